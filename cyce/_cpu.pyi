@@ -1,0 +1,3 @@
+"""Types of the module that asks the CPU."""
+
+def runnable_levels() -> tuple[str, ...]: ...

@@ -1,0 +1,25 @@
+"""Types of the compiled kernels; `cyce._kernels_<level>` are compiled from `_kernels.pyx`."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+HAS_OPENMP: bool
+
+def cross_entropy(
+    logits: NDArray[Any],
+    axis: int,
+    target: NDArray[Any] | None,
+    probabilities: NDArray[Any] | None,
+    weight: NDArray[Any] | None,
+    ignore_index: int,
+    smoothing: float,
+    mean: bool,
+    loss_out: NDArray[Any] | None,
+    grad_out: NDArray[Any] | None,
+    grad_output: NDArray[Any] | None,
+    upstream: float,
+    num_threads: int,
+) -> float: ...
+def exponentials(logits: NDArray[Any], row_max: float, exponentials_out: NDArray[Any]) -> None: ...
+def log1p(rests: NDArray[Any], logarithms_out: NDArray[Any]) -> None: ...

@@ -1,0 +1,1255 @@
+"""Kernels of the cross-entropy and its gradient.
+
+Design
+------
+This file is compiled once per instruction-set level; `cyce._dispatch` picks one at import. The code
+is scalar, branch-free and laid out over a fixed number of lanes, so that the C compiler turns it
+into vectors of whatever width the level has, and every width adds in the same order.
+
+* Logits are a set of positions with `n_classes` logits each; both may have any strides. Where the
+  classes of a position are contiguous and not few, a tile is one position and vectors run along its
+  classes (`row_*`). Everywhere else (images, sequences, few classes) a tile is up to TILE positions,
+  packed to [class][position], and vectors run across positions (`tile_*`).
+* The classes of a tile are cut into blocks of fixed size. A block is reduced by itself to its
+  maximum and the sum of its other exponentials, blocks are merged in order. So neither the number of
+  threads nor the way the work is dealt out to them changes a bit.
+* With maximum m and rest r = sum of exp(x_j - m) over all classes but one at the maximum:
+  loss = (m - x_y) + log1p(r) and, where x_y = m, gradient_y = -r / (1 + r). Nothing cancels.
+* logit - maximum is never rounded, which would cost up to |logit - maximum| / 2 ulp. float: an
+  exponential is that of the logit itself, the maximum enters as a power of two and, once per block,
+  as a factor in double (`Reference`). double: what the subtraction loses is carried along.
+* float is added up in double, double with what every addition loses.
+* Every target is a `hard` mass on one class plus a `dense` mass on all of them (smoothing or class
+  probabilities), so that the options cost a branch per tile or per chunk and never a second loop.
+* The gradient buffer holds the exponentials between the two halves of the fused pass; it may be the
+  logits' own memory, because a block is read before it is written.
+"""
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cython cimport floating
+from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY, NAN
+from libc.stdint cimport INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from cyce._math cimport (
+    cut_off, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled, exponent_bias, headroom, ln2_high,
+    ln2_low, log1p_nonnegative, multiply_add, round_shift, without_headroom,
+)
+
+cdef extern from * nogil:
+    """
+    #ifdef _OPENMP
+    #define CYCE_OPENMP 1
+    #else
+    #define CYCE_OPENMP 0
+    #endif
+    """
+    const bint CYCE_OPENMP
+
+HAS_OPENMP = bool(CYCE_OPENMP)
+
+cdef enum:
+    # Independent accumulators along a row: two vectors of the widest level in float.
+    LANES = 32
+    # Classes of a row that are looked up, weighted and stored together.
+    CHUNK = 256
+    # Classes of a row that are reduced together: the logits and their exponentials fit into L1.
+    ROW_BLOCK = 4096
+    # Positions in a tile, and classes of a tile that are reduced together.
+    TILE = 128
+    TILE_BLOCK = 64
+    # Below this many classes a tile of positions beats one position at a time.
+    ROW_MIN_CLASSES = 32
+    # Targets that are counted together.
+    TARGET_BLOCK = 8192
+    # A thread's share is at least this many logits: below it, starting threads costs more.
+    MIN_SHARE = 16384
+    # Tiles of at least this many logits, when there are few, are split between threads.
+    MIN_SPLIT = 65536
+    MAX_DIMS = 64
+
+
+cdef struct Positions:
+    # Where the positions of an array are: in C order over dims, strides in elements.
+    int n_dims
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t stride[MAX_DIMS]
+
+
+cdef struct Operand:
+    # An array of shape positions + (n_classes,), or of the positions alone.
+    char* start
+    Py_ssize_t class_stride
+    Positions positions
+
+
+cdef struct Call:
+    # What one call computes. Pointers that do not apply are NULL.
+    Py_ssize_t n_positions
+    Py_ssize_t n_classes
+    Operand logits
+    Operand probabilities
+    char probabilities_format
+    Operand grad
+    const char* target              # (n_positions,)
+    char target_format
+    int64_t ignore_index
+    const char* weight              # (n_classes,)
+    double smoothing
+    double dense_scale              # what the dense mass of a class is multiplied by at the end
+    bint has_dense
+    double grad_scale               # upstream gradient / denominator
+    const char* grad_output         # (n_positions,), or NULL: grad_scale alone
+    char* loss_out                  # (n_positions,), or NULL
+    bint by_rows                    # a tile is one position, vectors run along its classes
+    Py_ssize_t tile_width
+    Py_ssize_t n_tiles
+    Py_ssize_t block_classes
+    Py_ssize_t n_blocks
+    Py_ssize_t stats_stride
+
+
+cdef struct TileResult:
+    double loss
+    bint target_changed             # a target was good when counted and bad when used
+
+
+cdef struct Tile:
+    # The positions a thread is working at; entry k is position first + k.
+    Py_ssize_t first
+    Py_ssize_t width
+    Py_ssize_t lanes                # width, rounded up to whole vectors
+    bint contiguous                 # the positions are neighbours in memory
+    bint grad_contiguous
+    Py_ssize_t n_ignored
+    bint target_changed
+    Py_ssize_t logits_at[TILE]
+    Py_ssize_t grad_at[TILE]
+    Py_ssize_t probabilities_at[TILE]
+    bint counts[TILE]
+    Py_ssize_t pivot[TILE]          # the class whose gradient is computed apart
+    double pivot_logit[TILE]
+    double pivot_mass[TILE]         # what is subtracted from (total mass) * softmax at the pivot
+    double hard[TILE]
+    double scale[TILE]              # upstream gradient / denominator
+    double row_max[TILE]
+    double argmax[TILE]
+    double rest[TILE]               # sum of exp(logit - row_max) over all but one maximum
+    double rest_lost[TILE]          # what its additions lost
+    double mass[TILE]               # sum of the dense mass
+    double gap[TILE]                # sum of dense mass * (row_max - logit)
+    double log_normalizer[TILE]     # log(1 + rest)
+    double inverse[TILE]            # 1 / (1 + rest)
+
+
+cdef enum:
+    # What is kept of a block for each position of the tile.
+    BLOCK_MAX
+    BLOCK_ARGMAX
+    BLOCK_REST
+    BLOCK_REST_LOST
+    BLOCK_MASS
+    BLOCK_GAP
+    BLOCK_UNIT
+    N_STATS
+
+
+cdef struct Reference:
+    # How to compute exponentials relative to a maximum m, see exp_scaled:
+    # exp_scaled(x, ...) * 2**-HEADROOM * unit = e**(x - m).
+    double shift
+    double exponent_shift
+    double lowest
+    double unit
+
+
+# ---------------------------------------------------------------------------------------------
+# Positions, targets and masses
+
+
+cdef inline Py_ssize_t offset_of(const Positions* positions, Py_ssize_t position) noexcept nogil:
+    """Offset, in elements, of the position with this number in C order."""
+    cdef Py_ssize_t offset = 0
+    cdef int dim
+    for dim in range(positions.n_dims - 1, 0, -1):
+        offset += (position % positions.shape[dim]) * positions.stride[dim]
+        position //= positions.shape[dim]
+    return offset + position * positions.stride[0]
+
+
+cdef inline int64_t load_target(const char* target, char format, Py_ssize_t position) noexcept nogil:
+    """Target of a position; what an int64 cannot hold becomes INT64_MAX, never a class."""
+    cdef uint64_t value
+    if format == c"q":
+        return (<const int64_t*> target)[position]
+    if format == c"i":
+        return (<const int32_t*> target)[position]
+    if format == c"b":
+        return (<const int8_t*> target)[position]
+    if format == c"h":
+        return (<const int16_t*> target)[position]
+    if format == c"B":
+        return (<const uint8_t*> target)[position]
+    if format == c"H":
+        return (<const uint16_t*> target)[position]
+    if format == c"I":
+        return (<const uint32_t*> target)[position]
+    value = (<const uint64_t*> target)[position]
+    return INT64_MAX if value > <uint64_t> INT64_MAX else <int64_t> value
+
+
+cdef inline double load_float(const char* values, floating like, Py_ssize_t index) noexcept nogil:
+    """Element of an array in the type of `like`."""
+    return (<const floating*> values)[index]
+
+
+cdef inline bint is_class(int64_t target, Py_ssize_t n_classes) noexcept nogil:
+    """Whether the target is one of the classes."""
+    return 0 <= target < n_classes
+
+
+cdef void fill_dense(
+    const Call* call, const floating* weight, Py_ssize_t probabilities_at,
+    Py_ssize_t first, Py_ssize_t n, floating* dense_out,
+) noexcept nogil:
+    """Dense mass of classes first to first + n of one position, before dense_scale.
+
+    1 under smoothing, the smoothed probabilities else; times the class weights.
+    """
+    cdef Py_ssize_t stride = call.probabilities.class_stride
+    cdef Py_ssize_t at = probabilities_at + first * stride
+    cdef floating keep = <floating> (1.0 - call.smoothing)
+    cdef floating spread = <floating> (call.smoothing / call.n_classes)
+    cdef const float* single = <const float*> call.probabilities.start
+    cdef const double* wide = <const double*> call.probabilities.start
+    cdef Py_ssize_t k
+    if call.probabilities.start == NULL:
+        for k in range(n):
+            dense_out[k] = 1
+    elif call.probabilities_format == c"f":
+        for k in range(n):
+            dense_out[k] = multiply_add(<floating> single[at + k * stride], keep, spread)
+    else:
+        for k in range(n):
+            dense_out[k] = multiply_add(<floating> wide[at + k * stride], keep, spread)
+    if weight != NULL:
+        for k in range(n):
+            dense_out[k] *= weight[first + k]
+
+
+cdef void begin_tile(
+    const Call* call, const floating* logits, Py_ssize_t number, Tile* tile
+) noexcept nogil:
+    """Look up the positions of a tile and their targets, before anything is written."""
+    cdef const floating* weight = <const floating*> call.weight
+    cdef Py_ssize_t k, position
+    cdef int64_t target
+    tile.first = number * call.tile_width
+    tile.width = min(call.tile_width, call.n_positions - tile.first)
+    tile.lanes = 1 if call.by_rows else (tile.width + LANES - 1) // LANES * LANES
+    tile.n_ignored = 0
+    tile.target_changed = False
+    for k in range(tile.width):
+        position = tile.first + k
+        tile.logits_at[k] = offset_of(&call.logits.positions, position)
+        tile.counts[k] = True
+        tile.pivot[k] = 0
+        tile.pivot_logit[k] = 0
+        tile.hard[k] = 0
+        if call.probabilities.start != NULL:
+            tile.probabilities_at[k] = offset_of(&call.probabilities.positions, position)
+        else:
+            tile.probabilities_at[k] = 0
+        if call.target != NULL:
+            target = load_target(call.target, call.target_format, position)
+            if target == call.ignore_index:
+                tile.counts[k] = False
+            elif not is_class(target, call.n_classes):
+                tile.counts[k] = False
+                tile.target_changed = True
+            else:
+                tile.pivot[k] = target
+                tile.pivot_logit[k] = logits[tile.logits_at[k] + target * call.logits.class_stride]
+                tile.hard[k] = 1.0 - call.smoothing
+                if weight != NULL:
+                    tile.hard[k] *= weight[target]
+            tile.n_ignored += not tile.counts[k]
+        if call.grad.start != NULL:
+            tile.grad_at[k] = offset_of(&call.grad.positions, position)
+            tile.scale[k] = call.grad_scale
+            if call.grad_output != NULL:
+                tile.scale[k] *= load_float(call.grad_output, logits[0], position)
+    for k in range(tile.width, tile.lanes):
+        tile.counts[k] = False
+        tile.pivot[k] = 0
+        tile.pivot_logit[k] = 0
+        tile.hard[k] = 0
+        tile.scale[k] = 0
+    tile.contiguous = tile.logits_at[tile.width - 1] - tile.logits_at[0] == tile.width - 1
+    for k in range(1, tile.width):
+        tile.contiguous = tile.contiguous and tile.logits_at[k] - tile.logits_at[0] == k
+    tile.grad_contiguous = call.grad.start != NULL
+    if tile.grad_contiguous:
+        for k in range(1, tile.width):
+            tile.grad_contiguous = tile.grad_contiguous and tile.grad_at[k] - tile.grad_at[0] == k
+
+
+cdef inline Reference reference_at(floating row_max) noexcept nogil:
+    """Reference for logits whose maximum is `row_max`, or 0 where that is not finite."""
+    cdef Reference reference
+    cdef floating finite = finite_or_zero(row_max)
+    # float: from 256 on, logit - maximum is exact for every logit that counts (Sterbenz); below, the
+    # logit itself is reduced exactly by ln2_high. double: exp_scaled knows what the difference lost.
+    cdef floating shift = finite
+    if floating is float:
+        shift = finite if finite > 256 or finite < -256 else <floating> 0.0
+    cdef floating relative = finite - shift
+    cdef floating n = multiply_add(
+        relative, <floating> 1.4426950408889634, round_shift(relative)
+    ) - round_shift(relative)
+    reference.shift = shift
+    reference.exponent_shift = round_shift(relative) + (exponent_bias(relative) + headroom(relative) - n)
+    reference.lowest = relative + cut_off(relative)
+    reference.unit = exp_near_zero[double](
+        (n * ln2_high[double](1.0) - relative) + n * ln2_low[double](1.0)
+    )
+    return reference
+
+
+cdef inline void add(double* total, double* lost, floating value) noexcept nogil:
+    """Add to a running total in double; of doubles, collect what that loses (Knuth's TwoSum)."""
+    cdef double before, added
+    if floating is float:
+        total[0] += value
+    else:
+        before = total[0]
+        total[0] = before + value
+        added = total[0] - before
+        lost[0] += (before - (total[0] - added)) + (value - added)
+
+
+cdef inline floating finite_or_zero(floating value) noexcept nogil:
+    """value, or 0 where it is infinite or NaN."""
+    return value if -INFINITY < value < INFINITY else <floating> 0.0
+
+
+# ---------------------------------------------------------------------------------------------
+# One block of one position, vectors along the classes
+
+
+cdef inline floating max_of(const floating* values, Py_ssize_t n, floating* lane) noexcept nogil:
+    """Maximum of n values, n a multiple of LANES; a NaN is passed over."""
+    cdef Py_ssize_t group, k
+    cdef floating value
+    for k in range(LANES):
+        lane[k] = values[k]
+    for k in range(LANES):
+        lane[k] = lane[k] if lane[k] > -INFINITY else <floating> -INFINITY
+    for group in range(1, n // LANES):
+        for k in range(LANES):
+            value = values[group * LANES + k]
+            lane[k] = value if value > lane[k] else lane[k]
+    for k in range(16):
+        lane[k] = lane[k] if lane[k] > lane[k + 16] else lane[k + 16]
+    for k in range(8):
+        lane[k] = lane[k] if lane[k] > lane[k + 8] else lane[k + 8]
+    for k in range(4):
+        lane[k] = lane[k] if lane[k] > lane[k + 4] else lane[k + 4]
+    for k in range(2):
+        lane[k] = lane[k] if lane[k] > lane[k + 2] else lane[k + 2]
+    return lane[0] if lane[0] > lane[1] else lane[1]
+
+
+cdef inline void sum_of_lanes(double* lane, double* lost) noexcept nogil:
+    """Add up LANES totals, and what they lost, as a tree; the sums go to lane[0] and lost[0]."""
+    cdef Py_ssize_t k
+    for k in range(16):
+        lost[k] += lost[k + 16]
+        add[double](&lane[k], &lost[k], lane[k + 16])
+    for k in range(8):
+        lost[k] += lost[k + 8]
+        add[double](&lane[k], &lost[k], lane[k + 8])
+    for k in range(4):
+        lost[k] += lost[k + 4]
+        add[double](&lane[k], &lost[k], lane[k + 4])
+    for k in range(2):
+        lost[k] += lost[k + 2]
+        add[double](&lane[k], &lost[k], lane[k + 2])
+    lost[0] += lost[1]
+    add[double](&lane[0], &lost[0], lane[1])
+
+
+cdef inline int index_of(const floating* values, int n, floating value) noexcept nogil:
+    """First index of a value among n, or n if there is none."""
+    cdef int best = n
+    cdef int k, candidate
+    for k in range(n):
+        candidate = k if values[k] == value else n
+        best = candidate if candidate < best else best
+    return best
+
+
+cdef inline Py_ssize_t whole_lanes(Py_ssize_t n) noexcept nogil:
+    """n, rounded up to a multiple of LANES."""
+    return (n + LANES - 1) // LANES * LANES
+
+
+cdef void row_reduce_dense(
+    const Call* call, const Tile* tile, const floating* chunk_logits, Py_ssize_t first, Py_ssize_t n,
+    floating finite_max, double* mass, double* gap,
+) noexcept nogil:
+    """Add the dense mass of one chunk of a row to LANES `mass`, mass * (maximum - logit) to `gap`."""
+    cdef floating dense[CHUNK]
+    cdef double a, product
+    cdef Py_ssize_t group, k
+    fill_dense(call, <const floating*> call.weight, tile.probabilities_at[0], first, n, dense)
+    for k in range(n, whole_lanes(n)):
+        dense[k] = 0
+    for group in range(whole_lanes(n) // LANES):
+        for k in range(LANES):
+            a = dense[group * LANES + k]
+            product = a * (<double> finite_max - <double> chunk_logits[group * LANES + k])
+            mass[k] += a
+            # A class without mass adds nothing, even where its logit is -inf.
+            gap[k] += 0.0 if a == 0 else product
+
+
+cdef void row_reduce_block(
+    const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
+    Py_ssize_t block, double* stats,
+) noexcept nogil:
+    """Reduce one block of a row; leave its exponentials in grad_out, unless that is NULL."""
+    cdef Py_ssize_t first = block * ROW_BLOCK
+    cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
+    cdef Py_ssize_t n_full = n // CHUNK
+    cdef Py_ssize_t n_tail = n - n_full * CHUNK
+    cdef Py_ssize_t n_chunks = n_full + (n_tail > 0)
+    cdef const floating* block_logits = logits + tile.logits_at[0] + first
+    cdef floating* block_grad = grad_out
+    cdef floating tail[CHUNK]
+    cdef floating local[CHUNK]
+    cdef floating lane[LANES]
+    cdef double total[LANES]
+    cdef double lost[LANES]
+    cdef double mass[LANES]
+    cdef double mass_lost[LANES]
+    cdef double gap[LANES]
+    cdef double gap_lost[LANES]
+    cdef const floating* values
+    cdef floating* exps
+    cdef floating block_max = -INFINITY, at_max = 0
+    cdef floating chunk_max, shift, exponent_shift, lowest
+    cdef Py_ssize_t chunk, group, k, size
+    cdef Py_ssize_t max_chunk = 0
+    cdef int max_at
+    cdef Reference reference
+
+    if grad_out != NULL:
+        block_grad = grad_out + tile.grad_at[0] + first
+    # A short last chunk is filled up with logits that add nothing.
+    if n_tail:
+        memcpy(tail, block_logits + n_full * CHUNK, n_tail * sizeof(floating))
+        for k in range(n_tail, whole_lanes(n_tail)):
+            tail[k] = -INFINITY
+
+    for chunk in range(n_chunks):
+        values = block_logits + chunk * CHUNK if chunk < n_full else tail
+        chunk_max = max_of(values, min(<Py_ssize_t> CHUNK, whole_lanes(n - chunk * CHUNK)), lane)
+        if chunk_max > block_max:
+            block_max = chunk_max
+            max_chunk = chunk
+    values = block_logits + max_chunk * CHUNK if max_chunk < n_full else tail
+    size = min(<Py_ssize_t> CHUNK, n - max_chunk * CHUNK)
+    max_at = index_of(values, <int> size, block_max)
+
+    reference = reference_at(block_max)
+    shift = <floating> reference.shift
+    exponent_shift = <floating> reference.exponent_shift
+    lowest = <floating> reference.lowest
+    for k in range(LANES):
+        total[k] = lost[k] = mass[k] = mass_lost[k] = gap[k] = gap_lost[k] = 0
+    for chunk in range(n_chunks):
+        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+        values = block_logits + chunk * CHUNK if chunk < n_full else tail
+        exps = block_grad + chunk * CHUNK if grad_out != NULL and chunk < n_full else local
+        if call.has_dense:
+            row_reduce_dense(
+                call, tile, values, first + chunk * CHUNK, size, finite_or_zero(block_max), mass, gap
+            )
+        for group in range(whole_lanes(size) // LANES):
+            for k in range(LANES):
+                exps[group * LANES + k] = exp_scaled(
+                    values[group * LANES + k], shift, exponent_shift, lowest
+                )
+        # The maximum stays out of the sum. Where all is NaN or below there is none.
+        if chunk == max_chunk and max_at < size:
+            at_max = exps[max_at]
+            exps[max_at] = 0
+        for group in range(whole_lanes(size) // LANES):
+            for k in range(LANES):
+                add(&total[k], &lost[k], exps[group * LANES + k])
+        if chunk == max_chunk and max_at < size:
+            exps[max_at] = at_max
+        if grad_out != NULL and chunk == n_full:
+            memcpy(block_grad + chunk * CHUNK, local, n_tail * sizeof(floating))
+
+    sum_of_lanes(total, lost)
+    stats[BLOCK_MAX] = block_max
+    stats[BLOCK_ARGMAX] = <double> (first + max_chunk * CHUNK + max_at)
+    stats[BLOCK_REST] = total[0] * <double> without_headroom(block_max) * reference.unit
+    stats[BLOCK_REST_LOST] = lost[0] * <double> without_headroom(block_max) * reference.unit
+    stats[BLOCK_MASS] = stats[BLOCK_GAP] = 0
+    if call.has_dense:
+        sum_of_lanes(mass, mass_lost)
+        sum_of_lanes(gap, gap_lost)
+        stats[BLOCK_MASS] = mass[0] + mass_lost[0]
+        stats[BLOCK_GAP] = gap[0] + gap_lost[0]
+    stats[BLOCK_UNIT] = reference.unit
+
+
+cdef void row_finish_block(
+    const Call* call, const Tile* tile, floating* grad_out, Py_ssize_t block, const double* stats,
+) noexcept nogil:
+    """Turn the exponentials of one block of a row into the gradient."""
+    cdef Py_ssize_t first = block * ROW_BLOCK
+    cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
+    cdef floating* block_grad = grad_out + tile.grad_at[0] + first
+    cdef floating factor = <floating> block_factor(tile, stats, 1, 0)
+    cdef floating dense_factor = <floating> (tile.scale[0] * call.dense_scale)
+    cdef floating dense[CHUNK]
+    cdef floating* chunk_grad
+    cdef Py_ssize_t chunk, k, size
+    if not call.has_dense:
+        for k in range(n):
+            block_grad[k] = block_grad[k] * without_headroom(factor) * factor
+        return
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+        chunk_grad = block_grad + chunk * CHUNK
+        fill_dense(
+            call, <const floating*> call.weight, tile.probabilities_at[0], first + chunk * CHUNK, size,
+            dense,
+        )
+        for k in range(size):
+            chunk_grad[k] = chunk_grad[k] * without_headroom(factor) * factor - dense[k] * dense_factor
+
+
+# ---------------------------------------------------------------------------------------------
+# One block of a tile of positions, vectors across the positions
+
+
+cdef void tile_pack(
+    const Tile* tile, const floating* source, Py_ssize_t class_stride, const Py_ssize_t* at,
+    bint contiguous, Py_ssize_t n, floating* packed_out,
+) noexcept nogil:
+    """Copy n classes of every position of a tile to packed_out, (n, TILE)."""
+    cdef const floating* row
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+    for c in range(n):
+        row = source + c * class_stride
+        lane = packed_out + c * TILE
+        if contiguous:
+            memcpy(lane, row + at[0], tile.width * sizeof(floating))
+        else:
+            for k in range(tile.width):
+                lane[k] = row[at[k]]
+        for k in range(tile.width, tile.lanes):
+            lane[k] = 0
+    # Whatever stands in an ignored position, it computes with zeros.
+    if tile.n_ignored:
+        for k in range(tile.width):
+            if not tile.counts[k]:
+                for c in range(n):
+                    packed_out[c * TILE + k] = 0
+
+
+cdef void tile_unpack(
+    const Tile* tile, const floating* packed, Py_ssize_t class_stride, Py_ssize_t n, floating* target_out,
+) noexcept nogil:
+    """Copy n classes of every position from packed, (n, TILE), to the gradient."""
+    cdef floating* row
+    cdef const floating* lane
+    cdef Py_ssize_t c, k
+    for c in range(n):
+        row = target_out + c * class_stride
+        lane = packed + c * TILE
+        if tile.grad_contiguous:
+            memcpy(row + tile.grad_at[0], lane, tile.width * sizeof(floating))
+        else:
+            for k in range(tile.width):
+                row[tile.grad_at[k]] = lane[k]
+
+
+cdef void tile_fill_dense(
+    const Call* call, const Tile* tile, floating like, Py_ssize_t c, floating* dense_out,
+) noexcept nogil:
+    """Dense mass of class c of every position of a tile, before dense_scale."""
+    cdef const floating* weight = <const floating*> call.weight
+    cdef Py_ssize_t k
+    if call.probabilities.start == NULL:
+        # the same for all positions
+        fill_dense(call, weight, 0, c, 1, dense_out)
+        for k in range(1, tile.lanes):
+            dense_out[k] = dense_out[0]
+        return
+    for k in range(tile.width):
+        fill_dense(call, weight, tile.probabilities_at[k], c, 1, dense_out + k)
+    for k in range(tile.width, tile.lanes):
+        dense_out[k] = 0
+
+
+cdef void tile_reduce_block(
+    const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
+    Py_ssize_t block, double* stats, floating* packed,
+) noexcept nogil:
+    """Reduce one block of a tile; leave its exponentials in `packed`, of several blocks in grad_out."""
+    cdef Py_ssize_t first = block * TILE_BLOCK
+    cdef Py_ssize_t n = min(<Py_ssize_t> TILE_BLOCK, call.n_classes - first)
+    cdef floating row_max[TILE]
+    cdef floating argmax[TILE]
+    cdef floating shift[TILE]
+    cdef floating exponent_shift[TILE]
+    cdef floating lowest[TILE]
+    cdef floating dense[TILE]
+    cdef double* rest = stats + BLOCK_REST * TILE
+    cdef double* lost = stats + BLOCK_REST_LOST * TILE
+    cdef double* mass = stats + BLOCK_MASS * TILE
+    cdef double* gap = stats + BLOCK_GAP * TILE
+    cdef double* unit = stats + BLOCK_UNIT * TILE
+    cdef floating* lane
+    cdef floating value, class_number
+    cdef double product
+    cdef Py_ssize_t c, k
+    cdef Py_ssize_t lanes = tile.lanes
+    cdef Reference reference
+
+    tile_pack(
+        tile, logits + first * call.logits.class_stride, call.logits.class_stride, tile.logits_at,
+        tile.contiguous, n, packed,
+    )
+    for k in range(lanes):
+        row_max[k] = -INFINITY
+        argmax[k] = 0
+        rest[k] = lost[k] = mass[k] = gap[k] = 0
+    for c in range(n):
+        lane = packed + c * TILE
+        class_number = <floating> c
+        for k in range(lanes):
+            value = lane[k]
+            argmax[k] = class_number if value > row_max[k] else argmax[k]
+            row_max[k] = value if value > row_max[k] else row_max[k]
+    for k in range(lanes):
+        reference = reference_at(row_max[k])
+        shift[k] = <floating> reference.shift
+        exponent_shift[k] = <floating> reference.exponent_shift
+        lowest[k] = <floating> reference.lowest
+        unit[k] = reference.unit
+        stats[BLOCK_MAX * TILE + k] = row_max[k]
+        stats[BLOCK_ARGMAX * TILE + k] = first + argmax[k]
+    if call.has_dense:
+        for c in range(n):
+            lane = packed + c * TILE
+            tile_fill_dense(call, tile, row_max[0], first + c, dense)
+            for k in range(lanes):
+                product = <double> dense[k] * (<double> finite_or_zero(row_max[k]) - <double> lane[k])
+                mass[k] += dense[k]
+                # A class without mass adds nothing, even where its logit is -inf.
+                gap[k] += 0.0 if dense[k] == 0 else product
+    for c in range(n):
+        lane = packed + c * TILE
+        class_number = <floating> c
+        for k in range(lanes):
+            value = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+            lane[k] = value
+            # The maximum stays out of the sum.
+            value = <floating> 0.0 if argmax[k] == class_number else value
+            add(&rest[k], &lost[k], value)
+    for k in range(lanes):
+        rest[k] *= <double> without_headroom(row_max[k]) * unit[k]
+        lost[k] *= <double> without_headroom(row_max[k]) * unit[k]
+    if grad_out != NULL and call.n_blocks > 1:
+        tile_unpack(
+            tile, packed, call.grad.class_stride, n, grad_out + first * call.grad.class_stride
+        )
+
+
+cdef void tile_finish_block(
+    const Call* call, const Tile* tile, floating* grad_out, Py_ssize_t block, const double* stats,
+    floating* packed,
+) noexcept nogil:
+    """Turn the exponentials of one block of a tile into the gradient."""
+    cdef Py_ssize_t first = block * TILE_BLOCK
+    cdef Py_ssize_t n = min(<Py_ssize_t> TILE_BLOCK, call.n_classes - first)
+    cdef floating* block_grad = grad_out + first * call.grad.class_stride
+    cdef floating factor[TILE]
+    cdef floating dense_factor[TILE]
+    cdef floating dense[TILE]
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+    if call.n_blocks > 1:
+        tile_pack(
+            tile, block_grad, call.grad.class_stride, tile.grad_at, tile.grad_contiguous, n, packed
+        )
+    for k in range(tile.lanes):
+        factor[k] = <floating> block_factor(tile, stats, TILE, k)
+        dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            lane[k] = lane[k] * without_headroom(factor[0]) * factor[k]
+        if call.has_dense:
+            tile_fill_dense(call, tile, factor[0], first + c, dense)
+            for k in range(tile.lanes):
+                lane[k] -= dense[k] * dense_factor[k]
+    tile_unpack(tile, packed, call.grad.class_stride, n, block_grad)
+
+
+# ---------------------------------------------------------------------------------------------
+# From blocks to tiles
+
+
+cdef inline double block_factor(
+    const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t k
+) noexcept nogil:
+    """What turns exp_scaled of a block, less its headroom, into scale * total mass * softmax."""
+    cdef double total = tile.hard[k] + tile.mass[k]
+    cdef double decay = exp_nonpositive(stats[BLOCK_MAX * stride + k] - tile.row_max[k])
+    return tile.scale[k] * total * tile.inverse[k] * decay * stats[BLOCK_UNIT * stride + k]
+
+
+cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexcept nogil:
+    """Merge the blocks of a tile, in order."""
+    cdef Py_ssize_t stride = call.stats_stride
+    cdef const double* block_stats
+    cdef double low, high, block_max, block_rest, block_lost, distance, decay, winner_rest, loser_rest
+    cdef Py_ssize_t block, k
+    cdef bint grew
+    for k in range(tile.lanes):
+        tile.row_max[k] = stats[BLOCK_MAX * stride + k]
+        tile.argmax[k] = stats[BLOCK_ARGMAX * stride + k]
+        tile.rest[k] = stats[BLOCK_REST * stride + k]
+        tile.rest_lost[k] = stats[BLOCK_REST_LOST * stride + k]
+        tile.mass[k] = stats[BLOCK_MASS * stride + k]
+        tile.gap[k] = stats[BLOCK_GAP * stride + k]
+    for block in range(1, call.n_blocks):
+        block_stats = stats + block * N_STATS * stride
+        for k in range(tile.lanes):
+            block_max = block_stats[BLOCK_MAX * stride + k]
+            block_rest = block_stats[BLOCK_REST * stride + k]
+            block_lost = block_stats[BLOCK_REST_LOST * stride + k]
+            grew = block_max > tile.row_max[k]
+            high = block_max if grew else tile.row_max[k]
+            low = tile.row_max[k] if grew else block_max
+            winner_rest = block_rest if grew else tile.rest[k]
+            loser_rest = tile.rest[k] if grew else block_rest
+            distance = low - high
+            decay = exp_nonpositive(distance)
+            # What the subtraction lost; one of the two, so that nothing overflows to inf - inf.
+            decay += decay * difference_lost(low, high, distance)
+            # A block of nothing but -inf adds nothing (and -inf - -inf would be NaN).
+            decay = 0.0 if low == -INFINITY else decay
+            tile.gap[k] += (
+                tile.mass[k] * (finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
+                + block_stats[BLOCK_GAP * stride + k]
+                + block_stats[BLOCK_MASS * stride + k]
+                * (finite_or_zero(high) - finite_or_zero(block_max))
+            )
+            tile.mass[k] += block_stats[BLOCK_MASS * stride + k]
+            tile.argmax[k] = block_stats[BLOCK_ARGMAX * stride + k] if grew else tile.argmax[k]
+            tile.rest_lost[k] = block_lost + tile.rest_lost[k] * decay if grew else (
+                tile.rest_lost[k] + block_lost * decay
+            )
+            tile.rest[k] = winner_rest
+            add[double](&tile.rest[k], &tile.rest_lost[k], decay)
+            add[double](&tile.rest[k], &tile.rest_lost[k], loser_rest * decay)
+            tile.row_max[k] = high
+
+
+cdef double finish_positions(
+    const Call* call, Tile* tile, const floating* logits, bint with_gradient
+) noexcept nogil:
+    """Losses of a tile and what its gradient is made of; returns the sum of the losses."""
+    cdef floating* loss_out = <floating*> call.loss_out
+    cdef double loss[TILE]
+    cdef double total = 0
+    cdef floating dense
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        # An infinite maximum has no softmax: NaN, as torch.
+        tile.rest[k] = tile.rest[k] if -INFINITY < tile.row_max[k] < INFINITY else NAN
+        tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
+        tile.log_normalizer[k] = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
+        tile.mass[k] *= call.dense_scale
+        tile.gap[k] *= call.dense_scale
+        loss[k] = (
+            tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + tile.log_normalizer[k])
+            + (tile.gap[k] + tile.mass[k] * tile.log_normalizer[k])
+        )
+    for k in range(tile.width):
+        if not tile.counts[k]:
+            loss[k] = 0
+            tile.scale[k] = 0
+        total += loss[k]
+    if loss_out != NULL:
+        for k in range(tile.width):
+            loss_out[tile.first + k] = <floating> loss[k]
+    if with_gradient:
+        for k in range(tile.width):
+            tile.pivot_mass[k] = tile.hard[k]
+            if call.has_dense and tile.counts[k]:
+                if call.target == NULL:
+                    tile.pivot[k] = <Py_ssize_t> tile.argmax[k]
+                    tile.pivot_logit[k] = tile.row_max[k]
+                if tile.pivot[k] < call.n_classes:
+                    fill_dense(
+                        call, <const floating*> call.weight, tile.probabilities_at[k], tile.pivot[k], 1,
+                        &dense,
+                    )
+                    tile.pivot_mass[k] += call.dense_scale * dense
+    return total
+
+
+cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) noexcept nogil:
+    """Write the gradient at the target, or of class probabilities at the maximum.
+
+    There, total * softmax - mass may cancel; (total - mass) - total * (1 - softmax) does not.
+    """
+    cdef double others[TILE]
+    cdef double total
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        others[k] = 1.0 - exp_nonpositive(tile.pivot_logit[k] - tile.row_max[k]) * tile.inverse[k]
+        if tile.pivot_logit[k] == tile.row_max[k]:
+            others[k] = tile.rest[k] * tile.inverse[k]
+    for k in range(tile.width):
+        if tile.counts[k] and tile.pivot[k] < call.n_classes:
+            total = tile.hard[k] + tile.mass[k]
+            grad_out[tile.grad_at[k] + tile.pivot[k] * call.grad.class_stride] = <floating> (
+                tile.scale[k] * ((total - tile.pivot_mass[k]) - total * others[k])
+            )
+
+
+cdef inline void reduce_block(
+    const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
+    Py_ssize_t block, double* stats, floating* packed,
+) noexcept nogil:
+    """First half of the pass over one block."""
+    if call.by_rows:
+        row_reduce_block(call, tile, logits, grad_out, block, stats + block * N_STATS * call.stats_stride)
+    else:
+        tile_reduce_block(
+            call, tile, logits, grad_out, block, stats + block * N_STATS * call.stats_stride, packed
+        )
+
+
+cdef inline void finish_block(
+    const Call* call, const Tile* tile, floating* grad_out, Py_ssize_t block, const double* stats,
+    floating* packed,
+) noexcept nogil:
+    """Second half of the pass over one block."""
+    if call.by_rows:
+        row_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.stats_stride)
+    else:
+        tile_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.stats_stride, packed)
+
+
+cdef void run_tile(
+    const Call* call, const floating* logits, floating* grad_out, Py_ssize_t number,
+    double* stats, char* packed, size_t packed_size, int n_threads, TileResult* result,
+) noexcept nogil:
+    """Loss and gradient of one tile; with n_threads > 1, its blocks are shared among them."""
+    cdef Tile tile
+    cdef Py_ssize_t block
+    begin_tile(call, logits, number, &tile)
+    result.target_changed = tile.target_changed
+    result.loss = 0
+    if call.by_rows and not tile.counts[0]:
+        if call.loss_out != NULL:
+            (<floating*> call.loss_out)[tile.first] = 0
+        if grad_out != NULL:
+            memset(grad_out + tile.grad_at[0], 0, call.n_classes * sizeof(floating))
+        return
+    if n_threads > 1:
+        for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
+            reduce_block(
+                call, &tile, logits, grad_out, block, stats, <floating*> (packed + threadid() * packed_size)
+            )
+    else:
+        for block in range(call.n_blocks):
+            reduce_block(call, &tile, logits, grad_out, block, stats, <floating*> packed)
+    merge_blocks(call, &tile, stats)
+    result.loss = finish_positions(call, &tile, logits, grad_out != NULL)
+    if grad_out == NULL:
+        return
+    if n_threads > 1:
+        for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
+            finish_block(
+                call, &tile, grad_out, block, stats, <floating*> (packed + threadid() * packed_size)
+            )
+    else:
+        for block in range(call.n_blocks):
+            finish_block(call, &tile, grad_out, block, stats, <floating*> packed)
+    finish_pivots(call, &tile, grad_out)
+
+
+cdef int run(
+    const Call* call, const floating* logits, floating* grad_out, int num_threads, double* loss_out
+) except -1 nogil:
+    """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
+    cdef size_t stats_size = <size_t> (call.n_blocks * N_STATS * call.stats_stride) * sizeof(double)
+    cdef size_t packed_size = 0 if call.by_rows else TILE * TILE_BLOCK * sizeof(floating)
+    cdef int n_threads = threads_for(call.n_positions * call.n_classes, num_threads)
+    cdef bint split = (
+        n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
+        and call.tile_width * call.n_classes >= MIN_SPLIT
+    )
+    cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
+    # Enough tiles at a time to make up for handing them out.
+    cdef Py_ssize_t n_at_once = 1 + MIN_SHARE // (call.tile_width * call.n_classes)
+    cdef char* scratch = <char*> malloc(n_workers * stats_size + n_threads * packed_size)
+    cdef char* packed = scratch + n_workers * stats_size
+    cdef TileResult* results = <TileResult*> malloc(call.n_tiles * sizeof(TileResult))
+    cdef Py_ssize_t number
+    cdef bint target_changed = False
+    if scratch == NULL or results == NULL:
+        free(scratch)
+        free(results)
+        with gil:
+            raise MemoryError("no memory for the scratch space of the loss")
+    if n_workers > 1:
+        for number in prange(
+            call.n_tiles, num_threads=n_workers, schedule="dynamic", chunksize=n_at_once
+        ):
+            run_tile(
+                call, logits, grad_out, number, <double*> (scratch + threadid() * stats_size),
+                packed + threadid() * packed_size, packed_size, 1, results + number,
+            )
+    else:
+        for number in range(call.n_tiles):
+            run_tile(
+                call, logits, grad_out, number, <double*> scratch,
+                packed, packed_size, n_threads if split else 1, results + number,
+            )
+    loss_out[0] = 0
+    for number in range(call.n_tiles):
+        loss_out[0] += results[number].loss
+        target_changed = target_changed or results[number].target_changed
+    free(scratch)
+    free(results)
+    if target_changed:
+        with gil:
+            raise IndexError(-1)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------
+# What is computed before the pass
+
+
+cdef inline int threads_for(Py_ssize_t n_elements, int num_threads) noexcept nogil:
+    """Threads that are worth starting for so many elements."""
+    return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> num_threads, n_elements // MIN_SHARE))
+
+
+cdef struct TargetCount:
+    double weight
+    Py_ssize_t bad                  # a position whose target is no class, or -1
+
+
+cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_t block) noexcept nogil:
+    """Weighted count of the targets of one block of positions."""
+    cdef TargetCount count
+    cdef Py_ssize_t position
+    cdef int64_t target
+    count.weight = 0
+    count.bad = -1
+    for position in range(block * TARGET_BLOCK, min(call.n_positions, (block + 1) * TARGET_BLOCK)):
+        target = load_target(call.target, call.target_format, position)
+        if target == call.ignore_index:
+            continue
+        if not is_class(target, call.n_classes):
+            count.bad = position
+            break
+        count.weight += weight[target] if weight != NULL else 1.0
+    return count
+
+
+cdef int count_targets(
+    const Call* call, const floating* weight, int num_threads, TargetCount* total
+) except -1 nogil:
+    """Weighted count of the positions that are not ignored, and the first bad target."""
+    cdef Py_ssize_t n_blocks = (call.n_positions + TARGET_BLOCK - 1) // TARGET_BLOCK
+    cdef int n_threads = <int> min(<Py_ssize_t> threads_for(call.n_positions, num_threads), n_blocks)
+    cdef Py_ssize_t block
+    cdef TargetCount* counts
+    total.weight = 0
+    total.bad = -1
+    if n_blocks <= 1:
+        total[0] = count_block(call, weight, 0)
+        return 0
+    counts = <TargetCount*> malloc(n_blocks * sizeof(TargetCount))
+    if counts == NULL:
+        with gil:
+            raise MemoryError("no memory for counting the targets")
+    for block in prange(n_blocks, num_threads=n_threads, schedule="static"):
+        counts[block] = count_block(call, weight, block)
+    for block in range(n_blocks):
+        total.weight += counts[block].weight
+        if counts[block].bad >= 0 and total.bad < 0:
+            total.bad = counts[block].bad
+    free(counts)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------
+# The Python side
+
+
+cdef char integer_format(Py_buffer* view) except 0:
+    """One of bhiqBHIQ, by signedness and size."""
+    cdef char code = view.format[0]
+    if code in (c"b", c"h", c"i", c"l", c"q"):
+        return {1: c"b", 2: c"h", 4: c"i", 8: c"q"}[view.itemsize]
+    if code in (c"B", c"H", c"I", c"L", c"Q"):
+        return {1: c"B", 2: c"H", 4: c"I", 8: c"Q"}[view.itemsize]
+    raise TypeError(f"not a native integer array: format {view.format!r}")
+
+
+cdef int place(Py_buffer* view, int axis, Operand* operand) except -1:
+    """Describe an array whose classes lie along `axis`; neighbouring dims that can be one, become one."""
+    cdef Positions* positions = &operand.positions
+    cdef Py_ssize_t size, stride
+    cdef int dim, last
+    if view.ndim > MAX_DIMS or axis >= view.ndim:
+        raise ValueError("too many dimensions")
+    operand.start = <char*> view.buf
+    operand.class_stride = 1
+    positions.n_dims = 0
+    for dim in range(view.ndim):
+        if view.strides[dim] % view.itemsize:
+            raise ValueError("strides are no multiple of the item size")
+        size = view.shape[dim]
+        stride = view.strides[dim] // view.itemsize
+        if dim == axis:
+            operand.class_stride = stride
+            continue
+        if size == 1:
+            continue
+        last = positions.n_dims - 1
+        if last >= 0 and positions.stride[last] == size * stride:
+            positions.shape[last] *= size
+            positions.stride[last] = stride
+        else:
+            positions.shape[last + 1] = size
+            positions.stride[last + 1] = stride
+            positions.n_dims += 1
+    if positions.n_dims == 0:
+        positions.n_dims = 1
+        positions.shape[0] = 1
+        positions.stride[0] = 0
+    return 0
+
+
+cdef Py_ssize_t take(object array, int flags, Py_buffer* view) except -1:
+    """Take an array's buffer, with its format; returns the number of elements."""
+    PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT)
+    return view.len // view.itemsize
+
+
+cdef int expect(bint condition, str what) except -1:
+    """Guard against a facade that passed what the kernels cannot take."""
+    if not condition:
+        raise ValueError(f"kernel call: {what}")
+    return 0
+
+
+def cross_entropy(
+    logits, int axis, target, probabilities, weight, int64_t ignore_index, double smoothing,
+    bint mean, loss_out, grad_out, grad_output, double upstream, int num_threads,
+):
+    """Sum or mean of the losses; writes loss_out and grad_out unless they are None.
+
+    logits, probabilities, grad_out: shape positions with the classes at `axis`, any strides.
+    target, loss_out, grad_output: one element per position, C-contiguous. weight: (n_classes,).
+    Exactly one of target (any integer type) and probabilities (float or double) is not None. logits,
+    weight, loss_out, grad_out and grad_output are all float or all double, native and aligned.
+    Raises IndexError(position) for a target that is no class, before anything is written, and
+    IndexError(-1) where another thread made a target bad during the call.
+    """
+    cdef Py_buffer views[6]
+    cdef Call call
+    cdef TargetCount count
+    cdef char format
+    cdef double value = 0
+    cdef double denominator = 0
+    cdef Py_ssize_t n_logits
+    cdef int i
+    count.weight = 0
+    count.bad = -1
+    # A buffer that was not taken has no owner, and releasing it does nothing.
+    memset(views, 0, sizeof(views))
+    try:
+        n_logits = take(logits, PyBUF_STRIDES, &views[0])
+        format = views[0].format[0]
+        expect(format in (c"f", c"d"), "logits are neither float nor double")
+        place(&views[0], axis, &call.logits)
+        call.n_classes = views[0].shape[axis]
+        call.n_positions = 1
+        for i in range(views[0].ndim):
+            if i != axis:
+                call.n_positions *= views[0].shape[i]
+
+        call.target = NULL
+        call.target_format = 0
+        call.probabilities.start = NULL
+        call.probabilities.class_stride = 0
+        if target is not None:
+            expect(take(target, PyBUF_ND, &views[1]) == call.n_positions, "wrong number of targets")
+            call.target = <const char*> views[1].buf
+            call.target_format = integer_format(&views[1])
+        else:
+            expect(
+                take(probabilities, PyBUF_STRIDES, &views[1]) == n_logits, "wrong number of probabilities"
+            )
+            call.probabilities_format = views[1].format[0]
+            expect(call.probabilities_format in (c"f", c"d"), "probabilities are neither float nor double")
+            place(&views[1], axis, &call.probabilities)
+
+        call.weight = NULL
+        if weight is not None:
+            expect(take(weight, PyBUF_ND, &views[2]) == call.n_classes, "wrong number of weights")
+            expect(views[2].format[0] == format, "weight is not of the logits' dtype")
+            call.weight = <const char*> views[2].buf
+
+        call.loss_out = NULL
+        if loss_out is not None:
+            expect(
+                take(loss_out, PyBUF_ND | PyBUF_WRITABLE, &views[3]) == call.n_positions,
+                "wrong size of loss_out",
+            )
+            expect(views[3].format[0] == format, "loss_out is not of the logits' dtype")
+            call.loss_out = <char*> views[3].buf
+
+        call.grad.start = NULL
+        call.grad.class_stride = 1
+        if grad_out is not None:
+            expect(
+                take(grad_out, PyBUF_STRIDES | PyBUF_WRITABLE, &views[4]) == n_logits,
+                "wrong size of grad_out",
+            )
+            expect(views[4].format[0] == format, "grad_out is not of the logits' dtype")
+            place(&views[4], axis, &call.grad)
+
+        call.grad_output = NULL
+        if grad_output is not None:
+            expect(take(grad_output, PyBUF_ND, &views[5]) == call.n_positions, "wrong size of grad_output")
+            expect(views[5].format[0] == format, "grad_output is not of the logits' dtype")
+            call.grad_output = <const char*> views[5].buf
+
+        call.ignore_index = ignore_index
+        call.smoothing = smoothing
+        call.has_dense = target is None or smoothing > 0
+        call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
+        call.by_rows = (
+            call.logits.class_stride == 1 and call.grad.class_stride == 1
+            and call.n_classes >= ROW_MIN_CLASSES
+        )
+        call.tile_width = 1 if call.by_rows else TILE
+        call.stats_stride = call.tile_width
+        call.block_classes = ROW_BLOCK if call.by_rows else TILE_BLOCK
+        call.n_tiles = (call.n_positions + call.tile_width - 1) // call.tile_width
+        call.n_blocks = (call.n_classes + call.block_classes - 1) // call.block_classes
+
+        with nogil:
+            if call.target == NULL:
+                # n_positions; without classes NaN, as torch
+                denominator = <double> n_logits / call.n_classes
+            else:
+                if format == c"f":
+                    count_targets[float](&call, <const float*> call.weight, num_threads, &count)
+                else:
+                    count_targets[double](&call, <const double*> call.weight, num_threads, &count)
+                denominator = count.weight
+        if call.target != NULL and count.bad >= 0:
+            raise IndexError(count.bad)
+        call.grad_scale = upstream / denominator if mean else upstream
+        if n_logits > 0:
+            with nogil:
+                if format == c"f":
+                    run[float](
+                        &call, <const float*> call.logits.start, <float*> call.grad.start, num_threads,
+                        &value,
+                    )
+                else:
+                    run[double](
+                        &call, <const double*> call.logits.start, <double*> call.grad.start, num_threads,
+                        &value,
+                    )
+        elif call.loss_out != NULL and call.n_positions > 0:
+            # no classes: a sum over nothing
+            memset(call.loss_out, 0, views[3].len)
+        if mean:
+            value /= denominator
+        # Rounded here: NumPy would warn of a loss that float32 cannot hold.
+        return <double> <float> value if format == c"f" else value
+    finally:
+        for i in range(6):
+            PyBuffer_Release(&views[i])
+
+
+# ---------------------------------------------------------------------------------------------
+# The functions of _math.pxd over arrays, for the tests of this level
+
+
+cdef void fill_exponentials(
+    const floating* logits, Py_ssize_t n, floating row_max, double* exponentials_out
+) noexcept nogil:
+    """exp_scaled of each logit, less its headroom."""
+    cdef Reference reference = reference_at(row_max)
+    cdef floating scaled
+    cdef Py_ssize_t i
+    for i in range(n):
+        scaled = exp_scaled(
+            logits[i], <floating> reference.shift, <floating> reference.exponent_shift,
+            <floating> reference.lowest,
+        )
+        exponentials_out[i] = <double> scaled * <double> without_headroom(row_max)
+
+
+def exponentials(logits, double row_max, exponentials_out):
+    """Write what the sums are made of; for row_max = 0 that is e**logits."""
+    cdef Py_buffer views[2]
+    cdef Py_ssize_t n
+    memset(views, 0, sizeof(views))
+    try:
+        n = take(logits, PyBUF_ND, &views[0])
+        expect(take(exponentials_out, PyBUF_ND | PyBUF_WRITABLE, &views[1]) == n, "wrong size of the output")
+        expect(views[1].format[0] == c"d", "the output is not double")
+        if views[0].format[0] == c"f":
+            fill_exponentials[float](<const float*> views[0].buf, n, row_max, <double*> views[1].buf)
+        else:
+            expect(views[0].format[0] == c"d", "logits are neither float nor double")
+            fill_exponentials[double](<const double*> views[0].buf, n, row_max, <double*> views[1].buf)
+    finally:
+        for i in range(2):
+            PyBuffer_Release(&views[i])
+
+
+def log1p(rests, logarithms_out):
+    """Write log1p_nonnegative of each rest; both double."""
+    cdef Py_buffer views[2]
+    cdef Py_ssize_t i, n
+    memset(views, 0, sizeof(views))
+    try:
+        n = take(rests, PyBUF_ND, &views[0])
+        expect(take(logarithms_out, PyBUF_ND | PyBUF_WRITABLE, &views[1]) == n, "wrong size of the output")
+        expect(views[0].format[0] == c"d" and views[1].format[0] == c"d", "not double")
+        for i in range(n):
+            (<double*> views[1].buf)[i] = log1p_nonnegative((<const double*> views[0].buf)[i])
+    finally:
+        for i in range(2):
+            PyBuffer_Release(&views[i])

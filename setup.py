@@ -1,0 +1,144 @@
+"""Build of the compiled modules: one kernel source, once per instruction-set level.
+
+Everything that is static stands in pyproject.toml. Here is what depends on the compiler: whether it
+knows OpenMP, and which levels it can compile for.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+# Relative to the folder of this file, where setuptools runs it.
+COPIES = Path("build", "levels")
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "freethreading_compatible": True,
+}
+
+# What the compiler may use at each level; cyce/_cpu.pyx asks the CPU for the same features.
+LEVELS: dict[str, list[str]] = {"baseline": []}
+if platform.machine().lower() in {"x86_64", "amd64"}:
+    LEVELS["x86_64_v3"] = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
+    LEVELS["x86_64_v4"] = [
+        *LEVELS["x86_64_v3"],
+        *("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"),
+        # Compilers stay at 256 bits otherwise.
+        "-mprefer-vector-width=512",
+    ]
+
+# Not -ffast-math or any part of it that changes a value, nor at linking: GCC would then have the
+# whole process flush subnormals to zero. -ffp-contract=off: see cyce/_math.pxd.
+OPTIMISATION = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+
+OPENMP_PROGRAM = """
+#include <omp.h>
+#include <stdio.h>
+int main(void)
+{
+    int n_threads = 0;
+    #pragma omp parallel reduction(+:n_threads)
+    n_threads += 1;
+    printf("%d", n_threads);
+    return omp_get_max_threads() < 1;
+}
+"""
+
+
+def kernel_sources() -> dict[str, Path]:
+    """Copy the kernel source once per level.
+
+    Cython crashes on several extensions that name one file, and their object files would overwrite
+    one another.
+    """
+    COPIES.mkdir(parents=True, exist_ok=True)
+    sources = {}
+    for level in LEVELS:
+        sources[level] = COPIES / f"_kernels_{level}.pyx"
+        original = Path("cyce", "_kernels.pyx")
+        if not sources[level].exists() or sources[level].read_bytes() != original.read_bytes():
+            shutil.copyfile(original, sources[level])
+    return sources
+
+
+def extensions() -> list[Extension]:
+    """List the extension modules, before the compiler is known."""
+    cpu = Extension("cyce._cpu", ["cyce/_cpu.pyx"])
+    kernels = [
+        Extension(f"cyce._kernels_{level}", [str(source)]) for level, source in kernel_sources().items()
+    ]
+    modules: list[Extension] = cythonize([cpu, *kernels], compiler_directives=DIRECTIVES)
+    return modules
+
+
+class BuildLevels(build_ext):  # type: ignore[misc]
+    """Compile every level that the compiler knows, with OpenMP where it works."""
+
+    def build_extensions(self) -> None:
+        """Add the flags that this compiler takes."""
+        openmp = self._openmp_flags()
+        if openmp is None:
+            print("cyce: no OpenMP with this compiler, the kernels will be serial", file=sys.stderr)
+        optimisation = [flag for flag in OPTIMISATION if self._compiles([flag])]
+        for extension in list(self.extensions):
+            level = extension.name.partition("_kernels_")[2]
+            if not level:
+                continue
+            if not self._compiles(LEVELS[level]):
+                print(f"cyce: this compiler has no {level}, left out", file=sys.stderr)
+                self.extensions.remove(extension)
+                continue
+            extension.extra_compile_args = [*optimisation, *LEVELS[level], *(openmp or [])]
+            extension.extra_link_args = openmp or []
+        super().build_extensions()
+
+    def _compiles(
+        self, flags: list[str], program: str = "int main(void) { return 0; }", run: bool = False
+    ) -> bool:
+        """Tell whether a program compiles, links and, if asked to, runs with these flags."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(program)
+            # A compiler may only warn of a flag that it does not know.
+            strict = [] if self.compiler.compiler_type == "msvc" else ["-Werror"]
+            try:
+                objects = self.compiler.compile([str(source)], folder, extra_postargs=[*strict, *flags])
+                if run:
+                    self.compiler.link_executable(objects, "probe", folder, extra_postargs=flags)
+                    name = self.compiler.executable_filename("probe")
+                    subprocess.run([Path(folder, name)], check=True, stdout=subprocess.DEVNULL, timeout=60)
+            except (CompileError, LinkError, OSError, subprocess.SubprocessError):
+                return False
+        return True
+
+    def _openmp_flags(self) -> list[str] | None:
+        """Return flags under which an OpenMP program compiles and runs, or None."""
+        if os.environ.get("CYCE_OPENMP", "1") == "0":
+            return None
+        candidates = ["/openmp"] if self.compiler.compiler_type == "msvc" else ["-fopenmp"]
+        for flag in candidates:
+            if self._compiles([flag], OPENMP_PROGRAM, run=True):
+                return [flag]
+        return None
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildLevels},
+    # The modules are put into the checkout as well as into the wheel, so that `python -m cyce` and
+    # `python -m pytest`, which import from the folder they are run in, work there.
+    options={"build_ext": {"inplace": True}},
+)
