@@ -1,0 +1,352 @@
+"""What the arguments of a call must be, and their form for the kernels.
+
+Each function here takes one argument as the caller gave it and returns what the kernels take, or
+raises an error that begins with torch's words, where torch has some, and says what would be right.
+Nothing of the size of the logits is copied unless its dtype, byte order or alignment asks for it.
+"""
+
+import operator
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+
+# Names of dtypes in torch's messages.
+_TORCH_NAMES = {
+    "int64": "Long",
+    "int32": "Int",
+    "int16": "Short",
+    "int8": "Char",
+    "uint8": "Byte",
+    "bool": "Bool",
+    "float16": "Half",
+    "float32": "Float",
+    "float64": "Double",
+    "complex64": "ComplexFloat",
+    "complex128": "ComplexDouble",
+}
+
+
+def _torch_name(dtype: np.dtype[Any]) -> str:
+    """Name of a dtype in torch's messages, NumPy's own where torch has none."""
+    return _TORCH_NAMES.get(dtype.name, dtype.name)
+
+
+def as_array(value: Any, name: str) -> NDArray[Any]:
+    """Return an array over the memory of `value`, if it has any, else a new one."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: a masked array is not supported, its mask would be lost; fill it "
+            f"({name}.filled(...)), or mark positions to leave out by ignore_index in target"
+        )
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        # Whatever a foreign __array__ raises; torch's for tensors that require a gradient is RuntimeError.
+        raise TypeError(f"{name}: cannot be read as an array: {error}") from error
+
+
+def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the array itself if it is of this dtype and aligned, else a copy that is."""
+    if array.dtype != dtype or not array.flags.aligned:
+        return np.array(array, dtype=dtype, order="K", copy=True)
+    return array
+
+
+def as_logits(value: Any, name: str = "input") -> NDArray[Any]:
+    """Return logits as a native, aligned float32 or float64 array of at least one dimension."""
+    if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
+        return value if value.flags.aligned else _native(value, value.dtype)
+    array = as_array(value, name)
+    kind = array.dtype.kind
+    if kind in "iub":
+        raise TypeError(
+            f"{name}: logits must be floating point, got {array.dtype.name}; cast them: "
+            f"{name}.astype(np.float32)"
+        )
+    if kind == "f" and array.dtype.itemsize not in (4, 8):
+        raise TypeError(
+            f"{name}: logits must be float32 or float64, got {array.dtype.name}; cast them: "
+            f"{name}.astype(np.float{32 if array.dtype.itemsize < 4 else 64})"
+        )
+    if kind == "c":
+        raise TypeError(
+            f"{name}: logits must be real, got {array.dtype.name}; pass {name}.real or abs({name})"
+        )
+    if kind != "f":
+        raise TypeError(
+            f"{name}: logits must be an array of float32 or float64, got dtype {array.dtype.name}; "
+            f"convert them: np.asarray({name}, dtype=np.float32)"
+        )
+    if not array.ndim:
+        raise ValueError(f"{name}: logits need at least one dimension, the classes; got a scalar")
+    return _native(array, array.dtype.newbyteorder("="))
+
+
+def class_axis(logits: NDArray[Any]) -> int:
+    """Return torch's class axis: 0 of one position alone, else 1."""
+    return 0 if logits.ndim == 1 else 1
+
+
+def position_shape(logits: NDArray[Any]) -> tuple[int, ...]:
+    """Return the shape of the logits without their class axis."""
+    shape = logits.shape
+    return shape[:1] + shape[2:] if len(shape) > 1 else ()
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    """Return a shape in the way of torch's messages."""
+    return str(list(shape))
+
+
+def as_target(value: Any, logits: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """Return (class indices, None) or (None, class probabilities).
+
+    As in torch, a target of the logits' shape is class probabilities, any other is class indices.
+    """
+    target = value if type(value) is np.ndarray else as_array(value, "target")
+    if target.shape == logits.shape:
+        return None, _as_probabilities(target, logits)
+    if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
+        # An empty list has no dtype of its own.
+        target = target.astype(np.int64)
+    _check_target_shape(target.shape, logits.shape)
+    if target.dtype.kind not in "iu":
+        raise TypeError(
+            f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
+            f"be integer class indices of shape {_sizes(position_shape(logits))}, or floating point class "
+            f"probabilities of input's shape {_sizes(logits.shape)}; got {target.dtype.name} of shape "
+            f"{_sizes(target.shape)}"
+        )
+    if not (target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative):
+        target = np.array(target, dtype=target.dtype.newbyteorder("="), order="C", copy=True)
+    return target, None
+
+
+def _as_probabilities(target: NDArray[Any], logits: NDArray[Any]) -> NDArray[Any]:
+    """Return class probabilities as a native float32 or float64 array."""
+    kind = target.dtype.kind
+    if kind in "iub":
+        raise TypeError(
+            "Expected floating point type for target with class probabilities, got "
+            f"{_torch_name(target.dtype)}: target has the shape of input, {_sizes(logits.shape)}, and "
+            f"dtype {target.dtype.name}. If it is one-hot, pass the class indices, "
+            f"target.argmax(axis={class_axis(logits)}), or cast it, target.astype({logits.dtype.name!r})"
+        )
+    if kind != "f":
+        raise TypeError(
+            "Expected floating point type for target with class probabilities, got "
+            f"{_torch_name(target.dtype)}: target must be float32 or float64, got {target.dtype.name}"
+        )
+    if target.dtype.itemsize in (4, 8):
+        return _native(target, target.dtype.newbyteorder("="))
+    return target.astype(logits.dtype)
+
+
+def _check_target_shape(target: tuple[int, ...], logits: tuple[int, ...]) -> None:
+    """Raise unless class indices of this shape belong to logits of that shape."""
+    n_dims = len(logits)
+    if n_dims == 1:
+        if target in ((), (1,)):
+            return
+        if len(target) > 1:
+            raise ValueError(
+                "0D or 1D target tensor expected, multi-target not supported: for input of shape "
+                f"{_sizes(logits)}, target must be one class index; got shape {_sizes(target)}"
+            )
+        raise ValueError(
+            f"For 1D input, 1D target must have size 1, but got target size: {target[0]}; "
+            f"input has shape {_sizes(logits)}, one position"
+        )
+    expected = (logits[0], *logits[2:])
+    if target == expected:
+        return
+    target_batch = target[0] if target else 0
+    if target_batch != logits[0]:
+        raise ValueError(
+            f"Expected input batch_size ({logits[0]}) to match target batch_size ({target_batch}).: for "
+            f"input of shape {_sizes(logits)}, target must have shape {_sizes(expected)}; got "
+            f"{_sizes(target)}"
+        )
+    if n_dims == 2:
+        message = "0D or 1D target tensor expected, multi-target not supported"
+    elif n_dims == 4 and len(target) != 3:
+        message = (
+            "only batches of spatial targets supported (3D tensors) but got targets of dimension: "
+            f"{len(target)}"
+        )
+    elif n_dims == 4:
+        message = f"size mismatch (got input: {_sizes(logits)} , target: {_sizes(target)}"
+    else:
+        message = f"Expected target size {_sizes(expected)}, got {_sizes(target)}"
+    raise ValueError(
+        f"{message}: for input of shape {_sizes(logits)}, target must be class indices of shape "
+        f"{_sizes(expected)} or class probabilities of input's shape; got shape {_sizes(target)}"
+    )
+
+
+def _real(value: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return real numbers as a C-contiguous array of the logits' dtype."""
+    array = as_array(value, name)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: real numbers are needed, got dtype {array.dtype.name}")
+    return np.asarray(_native(array, dtype), order="C")
+
+
+def as_weight(value: Any, logits: NDArray[Any]) -> NDArray[Any] | None:
+    """Return class weights in the logits' dtype, or None."""
+    if value is None:
+        return None
+    weight = _real(value, "weight", logits.dtype)
+    n_classes = logits.shape[class_axis(logits)]
+    if weight.shape != (n_classes,):
+        raise ValueError(
+            f"weight tensor should be defined either for all {n_classes} classes or no classes but got "
+            f"weight tensor of shape: {_sizes(weight.shape)}; weight must have shape [{n_classes}], one "
+            f"number per class of input, {_sizes(logits.shape)}"
+        )
+    return weight
+
+
+def as_ignore_index(value: Any) -> int:
+    """Return ignore_index as an int that 64 bits hold."""
+    try:
+        index = operator.index(value)
+    except TypeError:
+        raise TypeError(f"ignore_index: an integer is needed, got {type(value).__name__}") from None
+    if not -(2**63) <= index < 2**63:
+        raise ValueError(f"ignore_index: a 64-bit integer is needed, got {index}")
+    return index
+
+
+def as_label_smoothing(value: Any) -> float:
+    """Return label_smoothing as a float in [0, 1]."""
+    try:
+        smoothing = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"label_smoothing: a number is needed, got {type(value).__name__}") from None
+    if not 0.0 <= smoothing <= 1.0:
+        raise ValueError(f"label_smoothing must be between 0.0 and 1.0. Got: {smoothing}")
+    return smoothing
+
+
+def as_reduction(reduction: Any, size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
+    """Return "none", "mean" or "sum", which the deprecated arguments override."""
+    if size_average is not None or reduce is not None:
+        reduction = legacy_reduction(size_average, reduce, stacklevel + 1)
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f"{reduction} is not a valid value for reduction; it must be 'none', 'mean' or 'sum'"
+        )
+    return str(reduction)
+
+
+def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
+    """Return what the deprecated `size_average` and `reduce` stand for, with a warning."""
+    if reduce is not None and not reduce:
+        reduction = "none"
+    elif size_average is None or size_average:
+        reduction = "mean"
+    else:
+        reduction = "sum"
+    warnings.warn(
+        f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
+        DeprecationWarning,
+        stacklevel=stacklevel + 1,
+    )
+    return reduction
+
+
+def as_grad_output(value: Any, logits: NDArray[Any], reduction: str) -> tuple[float, NDArray[Any] | None]:
+    """Return the upstream gradient as (number, None) or (1.0, one number per position)."""
+    if value is None:
+        return 1.0, None
+    upstream = _real(value, "grad_output", logits.dtype)
+    if upstream.ndim == 0:
+        return float(upstream), None
+    positions = position_shape(logits)
+    if reduction != "none":
+        raise ValueError(
+            f"grad_output: with reduction={reduction!r} the loss is one number and so is its upstream "
+            f"gradient; got shape {_sizes(upstream.shape)}"
+        )
+    if upstream.shape != positions:
+        raise ValueError(
+            f"grad_output: must be a number or have the loss's shape {_sizes(positions)}, got "
+            f"{_sizes(upstream.shape)}"
+        )
+    return 1.0, upstream
+
+
+def as_out(value: Any, logits: NDArray[Any], others: dict[str, NDArray[Any] | None]) -> NDArray[Any]:
+    """Return an array over the memory of `out`, into which the gradient of `logits` can be written.
+
+    It may be the logits themselves, and must not share memory with them in any other way, nor with
+    `others`, which are read while it is written.
+    """
+    array = as_array(value, "out")
+    if array.size and not (array is value or np.may_share_memory(array, as_array(value, "out"))):
+        raise TypeError(f"out: must be an array whose memory can be written, got {type(value).__name__}")
+    if array.dtype != logits.dtype:
+        raise TypeError(f"out: must have input's dtype {logits.dtype.name}, got {array.dtype.name}")
+    if not array.dtype.isnative:
+        raise TypeError("out: must be in native byte order")
+    if array.shape != logits.shape:
+        raise ValueError(f"out: must have input's shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
+    if not array.flags.writeable:
+        raise ValueError("out: is read-only")
+    if not array.flags.aligned:
+        raise ValueError("out: its memory is not aligned to its dtype")
+    if _overlaps_itself(array):
+        raise ValueError("out: several of its elements share memory, such as those of a broadcast array")
+    if _share_memory(array, logits) and not _same_memory(array, logits):
+        raise ValueError(
+            "out: shares a part of its memory with input; it must be input itself or separate from it"
+        )
+    for name, other in others.items():
+        if other is not None and _share_memory(array, other):
+            raise ValueError(f"out: shares memory with {name}, which is read while out is written")
+    return array
+
+
+def _same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two arrays of one shape and dtype are the very same elements."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
+
+
+def _share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether two arrays have memory in common, or may have where that is too hard to tell."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        # NumPy's stubs know only two values of max_work.
+        return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: NDArray[Any]) -> bool:
+    """Whether elements of an array may share memory: a stride is shorter than what lies inside it."""
+    extent = array.itemsize
+    steps = zip(map(abs, array.strides), array.shape, strict=True)
+    for stride, size in sorted((stride, size) for stride, size in steps if size != 1):
+        if stride < extent:
+            return array.size > 0
+        extent += stride * (size - 1)
+    return False
+
+
+def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ignore_index: int) -> str:
+    """Return the message for the target at a position, its number in C order."""
+    if position < 0:
+        return "target: another thread changed it during the call to what is no class; the results are void"
+    where = ", ".join(map(str, np.unravel_index(position, target.shape)))
+    place = f"target[{where}]" if where else "target"
+    message = f"Target {target.flat[position]} is out of bounds. {place}"
+    if not n_classes:
+        return f"{message} cannot be a class: input has no classes"
+    return f"{message} must be a class index from 0 to {n_classes - 1} or ignore_index ({ignore_index})"

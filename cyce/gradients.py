@@ -1,0 +1,120 @@
+"""Gradients of the losses, computed in the same pass as the losses themselves."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from numpy.typing import NDArray
+
+__all__ = ["value_and_grad"]
+
+Loss = TypeVar("Loss", bound=Callable[..., Any])
+
+
+class GradientRequest(NamedTuple):
+    """What a caller of a gradient asks for beyond the loss's own arguments."""
+
+    grad_output: Any
+    out: Any
+
+
+# A loss function -> the function behind it, which takes the loss's arguments and gradient=.
+_behind: dict[Callable[..., Any], Callable[..., tuple[Any, Any]]] = {}
+
+
+def has_gradient(evaluate: Callable[..., tuple[Any, Any]]) -> Callable[[Loss], Loss]:
+    """Decorate a loss function with what computes its gradient too.
+
+    `evaluate` takes the loss's arguments and `gradient`, a GradientRequest, and returns
+    (loss, gradient).
+    """
+
+    def register(loss: Loss) -> Loss:
+        _behind[loss] = evaluate
+        return loss
+
+    return register
+
+
+def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray[Any]]]:
+    r"""Return a function that computes a loss and its gradient with respect to `input`.
+
+    Both come from one fused pass over the logits, which is hardly dearer than the loss alone.
+
+    Parameters
+    ----------
+    loss : function or module
+        A loss function of `cyce.functional`, such as `cyce.functional.cross_entropy`, or a loss
+        module, such as an instance of `cyce.CrossEntropyLoss`.
+
+    Returns
+    -------
+    function
+        ``f(input, target, ..., *, grad_output=None, out=None) -> (value, gradient)``. It takes the
+        arguments of `loss` and:
+
+        grad_output : float or array_like of the loss's shape, default=None
+            Upstream gradient: the gradient is that of ``(grad_output * loss).sum()``. With
+            ``reduction="none"`` one number per position, or one for all; else one number. None
+            stands for 1.
+        out : ndarray of the shape and dtype of `input`, default=None
+            Where to write the gradient, with any strides. It may be `input` itself, which is then
+            overwritten; any other overlap with an argument is an error. None stands for a new array.
+
+        `value` is what `loss` returns, to the bit. `gradient` has the shape and dtype of `input`,
+        and is `out` if that was given.
+
+    Raises
+    ------
+    TypeError
+        If `loss` is not a loss of cyce. From the returned function: if `out` is not an array of the
+        dtype of `input`, or `grad_output` is not numeric; and whatever `loss` raises.
+    ValueError
+        From the returned function: if `out` or `grad_output` has a wrong shape, or `out` is
+        read-only or overlaps an argument; and whatever `loss` raises. Nothing has been written to
+        `out` then.
+
+    See Also
+    --------
+    cyce.functional.cross_entropy : The formula of its gradient.
+
+    Notes
+    -----
+    The verb is that of ``jax.value_and_grad`` and ``mlx.core.value_and_grad``. In torch,
+    ``loss.backward(grad_output)`` leaves the same gradient in ``input.grad``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce
+    >>> import cyce.functional as F
+    >>> logits = np.array([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]])
+    >>> loss, gradient = cyce.value_and_grad(F.cross_entropy)(logits, [0, 2])
+    >>> print(f"{loss:.4f}")
+    0.2577
+    >>> print(gradient.round(4))
+    [[-0.1443  0.0794  0.065 ]
+     [ 0.0381  0.0421 -0.0802]]
+
+    A descent step in place: the gradient overwrites the logits' own memory.
+
+    >>> criterion = cyce.CrossEntropyLoss(label_smoothing=0.1)
+    >>> _, gradient = cyce.value_and_grad(criterion)(logits, [0, 2], out=logits)
+    >>> gradient is logits
+    True
+    """
+    function, settings = loss, {}
+    if hasattr(loss, "loss_and_settings"):
+        function, settings = loss.loss_and_settings()
+    try:
+        evaluate = _behind[function]
+    except (KeyError, TypeError):
+        raise TypeError(f"loss: a loss function or loss module of cyce is needed, got {loss!r}") from None
+
+    @functools.wraps(function)
+    def with_gradient(
+        *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
+    ) -> tuple[Any, NDArray[Any]]:
+        return evaluate(*arguments, **settings, **named, gradient=GradientRequest(grad_output, out))
+
+    return with_gradient
