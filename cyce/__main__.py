@@ -1,0 +1,95 @@
+"""Command line: python -m cyce demo, info or compare."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import cyce
+from cyce import _compare, _demo
+
+
+def _seed(text: str) -> int:
+    """Parse a seed of NumPy's random generators."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, got {text!r}")
+    return int(text)
+
+
+def _png(text: str) -> Path:
+    """Parse the path of a PNG that can be written."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"a file name that ends in .png is needed, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = _Parser(prog="python -m cyce", description=cyce.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"cyce {cyce.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    seeded = _Parser(add_help=False)
+    seeded.add_argument("--seed", type=_seed, default=0, help="of the random numbers (default: 0)")
+    demo = commands.add_parser(
+        "demo",
+        parents=[seeded],
+        help="train a classifier of handwritten digits, show its loss and accuracy",
+        description="Train a softmax classifier on real handwritten digits by cyce.value_and_grad, and "
+        "show its loss and accuracy on held-out digits. Where matplotlib is installed, draw "
+        "some of them with their predicted probabilities.",
+    )
+    demo.add_argument(
+        "--png",
+        type=_png,
+        default=Path("cyce-demo.png"),
+        metavar="FILE",
+        help="where to write the picture (default: cyce-demo.png)",
+    )
+    demo.add_argument("--no-png", action="store_const", const=None, dest="png", help="draw nothing")
+    commands.add_parser(
+        "info",
+        help="show version, compiled levels, level in use, OpenMP and threads",
+        description="Print cyce.show_config(): version, compiled levels, level in use, OpenMP, threads.",
+    )
+    commands.add_parser(
+        "compare",
+        parents=[seeded],
+        help="compute losses and gradients with cyce and torch, show differences and times",
+        description="Compute a set of losses and gradients with cyce and, if it is installed, with torch, "
+        "and print the differences and the times. benchmarks/ measures with more care.",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        if parsed.command == "demo":
+            _demo.run(parsed.png, parsed.seed)
+        elif parsed.command == "info":
+            cyce.show_config()
+        else:
+            _compare.run(parsed.seed)
+    except OSError as error:
+        print(f"python -m cyce: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""cyce beside torch: losses, gradients and times of a few typical calls."""
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce import _threads
+from cyce.functional import cross_entropy
+from cyce.gradients import value_and_grad
+
+
+class Case(NamedTuple):
+    """One call: logits of a shape, and the options."""
+
+    shape: tuple[int, ...]
+    options: dict[str, Any]
+    probabilities: bool = False
+
+    def describe(self) -> str:
+        """Return the shape and the options in a few words."""
+        options = ["probabilities"] * self.probabilities + [
+            name if name == "weight" else f"{name}={value}" for name, value in self.options.items()
+        ]
+        return " ".join(["x".join(map(str, self.shape)), *options])
+
+
+CASES = [
+    Case((64, 10), {}),
+    Case((64, 10), {"weight": True, "label_smoothing": 0.1}),
+    Case((64, 10), {"label_smoothing": 0.1}, probabilities=True),
+    Case((64, 10), {"ignore_index": 3, "reduction": "sum"}),
+    Case((1024, 1000), {}),
+    Case((200_000, 10), {}),
+    Case((2, 21, 256, 256), {"ignore_index": 0}),
+    Case((256, 50257), {}),
+]
+
+
+def inputs(case: Case, seed: int) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
+    """Return random logits, targets and options of a case."""
+    rng = np.random.default_rng(seed)
+    n_classes = case.shape[1]
+    logits = rng.standard_normal(case.shape, dtype=np.float32)
+    target: NDArray[Any]
+    if case.probabilities:
+        target = rng.random(case.shape, dtype=np.float32)
+        target /= target.sum(axis=1, keepdims=True)
+    else:
+        target = rng.integers(n_classes, size=case.shape[:1] + case.shape[2:])
+    options = dict(case.options)
+    if "weight" in options:
+        options["weight"] = rng.random(n_classes, dtype=np.float32)
+    return logits, target, options
+
+
+def best_time(call: Callable[[], Any], seconds: float = 0.3) -> float:
+    """Return the shortest time of a call, in milliseconds."""
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best * 1e3
+
+
+def torch_call(
+    torch: Any, logits: NDArray[Any], target: NDArray[Any], options: dict[str, Any]
+) -> Callable[[], tuple[float, NDArray[Any]]]:
+    """Return a function that computes torch's loss and gradient."""
+    variable = torch.from_numpy(logits).requires_grad_()
+    torch_target = torch.from_numpy(target)
+    torch_options = {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in options.items()
+    }
+
+    def call() -> tuple[float, NDArray[Any]]:
+        variable.grad = None
+        loss = torch.nn.functional.cross_entropy(variable, torch_target, **torch_options)
+        loss.backward()
+        return float(loss.detach()), variable.grad.numpy()
+
+    return call
+
+
+def compare(case: Case, seed: int, torch: Any) -> str:
+    """Return one line of the table."""
+    logits, target, options = inputs(case, seed)
+    loss_and_gradient = value_and_grad(cross_entropy)
+    loss, gradient = loss_and_gradient(logits, target, **options)
+    line = f"{case.describe():40} {loss:12.7g}"
+    if torch is not None:
+        call = torch_call(torch, logits, target, options)
+        torch_loss, torch_gradient = call()
+        gradient_difference = np.abs(gradient - torch_gradient).max()
+        line += f" {abs(loss - torch_loss):11.2e} {gradient_difference:11.2e}"
+    line += f" {best_time(lambda: loss_and_gradient(logits, target, **options, out=gradient)):10.4f}"
+    if torch is not None:
+        line += f" {best_time(call):10.4f}"
+    return line
+
+
+def run(seed: int) -> None:
+    """Print one line per case."""
+    torch: Any = None
+    # The module is optional here: without it, cyce's side of the table is all there is.
+    with contextlib.suppress(ModuleNotFoundError):
+        torch = importlib.import_module("torch")
+    n_threads = _threads.get_num_threads()
+    setting = f"{n_threads} threads, float32, loss and gradient, best of 0.3 s"
+    header = f"{'case':40} {'loss':>12}"
+    if torch is None:
+        print(f"torch is not installed: cyce alone, {setting}")
+        print(f"{header} {'cyce ms':>10}")
+    else:
+        torch.set_num_threads(n_threads)
+        print(f"cyce beside torch {torch.__version__}, {setting}; differences are absolute")
+        print(f"{header} {'loss diff':>11} {'grad diff':>11} {'cyce ms':>10} {'torch ms':>10}")
+    for case in CASES:
+        print(compare(case, seed, torch), flush=True)

@@ -1,0 +1,118 @@
+"""The demonstration: a softmax classifier of handwritten digits, trained by `value_and_grad`."""
+
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce.functional import cross_entropy
+from cyce.gradients import value_and_grad
+
+N_EPOCHS = 60
+BATCH_SIZE = 64
+LEARNING_RATE = 0.1
+MOMENTUM = 0.9
+N_HELD_OUT = 450
+
+
+def load_digits() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return pixels in [0, 1], (1797, 64), and digits, (1797,)."""
+    with as_file(files("cyce") / "data" / "digits.csv.gz") as path:
+        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].astype(np.float32) / np.float32(16), table[:, -1]
+
+
+class Progress:
+    """A bar on one line, where `stream` is a terminal; nothing elsewhere."""
+
+    def __init__(self, n_steps: int, stream: TextIO, width: int = 30) -> None:
+        self._n_steps = n_steps
+        self._stream = stream
+        self._width = width
+        self._shown = stream.isatty()
+
+    def step(self, number: int, text: str) -> None:
+        """Show that `number` steps are done."""
+        if self._shown:
+            bar = "#" * (self._width * number // self._n_steps)
+            end = "\n" if number == self._n_steps else ""
+            self._stream.write(f"\r[{bar:{self._width}}] {number}/{self._n_steps}  {text}{end}")
+            self._stream.flush()
+
+
+def train(
+    pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Progress, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fit weights (64, 10) and biases (10,) by stochastic gradient descent with momentum."""
+    rng = np.random.default_rng(seed)
+    loss_and_gradient = value_and_grad(cross_entropy)
+    parameters = np.zeros((pixels.shape[1] + 1, 10), np.float32)
+    velocity = np.zeros_like(parameters)
+    # a column of ones, whose weights are the biases
+    inputs = np.column_stack([pixels, np.ones(len(pixels), np.float32)])
+    for epoch in range(1, N_EPOCHS + 1):
+        loss = np.float32(0)
+        order = rng.permutation(len(inputs))
+        for batch in np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
+            logits = inputs[batch] @ parameters
+            # The logits are not needed again: the gradient takes their place.
+            loss, gradient = loss_and_gradient(logits, digits[batch], out=logits)
+            velocity = MOMENTUM * velocity - LEARNING_RATE * (inputs[batch].T @ gradient)
+            parameters += velocity
+        progress.step(epoch, f"loss {loss:.4f}")
+    return parameters[:-1], parameters[-1]
+
+
+def draw(
+    path: Path, pixels: NDArray[np.float32], digits: NDArray[np.uint8], logits: NDArray[np.float32]
+) -> None:
+    """Write a PNG of the digits, each beside the bars of its predicted probabilities."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    n_rows, n_columns = 3, 4
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(n_rows, 2 * n_columns, width_ratios=[1, 1.6] * n_columns)
+    for number, (image_axes, bar_axes) in enumerate(axes.reshape(-1, 2)):
+        image_axes.imshow(pixels[number].reshape(8, 8), cmap="gray_r")
+        image_axes.set(xticks=[], yticks=[], title=f"a {digits[number]}")
+        colours = ["tab:green" if c == digits[number] else "tab:grey" for c in range(10)]
+        bar_axes.bar(range(10), probabilities[number], color=colours)
+        bar_axes.set(ylim=(0, 1), xticks=range(10), yticks=[0, 0.5, 1])
+        bar_axes.tick_params(labelsize=7)
+    figure.suptitle(
+        "Predicted probabilities (green: the true digit) of four held-out digits, "
+        "and below, of the eight with the largest loss"
+    )
+    figure.savefig(path, dpi=100)
+
+
+def run(png: Path | None, seed: int) -> None:
+    """Train, print loss and accuracy on held-out digits, and draw some of them."""
+    pixels, digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(pixels))
+    held_out, rest = order[:N_HELD_OUT], order[N_HELD_OUT:]
+    print(f"Training a softmax classifier on {len(rest)} of {len(pixels)} handwritten digits ...")
+    weights, biases = train(pixels[rest], digits[rest], Progress(N_EPOCHS, sys.stderr), seed)
+    logits = pixels[held_out] @ weights + biases
+    loss = cross_entropy(logits, digits[held_out])
+    accuracy = np.mean(logits.argmax(axis=1) == digits[held_out])
+    print(f"Held-out loss {loss:.4f}, accuracy {accuracy:.1%} on {N_HELD_OUT} digits.")
+    if png is None:
+        return
+    try:
+        losses = cross_entropy(logits, digits[held_out], reduction="none")
+        shown = np.concatenate([np.arange(4), np.argsort(-losses)[:8]])
+        draw(png, pixels[held_out][shown], digits[held_out][shown], logits[shown])
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        print("No picture: matplotlib is not installed (python -m pip install matplotlib).")
+    else:
+        print(f"Some digits and their predicted probabilities: {png}")
