@@ -235,7 +235,10 @@ def as_label_smoothing(value: Any) -> float:
 
 
 def as_reduction(reduction: Any, size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
-    """Return "none", "mean" or "sum", which the deprecated arguments override."""
+    """Return "none", "mean" or "sum", which the deprecated arguments override.
+
+    stacklevel: of a warning, counted from here.
+    """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce, stacklevel + 1)
     if reduction not in ("mean", "sum", "none"):
@@ -246,7 +249,10 @@ def as_reduction(reduction: Any, size_average: bool | None, reduce: bool | None,
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
-    """Return what the deprecated `size_average` and `reduce` stand for, with a warning."""
+    """Return what the deprecated `size_average` and `reduce` stand for, with a warning.
+
+    stacklevel: of the warning, counted from here.
+    """
     if reduce is not None and not reduce:
         reduction = "none"
     elif size_average is None or size_average:
@@ -256,7 +262,7 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel:
     warnings.warn(
         f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
         DeprecationWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=stacklevel,
     )
     return reduction
 

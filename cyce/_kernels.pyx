@@ -336,6 +336,11 @@ cdef inline floating finite_or_zero(floating value) noexcept nogil:
     return value if -INFINITY < value < INFINITY else <floating> 0.0
 
 
+cdef inline double settled(double total, double lost) noexcept nogil:
+    """The running total with what it lost; an infinite total has lost nothing that is a number."""
+    return total + finite_or_zero(lost)
+
+
 # ---------------------------------------------------------------------------------------------
 # One block of one position, vectors along the classes
 
@@ -775,7 +780,7 @@ cdef double finish_positions(
     """Losses of a tile and what its gradient is made of; returns the sum of the losses."""
     cdef floating* loss_out = <floating*> call.loss_out
     cdef double loss[TILE]
-    cdef double total = 0
+    cdef double total = 0, lost = 0
     cdef floating dense
     cdef Py_ssize_t k
     for k in range(tile.lanes):
@@ -793,7 +798,7 @@ cdef double finish_positions(
         if not tile.counts[k]:
             loss[k] = 0
             tile.scale[k] = 0
-        total += loss[k]
+        add[double](&total, &lost, loss[k])
     if loss_out != NULL:
         for k in range(tile.width):
             loss_out[tile.first + k] = <floating> loss[k]
@@ -810,7 +815,7 @@ cdef double finish_positions(
                         &dense,
                     )
                     tile.pivot_mass[k] += call.dense_scale * dense
-    return total
+    return settled(total, lost)
 
 
 cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) noexcept nogil:
@@ -914,6 +919,7 @@ cdef int run(
     cdef char* packed = scratch + n_workers * stats_size
     cdef TileResult* results = <TileResult*> malloc(call.n_tiles * sizeof(TileResult))
     cdef Py_ssize_t number
+    cdef double lost = 0
     cdef bint target_changed = False
     if scratch == NULL or results == NULL:
         free(scratch)
@@ -936,8 +942,9 @@ cdef int run(
             )
     loss_out[0] = 0
     for number in range(call.n_tiles):
-        loss_out[0] += results[number].loss
+        add[double](loss_out, &lost, results[number].loss)
         target_changed = target_changed or results[number].target_changed
+    loss_out[0] = settled(loss_out[0], lost)
     free(scratch)
     free(results)
     if target_changed:
@@ -965,6 +972,7 @@ cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_
     cdef TargetCount count
     cdef Py_ssize_t position
     cdef int64_t target
+    cdef double lost = 0
     count.weight = 0
     count.bad = -1
     for position in range(block * TARGET_BLOCK, min(call.n_positions, (block + 1) * TARGET_BLOCK)):
@@ -974,7 +982,8 @@ cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_
         if not is_class(target, call.n_classes):
             count.bad = position
             break
-        count.weight += weight[target] if weight != NULL else 1.0
+        add[double](&count.weight, &lost, weight[target] if weight != NULL else 1.0)
+    count.weight = settled(count.weight, lost)
     return count
 
 
@@ -985,6 +994,7 @@ cdef int count_targets(
     cdef Py_ssize_t n_blocks = (call.n_positions + TARGET_BLOCK - 1) // TARGET_BLOCK
     cdef int n_threads = <int> min(<Py_ssize_t> threads_for(call.n_positions, num_threads), n_blocks)
     cdef Py_ssize_t block
+    cdef double lost = 0
     cdef TargetCount* counts
     total.weight = 0
     total.bad = -1
@@ -998,9 +1008,10 @@ cdef int count_targets(
     for block in prange(n_blocks, num_threads=n_threads, schedule="static"):
         counts[block] = count_block(call, weight, block)
     for block in range(n_blocks):
-        total.weight += counts[block].weight
+        add[double](&total.weight, &lost, counts[block].weight)
         if counts[block].bad >= 0 and total.bad < 0:
             total.bad = counts[block].bad
+    total.weight = settled(total.weight, lost)
     free(counts)
     return 0
 

@@ -206,7 +206,7 @@ def cross_entropy(
     A confident classifier; in float32, torch returns 0:
 
     >>> print(F.cross_entropy(np.float32([[20, 0, 0]]), [0]))
-    4.1223072e-09
+    4.1223074e-09
     """
     return _cross_entropy(
         input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing

@@ -14,8 +14,8 @@ class LossModule:
 
     def __init__(self, size_average: bool | None, reduce: bool | None, reduction: str) -> None:
         if size_average is not None or reduce is not None:
-            # three frames up: the caller of the subclass
-            reduction = legacy_reduction(size_average, reduce, stacklevel=3)
+            # from there: here, the subclass, its caller
+            reduction = legacy_reduction(size_average, reduce, stacklevel=4)
         self.reduction = reduction
 
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:

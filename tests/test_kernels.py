@@ -1,0 +1,242 @@
+"""The kernels at every level: against the oracle, and the same bits whatever the layout of the work."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import oracle
+from cyce import _dispatch
+
+# Around the lanes (32), a chunk (256), a block of a tile (64) and of a row (4096).
+WIDTHS = [
+    1,
+    2,
+    3,
+    15,
+    16,
+    17,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    127,
+    255,
+    256,
+    257,
+    1000,
+    4095,
+    4096,
+    4097,
+    8200,
+    50257,
+]
+SHAPES = [
+    *[(3, width) for width in WIDTHS],
+    *[(n, 5) for n in (1, 2, 31, 32, 33, 127, 128, 129, 300)],
+    (7,),
+    (2, 3, 1),
+    (2, 5, 7),
+    (3, 40, 33),
+    (1, 65, 130),
+    (2, 21, 9, 11),
+    (2, 130, 3, 4),
+    (2, 3, 2, 5, 3),
+    (1, 4100, 3),
+]
+OPTIONS = {
+    "plain": {},
+    "weight": {"weight": True},
+    "smoothing": {"label_smoothing": 0.1},
+    "weight, smoothing": {"weight": True, "label_smoothing": 0.3},
+    "all smoothing": {"label_smoothing": 1.0},
+    "ignored": {"ignore_index": 0},
+    "ignored, weight, smoothing": {"ignore_index": 0, "weight": True, "label_smoothing": 0.2},
+    "probabilities": {"probabilities": True},
+    "probabilities, weight, smoothing": {"probabilities": True, "weight": True, "label_smoothing": 0.2},
+}
+
+
+def make_case(rng, shape, dtype, weight=False, probabilities=False, **options):
+    """Logits, target and the options of cross_entropy."""
+    axis = 0 if len(shape) == 1 else 1
+    logits = (rng.standard_normal(shape) * 3).astype(dtype)
+    if probabilities:
+        target = rng.dirichlet(np.ones(shape[axis]), size=shape[:axis] + shape[axis + 1 :])
+        target = np.moveaxis(target, -1, axis).astype(dtype)
+    else:
+        target = rng.integers(shape[axis], size=shape[:axis] + shape[axis + 1 :])
+    if weight:
+        options["weight"] = rng.uniform(0.2, 2, shape[axis]).astype(dtype)
+    return logits, target, options
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_loss_and_gradient(level, dtype, rng, loss_and_gradient, shape, options):
+    logits, target, options = make_case(rng, shape, dtype, **options)
+    axis = oracle.class_axis(logits)
+    eps = np.finfo(dtype).eps
+    exact = oracle.per_position(logits, target, **options)
+    for reduction in ("none", "sum", "mean"):
+        upstream = rng.standard_normal(exact.losses.shape if reduction == "none" else ()).astype(dtype)
+        loss, gradient = loss_and_gradient(
+            logits, target, reduction=reduction, grad_output=upstream, **options
+        )
+        exact_loss, exact_gradient = oracle.cross_entropy(
+            logits, target, reduction=reduction, grad_output=upstream, **options
+        )
+        # Sums over the classes of doubles add a little of their own.
+        np.testing.assert_allclose(loss, exact_loss.astype(dtype), rtol=8 * eps, atol=0)
+        # mass * softmax - target: the two may cancel. Each is an exponential (1 ulp) and some ten
+        # products, sums and divisions (half an ulp each, of random sign).
+        divisor = exact.denominator if reduction == "mean" and exact.denominator else 1
+        scale = np.abs(np.expand_dims(exact.masses * upstream / divisor, axis))
+        assert np.all(np.abs(gradient - exact_gradient) <= 6 * eps * scale)
+
+
+@pytest.mark.parametrize("options", ["plain", "weight, smoothing", "probabilities"])
+@pytest.mark.parametrize("shape", [(300, 10), (40, 1000), (4, 5000), (2, 21, 40, 33), (5, 130, 60)], ids=str)
+def test_the_loss_alone_has_the_same_bits(level, dtype, rng, loss_and_gradient, shape, options):
+    from cyce.functional import cross_entropy
+
+    logits, target, options = make_case(rng, shape, dtype, **OPTIONS[options])
+    for reduction in ("none", "sum", "mean"):
+        with_gradient, _ = loss_and_gradient(logits, target, reduction=reduction, **options)
+        alone = cross_entropy(logits, target, reduction=reduction, **options)
+        assert alone.tobytes() == with_gradient.tobytes()
+
+
+THREADED = {
+    "rows": (600, 300),
+    "few long rows": (3, 90_000),
+    "one row": (1, 300_001),
+    "one row, 1-D": (300_001,),
+    "few classes": (30_000, 10),
+    "image": (2, 21, 70, 90),
+    "sequence": (3, 700, 90),
+    "long sequence": (1, 40_000, 5),
+}
+
+
+@pytest.mark.parametrize("options", ["plain", "ignored, weight, smoothing", "probabilities"])
+@pytest.mark.parametrize("shape", THREADED.values(), ids=THREADED)
+def test_the_same_bits_for_any_number_of_threads(
+    level, dtype, rng, loss_and_gradient, threads, shape, options
+):
+    logits, target, options = make_case(rng, shape, dtype, **OPTIONS[options])
+    results = set()
+    for n in (1, 2, 3, 7):
+        threads(n)
+        loss, gradient = loss_and_gradient(logits, target, **options)
+        losses, _ = loss_and_gradient(logits, target, reduction="none", **options)
+        results.add((loss.tobytes(), gradient.tobytes(), losses.tobytes()))
+    assert len(results) == 1
+
+
+@pytest.mark.skipif(
+    not {"x86_64_v3", "x86_64_v4"} <= set(_dispatch.usable_levels()), reason="one level with FMA at most"
+)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("shape", [(300, 10), (9, 1000), (2, 9000), (2, 21, 30, 9)], ids=str)
+def test_levels_with_fused_multiply_add_have_the_same_bits(
+    dtype, rng, loss_and_gradient, monkeypatch, shape, options
+):
+    from cyce import functional
+
+    logits, target, options = make_case(rng, shape, dtype, **options)
+    results = []
+    for name in ("x86_64_v3", "x86_64_v4"):
+        monkeypatch.setattr(functional, "kernels", _dispatch.load_level(name))
+        loss, gradient = loss_and_gradient(logits, target, **options)
+        results.append((loss.tobytes(), gradient.tobytes()))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("shape", [(6, 70), (5, 8, 9), (4, 40, 3, 5), (200, 4)], ids=str)
+def test_any_strides(level, dtype, rng, loss_and_gradient, shape):
+    logits, target, options = make_case(rng, shape, dtype)
+    expected = loss_and_gradient(logits, target, reduction="none")
+    for permutation in itertools.permutations(range(len(shape))):
+        for step in (1, 2, -1, -3):
+            # An array of the same shape and values, whose memory lies in another order and has gaps.
+            memory = np.empty([abs(step) * shape[axis] for axis in permutation], dtype)
+            strided = memory[tuple(slice(None, None, step) for _ in shape)].transpose(np.argsort(permutation))
+            strided[...] = logits
+            losses, gradient = loss_and_gradient(strided, target, reduction="none")
+            # Vectors along the classes and across positions add in different orders.
+            np.testing.assert_allclose(losses, expected[0], rtol=4 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=4 * np.finfo(dtype).eps)
+            out = strided.copy(order="K")[...]
+            loss_and_gradient(logits, target, reduction="none", out=out)
+            np.testing.assert_allclose(out, expected[1], rtol=1e-4, atol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("shape", [(5, 33), (3, 257), (70, 9), (2, 70, 37), (3, 21, 6, 7)], ids=str)
+def test_nothing_is_written_beside_the_outputs(level, dtype, rng, shape):
+    logits, target, _ = make_case(rng, shape, dtype)
+    kernels = _dispatch.load_level(level)
+
+    def guarded(shape):
+        memory = np.full(int(np.prod(shape)) + 256, 77, dtype)
+        return memory, memory[128:-128].reshape(shape)
+
+    loss_memory, loss_out = guarded(target.shape)
+    grad_memory, grad_out = guarded(shape)
+    kernels.cross_entropy(logits, 1, target, None, None, -100, 0.1, False, loss_out, grad_out, None, 1.0, 2)
+    for memory in (loss_memory, grad_memory):
+        assert np.all(memory[:128] == 77)
+        assert np.all(memory[-128:] == 77)
+
+
+def test_more_than_two_to_the_31_logits(level, rng, loss_and_gradient):
+    # Rows of stride 0: no memory is needed.
+    row = rng.standard_normal(50_000).astype(np.float32)
+    logits = np.broadcast_to(row, (2**31 // 50_000 + 10, 50_000))
+    target = np.full(len(logits), -100)
+    target[[0, -1]] = 7
+    from cyce.functional import cross_entropy
+
+    losses = cross_entropy(logits, target, reduction="none")
+    single = cross_entropy(row[None], [7])
+    assert losses[0] == losses[-1] == single
+    assert not losses[1:-1].any()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("target", np.zeros(4, np.int64)),
+        ("target", np.zeros(3)),
+        ("weight", np.ones(4, np.float32)),
+        ("weight", np.ones(5)),
+        ("loss_out", np.zeros(4, np.float32)),
+        ("loss_out", np.zeros(3)),
+        ("grad_out", np.zeros((3, 4), np.float32)),
+        ("grad_out", np.zeros((3, 5))),
+        ("grad_output", np.zeros(4, np.float32)),
+        ("logits", np.zeros((3, 5), np.int32)),
+    ],
+)
+def test_the_kernels_do_not_trust_the_facade(level, argument, value):
+    arguments = {
+        "logits": np.zeros((3, 5), np.float32),
+        "axis": 1,
+        "target": np.zeros(3, np.int64),
+        "probabilities": None,
+        "weight": None,
+        "ignore_index": -100,
+        "smoothing": 0.0,
+        "mean": True,
+        "loss_out": None,
+        "grad_out": None,
+        "grad_output": None,
+        "upstream": 1.0,
+        "num_threads": 1,
+    }
+    kernels = _dispatch.load_level(level)
+    kernels.cross_entropy(**arguments)
+    with pytest.raises((ValueError, TypeError)):
+        kernels.cross_entropy(**{**arguments, argument: value})
