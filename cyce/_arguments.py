@@ -159,8 +159,8 @@ def _check_target_shape(target: tuple[int, ...], logits: tuple[int, ...]) -> Non
                 f"{_sizes(logits)}, target must be one class index; got shape {_sizes(target)}"
             )
         raise ValueError(
-            f"For 1D input, 1D target must have size 1, but got target size: {target[0]}; "
-            f"input has shape {_sizes(logits)}, one position"
+            f"For 1D input, 1D target must have size 1, but got target size: {target[0]}: "
+            f"for input of shape {_sizes(logits)}, target must be one class index"
         )
     expected = (logits[0], *logits[2:])
     if target == expected:

@@ -19,7 +19,7 @@ from cyce._arguments import (
     position_shape,
 )
 from cyce._dispatch import kernels
-from cyce.gradients import GradientRequest, has_gradient
+from cyce._losses import GradientRequest, has_gradient
 
 __all__ = ["cross_entropy"]
 

@@ -2,38 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
+from cyce._losses import GradientRequest, LossModule, evaluator_of
+
 __all__ = ["value_and_grad"]
-
-Loss = TypeVar("Loss", bound=Callable[..., Any])
-
-
-class GradientRequest(NamedTuple):
-    """What a caller of a gradient asks for beyond the loss's own arguments."""
-
-    grad_output: Any
-    out: Any
-
-
-# A loss function -> the function behind it, which takes the loss's arguments and gradient=.
-_behind: dict[Callable[..., Any], Callable[..., tuple[Any, Any]]] = {}
-
-
-def has_gradient(evaluate: Callable[..., tuple[Any, Any]]) -> Callable[[Loss], Loss]:
-    """Decorate a loss function with what computes its gradient too.
-
-    `evaluate` takes the loss's arguments and `gradient`, a GradientRequest, and returns
-    (loss, gradient).
-    """
-
-    def register(loss: Loss) -> Loss:
-        _behind[loss] = evaluate
-        return loss
-
-    return register
 
 
 def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray[Any]]]:
@@ -67,7 +42,7 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray
     Raises
     ------
     TypeError
-        If `loss` is not a loss of cyce. From the returned function: if `out` is not an array of the
+        If `loss` is not a loss of cyce, or a module that overrides `forward`. From the returned function: if `out` is not an array of the
         dtype of `input`, or `grad_output` is not numeric; and whatever `loss` raises.
     ValueError
         From the returned function: if `out` or `grad_output` has a wrong shape, or `out` is
@@ -103,18 +78,22 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray
     >>> gradient is logits
     True
     """
-    function, settings = loss, {}
-    if hasattr(loss, "loss_and_settings"):
-        function, settings = loss.loss_and_settings()
-    try:
-        evaluate = _behind[function]
-    except (KeyError, TypeError):
-        raise TypeError(f"loss: a loss function or loss module of cyce is needed, got {loss!r}") from None
+    if isinstance(loss, LossModule) and type(loss).forward is not LossModule.forward:
+        raise TypeError(
+            f"loss: {type(loss).__name__} overrides forward, so that its gradient is not known; pass a loss "
+            "module of cyce, or a function"
+        )
+    function = loss.loss_and_settings()[0] if isinstance(loss, LossModule) else loss
+    evaluate = evaluator_of(function)
+    if evaluate is None:
+        raise TypeError(f"loss: a loss function or loss module of cyce is needed, got {loss!r}")
 
     @functools.wraps(function)
     def with_gradient(
         *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
     ) -> tuple[Any, NDArray[Any]]:
+        # A module's settings may have changed since.
+        settings = loss.loss_and_settings()[1] if isinstance(loss, LossModule) else {}
         return evaluate(*arguments, **settings, **named, gradient=GradientRequest(grad_output, out))
 
     return with_gradient

@@ -4,34 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cyce import functional
-from cyce._arguments import legacy_reduction
+from cyce._losses import LossModule
 
 __all__ = ["CrossEntropyLoss"]
-
-
-class LossModule:
-    """Settings of a loss function; calling it computes the loss."""
-
-    def __init__(self, size_average: bool | None, reduce: bool | None, reduction: str) -> None:
-        if size_average is not None or reduce is not None:
-            # from there: here, the subclass, its caller
-            reduction = legacy_reduction(size_average, reduce, stacklevel=4)
-        self.reduction = reduction
-
-    def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """Return the loss function and the keyword arguments that these settings are."""
-        raise NotImplementedError
-
-    def forward(self, input: Any, target: Any) -> Any:
-        """Return the loss; the same as calling the module."""
-        function, settings = self.loss_and_settings()
-        return function(input, target, **settings)
-
-    def __call__(self, input: Any, target: Any) -> Any:
-        return self.forward(input, target)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class CrossEntropyLoss(LossModule):

@@ -113,11 +113,10 @@ class TestSpecialValues:
     def test_a_perfect_row_is_plus_zero(self, level, dtype, loss_and_gradient, width):
         logits = np.full((1, width), -1e5, dtype)
         logits[0, 0] = 1e5
-        for smoothing in (0.0,):
-            loss, gradient = loss_and_gradient(logits, [0], label_smoothing=smoothing)
-            assert loss == 0
-            assert not np.signbit(loss)
-            assert not gradient.any()
+        loss, gradient = loss_and_gradient(logits, [0])
+        assert loss == 0
+        assert not np.signbit(loss)
+        assert not gradient.any()
 
     @pytest.mark.parametrize("n_rows", [2, 300])
     @pytest.mark.parametrize("width", [3, 40])
@@ -304,7 +303,7 @@ class TestArrays:
         logits = np.zeros((2, 0), dtype)
         np.testing.assert_array_equal(F.cross_entropy(logits, np.zeros((2, 0)), reduction="none"), [0, 0])
         assert np.isnan(F.cross_entropy(logits, [-100, -100]))
-        with pytest.raises(IndexError, match="Target 0 is out of bounds.*no classes"):
+        with pytest.raises(IndexError, match=r"Target 0 is out of bounds\..*no classes"):
             F.cross_entropy(logits, [-100, 0])
 
     @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble, ">f4"])

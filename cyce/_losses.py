@@ -1,0 +1,67 @@
+"""What a loss is to the rest of cyce: a function whose gradient is known, or a module around one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from cyce._arguments import legacy_reduction
+
+Loss = TypeVar("Loss", bound=Callable[..., Any])
+Evaluator = Callable[..., tuple[Any, Any]]
+
+
+class GradientRequest(NamedTuple):
+    """What a caller of a gradient asks for beyond the loss's own arguments."""
+
+    grad_output: Any
+    out: Any
+
+
+_evaluators: dict[Any, Evaluator] = {}
+
+
+def has_gradient(evaluate: Evaluator) -> Callable[[Loss], Loss]:
+    """Decorate a loss function with what computes its gradient too.
+
+    `evaluate` takes the loss's arguments and `gradient`, a GradientRequest, and returns
+    (loss, gradient).
+    """
+
+    def register(loss: Loss) -> Loss:
+        _evaluators[loss] = evaluate
+        return loss
+
+    return register
+
+
+def evaluator_of(loss: Any) -> Evaluator | None:
+    """Return what computes a loss function and its gradient, None of anything else."""
+    try:
+        return _evaluators.get(loss)
+    except TypeError:
+        # not hashable
+        return None
+
+
+class LossModule:
+    """Settings of a loss function; calling it computes the loss."""
+
+    def __init__(self, size_average: bool | None, reduce: bool | None, reduction: str) -> None:
+        if size_average is not None or reduce is not None:
+            # from there: here, the subclass, its caller
+            reduction = legacy_reduction(size_average, reduce, stacklevel=4)
+        self.reduction = reduction
+
+    def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the loss function and the keyword arguments that these settings are."""
+        raise NotImplementedError
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """Return the loss; the same as calling the module."""
+        function, settings = self.loss_and_settings()
+        return function(input, target, **settings)
+
+    def __call__(self, input: Any, target: Any) -> Any:
+        return self.forward(input, target)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"

@@ -1,0 +1,256 @@
+"""Bad arguments: the exception's type, torch's words, the argument's name, and what would be right."""
+
+import re
+
+import numpy as np
+import pytest
+
+import cyce
+import cyce.functional as F
+
+
+def logits(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+def indices(*shape, dtype=np.int64):
+    return np.zeros(shape, dtype)
+
+
+def raises(error, *texts):
+    """Expect an error whose message has all these texts, in order."""
+    return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, texts)))
+
+
+class TestInput:
+    @pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool])
+    def test_integers(self, dtype):
+        with raises(TypeError, "input: logits must be floating point, got", "input.astype(np.float32)"):
+            F.cross_entropy(logits(2, 3, dtype=dtype), [0, 1])
+
+    @pytest.mark.parametrize(("dtype", "cast"), [(np.float16, "float32"), (np.longdouble, "float64")])
+    def test_other_widths(self, dtype, cast):
+        with raises(TypeError, "input: logits must be float32 or float64, got", f"input.astype(np.{cast})"):
+            F.cross_entropy(logits(2, 3, dtype=dtype), [0, 1])
+
+    def test_complex_numbers(self):
+        with raises(TypeError, "input: logits must be real, got complex64", "input.real"):
+            F.cross_entropy(logits(2, 3, dtype=np.complex64), [0, 1])
+
+    @pytest.mark.parametrize("wrong", [None, "abc", [["a", "b"]], [[None, 1.0]], object()])
+    def test_no_numbers(self, wrong):
+        with raises(
+            TypeError, "input: logits must be an array of float32 or float64, got dtype", "np.asarray"
+        ):
+            F.cross_entropy(wrong, [0])
+
+    def test_ragged_lists(self):
+        with raises(TypeError, "input: cannot be read as an array"):
+            F.cross_entropy([[1.0, 2.0], [3.0]], [0, 1])
+
+    def test_masked_arrays(self):
+        with raises(TypeError, "input: a masked array is not supported", "input.filled", "ignore_index"):
+            F.cross_entropy(np.ma.masked_array(logits(2, 3)), [0, 1])
+
+    def test_scalars(self):
+        with raises(ValueError, "input: logits need at least one dimension"):
+            F.cross_entropy(np.float32(1), 0)
+
+
+class TestTargetShape:
+    """torch's words for each number of dimensions."""
+
+    @pytest.mark.parametrize(
+        ("input_shape", "target_shape", "message"),
+        [
+            ((4, 3), (5,), "Expected input batch_size (4) to match target batch_size (5)."),
+            ((4, 3), (), "Expected input batch_size (4) to match target batch_size (0)."),
+            ((4, 3, 2), (5, 2), "Expected input batch_size (4) to match target batch_size (5)."),
+            ((4, 3), (4, 1), "0D or 1D target tensor expected, multi-target not supported"),
+            ((3,), (1, 1), "0D or 1D target tensor expected, multi-target not supported"),
+            ((3,), (2,), "For 1D input, 1D target must have size 1, but got target size: 2"),
+            ((2, 3, 5), (2, 4), "Expected target size [2, 5], got [2, 4]"),
+            ((2, 3, 5), (2,), "Expected target size [2, 5], got [2]"),
+            ((2, 3, 5, 5, 2), (2, 5, 5, 3), "Expected target size [2, 5, 5, 2], got [2, 5, 5, 3]"),
+            ((2, 3, 5, 5), (2, 5, 4), "size mismatch (got input: [2, 3, 5, 5] , target: [2, 5, 4]"),
+            (
+                (2, 3, 5, 5),
+                (2, 5),
+                "only batches of spatial targets supported (3D tensors) but got targets of dimension: 2",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("kind", [indices, logits])
+    def test_it_fits_neither_way(self, input_shape, target_shape, message, kind):
+        with raises(ValueError, message, "target"):
+            F.cross_entropy(logits(*input_shape), kind(*target_shape))
+
+    def test_what_would_be_right(self):
+        with raises(ValueError, "for input of shape [2, 3, 5], target must be class indices of shape [2, 5]"):
+            F.cross_entropy(logits(2, 3, 5), indices(2, 4))
+
+
+class TestTargetDtype:
+    @pytest.mark.parametrize(
+        ("dtype", "name"),
+        [(np.int64, "Long"), (np.int32, "Int"), (np.uint8, "Byte"), (bool, "Bool"), ("u4", "uint32")],
+    )
+    @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2)])
+    def test_an_integer_one_hot(self, dtype, name, shape):
+        message = f"Expected floating point type for target with class probabilities, got {name}"
+        with raises(TypeError, message, "target.argmax(axis=1)", "target.astype('float32')"):
+            F.cross_entropy(logits(*shape), indices(*shape, dtype=dtype))
+
+    def test_an_integer_one_hot_of_one_position(self):
+        with raises(TypeError, "target.argmax(axis=0)"):
+            F.cross_entropy(logits(3), indices(3))
+
+    @pytest.mark.parametrize(
+        ("target", "name"),
+        [(np.zeros(2), "Double"), (np.zeros(2, bool), "Bool"), (np.zeros(2, complex), "ComplexDouble")],
+    )
+    def test_indices_that_are_no_integers(self, target, name):
+        message = f"expected target dtype to be Long or Byte, but got {name}"
+        with raises(
+            TypeError, message, "class indices of shape [2]", "probabilities of input's shape [2, 3]"
+        ):
+            F.cross_entropy(logits(2, 3), target)
+
+    @pytest.mark.parametrize("dtype", [complex, object, "U3"])
+    def test_probabilities_that_are_no_numbers(self, dtype):
+        with raises(TypeError, "Expected floating point type for target with class probabilities, got"):
+            F.cross_entropy(logits(2, 3), np.zeros((2, 3), dtype))
+
+    @pytest.mark.parametrize("wrong", [None, "ab", [None, 1]])
+    def test_no_array(self, wrong):
+        with pytest.raises((TypeError, ValueError), match="target"):
+            F.cross_entropy(logits(2, 3), wrong)
+
+    def test_masked_arrays(self):
+        with raises(TypeError, "target: a masked array is not supported"):
+            F.cross_entropy(logits(2, 3), np.ma.masked_array([0, 1]))
+
+
+class TestTargetOutOfBounds:
+    @pytest.mark.parametrize("bad", [-1, 2**40, -(2**63), 2**63 - 1, "n_classes"])
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            (1, 3),
+            (3, 5),
+            (40, 3),
+            (300, 3),
+            (5, 50),
+            (70_000, 2),
+            (3, 5000),
+            (2, 5, 7),
+            (2, 21, 40, 40),
+            (3,),
+        ],
+        ids=str,
+    )
+    def test_in_any_position(self, level, dtype, rng, threads, shape, bad):
+        threads(2)
+        n_classes = shape[0] if len(shape) == 1 else shape[1]
+        bad = n_classes if bad == "n_classes" else bad
+        positions = () if len(shape) == 1 else shape[:1] + shape[2:]
+        size = int(np.prod(positions))
+        for flat in {0, size - 1, size // 2, size // 3}:
+            target = indices(*positions)
+            target.flat[flat] = bad
+            if positions:
+                where = f"target[{', '.join(map(str, np.unravel_index(flat, positions)))}]"
+            else:
+                where = "target"
+            loss = F.cross_entropy if flat % 2 else cyce.value_and_grad(F.cross_entropy)
+            message = (
+                f"Target {bad} is out of bounds. {where} must be a class index from 0 to {n_classes - 1}"
+            )
+            with raises(IndexError, message, "ignore_index (-100)"):
+                loss(logits(*shape, dtype=dtype), target)
+        # The next call works.
+        assert F.cross_entropy(logits(*shape, dtype=dtype), indices(*positions)) == pytest.approx(
+            np.log(n_classes)
+        )
+
+    @pytest.mark.parametrize("dtype", "bhilqBHILQ")
+    def test_of_any_dtype(self, level, dtype):
+        info = np.iinfo(dtype)
+        for bad in {info.max, info.min, 3} - {0, -100}:
+            with raises(IndexError, f"Target {bad} is out of bounds."):
+                F.cross_entropy(logits(2, 3), np.array([0, bad], dtype))
+
+    def test_the_first_of_several_is_named(self, threads):
+        for n in (1, 2, 7):
+            threads(n)
+            target = indices(100_000)
+            target[[20_000, 50_000, 99_999]] = [7, 8, 9]
+            with raises(IndexError, "Target 7 is out of bounds. target[20000]"):
+                F.cross_entropy(logits(100_000, 2), target)
+
+    def test_of_the_caller_s_array(self):
+        # Strides and byte order are gone in what the kernels see; the message is about what was given.
+        target = np.zeros((3, 8), ">i4")[:, ::2]
+        target[1, 2] = 9
+        with raises(IndexError, "Target 9 is out of bounds. target[1, 2] must be a class index from 0 to 4"):
+            F.cross_entropy(logits(3, 5, 4), target)
+
+
+class TestOtherArguments:
+    @pytest.mark.parametrize(
+        ("weight", "shape"), [([1.0, 1.0], "[2]"), (np.ones((3, 1)), "[3, 1]"), (1.0, "[]"), ([], "[0]")]
+    )
+    @pytest.mark.parametrize("target", [[0, 1], np.full((2, 3), 1 / 3)], ids=["indices", "probabilities"])
+    def test_weight_of_a_wrong_shape(self, weight, shape, target):
+        message = (
+            "weight tensor should be defined either for all 3 classes or no classes but got weight tensor of "
+            f"shape: {shape}"
+        )
+        with raises(ValueError, message, "weight must have shape [3]"):
+            F.cross_entropy(logits(2, 3), target, weight=weight)
+
+    @pytest.mark.parametrize("weight", ["abc", [1j, 1, 1], [True, True, False], [None, 1, 1]])
+    def test_weight_that_is_no_numbers(self, weight):
+        with raises(TypeError, "weight: real numbers are needed, got dtype"):
+            F.cross_entropy(logits(2, 3), [0, 1], weight=weight)
+
+    def test_a_masked_weight(self):
+        with raises(TypeError, "weight: a masked array is not supported"):
+            F.cross_entropy(logits(2, 3), [0, 1], weight=np.ma.masked_array([1.0, 1, 1]))
+
+    @pytest.mark.parametrize("reduction", ["avg", "", None, 3, ["mean"], "MEAN"])
+    def test_reduction(self, reduction):
+        with raises(ValueError, f"{reduction} is not a valid value for reduction", "'none', 'mean' or 'sum'"):
+            F.cross_entropy(logits(2, 3), [0, 1], reduction=reduction)
+
+    @pytest.mark.parametrize("smoothing", [1.1, -0.1, np.nan, np.inf, -np.inf])
+    def test_label_smoothing_out_of_range(self, smoothing):
+        with raises(ValueError, f"label_smoothing must be between 0.0 and 1.0. Got: {smoothing}"):
+            F.cross_entropy(logits(2, 3), [0, 1], label_smoothing=smoothing)
+
+    @pytest.mark.parametrize("smoothing", [None, "x", [0.1, 0.2], 1j])
+    def test_label_smoothing_that_is_no_number(self, smoothing):
+        with raises(TypeError, "label_smoothing: a number is needed, got"):
+            F.cross_entropy(logits(2, 3), [0, 1], label_smoothing=smoothing)
+
+    @pytest.mark.parametrize("index", [1.0, None, "0", [0]])
+    def test_ignore_index_that_is_no_integer(self, index):
+        with raises(TypeError, "ignore_index: an integer is needed, got"):
+            F.cross_entropy(logits(2, 3), [0, 1], ignore_index=index)
+
+    @pytest.mark.parametrize("index", [2**63, -(2**63) - 1])
+    def test_ignore_index_out_of_range(self, index):
+        with raises(ValueError, "ignore_index: a 64-bit integer is needed, got"):
+            F.cross_entropy(logits(2, 3), [0, 1], ignore_index=index)
+
+    def test_ignore_index_with_probabilities(self):
+        for index in (0, 1, 10):
+            with raises(ValueError, "ignore_index is not supported for floating point target"):
+                F.cross_entropy(logits(2, 3), np.zeros((2, 3)), ignore_index=index)
+        assert F.cross_entropy(logits(2, 3), np.zeros((2, 3)), ignore_index=-1) == 0
+
+
+def test_modules_check_nothing_before_the_call():
+    criterion = cyce.CrossEntropyLoss("w", None, "i", None, "r", "s")
+    with raises(ValueError, "r is not a valid value for reduction"):
+        criterion(logits(1, 2), [0])
