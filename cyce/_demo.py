@@ -111,7 +111,7 @@ def run(png: Path | None, seed: int) -> None:
         shown = np.concatenate([np.arange(4), np.argsort(-losses)[:8]])
         draw(png, pixels[held_out][shown], digits[held_out][shown], logits[shown])
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         print("No picture: matplotlib is not installed (python -m pip install matplotlib).")
     else:

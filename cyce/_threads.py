@@ -7,6 +7,8 @@ from pathlib import Path
 
 from cyce._dispatch import kernels
 
+CGROUPS = Path("/sys/fs/cgroup")
+
 _in_forked_child = False
 _num_threads = 1
 _used_threads = False
@@ -15,11 +17,11 @@ _used_threads = False
 def _cgroup_quota() -> float:
     """CPUs that the control group of this process grants, infinite without a limit."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (CGROUPS / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+            quota = (CGROUPS / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (CGROUPS / "cpu" / "cpu.cfs_period_us").read_text()
         except OSError:
             return math.inf
     try:

@@ -42,8 +42,9 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray
     Raises
     ------
     TypeError
-        If `loss` is not a loss of cyce, or a module that overrides `forward`. From the returned function: if `out` is not an array of the
-        dtype of `input`, or `grad_output` is not numeric; and whatever `loss` raises.
+        If `loss` is not a loss of cyce, or a module that overrides `forward`. From the returned
+        function: if `out` is not an array of the dtype of `input`, or `grad_output` is not numeric;
+        and whatever `loss` raises.
     ValueError
         From the returned function: if `out` or `grad_output` has a wrong shape, or `out` is
         read-only or overlaps an argument; and whatever `loss` raises. Nothing has been written to

@@ -1,6 +1,10 @@
 """Every test that asks for `level` runs once on the kernels of each level that this CPU has."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,3 +44,30 @@ def threads():
 def loss_and_gradient():
     """Return cross_entropy together with its gradient."""
     return functools.partial(cyce.value_and_grad(functional.cross_entropy))
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Return a function that runs a program in a fresh interpreter and returns what it did.
+
+    `environment` is added to this process's; None removes a variable.
+    """
+
+    def run(*arguments, environment=None, timeout=120):
+        variables = {**os.environ, **(environment or {})}
+        for name in ("CYCE_LEVEL", "CYCE_NUM_THREADS", "OMP_NUM_THREADS"):
+            if name not in (environment or {}):
+                variables.pop(name, None)
+        # The package under test, wherever this process found it.
+        root = str(Path(cyce.__file__).parent.parent)
+        variables["PYTHONPATH"] = os.pathsep.join([root, variables.get("PYTHONPATH", "")])
+        return subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            env=variables,
+            cwd=tmp_path,
+            timeout=timeout,
+        )
+
+    return run

@@ -1,0 +1,162 @@
+"""python -m cyce: demo, info and compare."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import cyce
+from cyce import __main__ as command_line
+from cyce import _compare, _demo
+
+
+def run(capsys, *arguments):
+    """Run a command in this process; returns the exit code and what it printed."""
+    try:
+        code = command_line.main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+class TestDemo:
+    def test_it_learns(self, capsys, tmp_path):
+        picture = tmp_path / "digits.png"
+        code, out, err = run(capsys, "demo", "--png", str(picture))
+        assert code == 0
+        loss, accuracy = re.search(
+            r"Held-out loss (\d\.\d+), accuracy (\d+\.\d)% on 450 digits", out
+        ).groups()
+        assert float(loss) < 0.2
+        assert float(accuracy) > 94
+        assert str(picture) in out
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert err == ""  # no terminal, no progress bar
+
+    def test_the_seed_is_all_the_chance_there_is(self, capsys):
+        first, second, other = (run(capsys, "demo", "--no-png", "--seed", seed)[1] for seed in "334")
+        assert first == second != other
+
+    def test_without_matplotlib(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setattr(_demo, "N_EPOCHS", 1)
+        for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+            monkeypatch.delitem(sys.modules, name)
+        code, out, _ = run(capsys, "demo", "--png", str(tmp_path / "digits.png"))
+        assert code == 0
+        assert "No picture: matplotlib is not installed" in out
+        assert not list(tmp_path.iterdir())
+
+    def test_a_picture_that_cannot_be_written(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(_demo, "N_EPOCHS", 1)
+        (tmp_path / "taken.png").mkdir()
+        code, _, err = run(capsys, "demo", "--png", str(tmp_path / "taken.png"))
+        assert code == 2
+        assert err.startswith("python -m cyce: ")
+        assert err.count("\n") == 1
+
+    def test_progress_on_a_terminal(self):
+        class Terminal:
+            written = ""
+
+            def isatty(self):
+                return True
+
+            def write(self, text):
+                self.written += text
+
+            def flush(self):
+                pass
+
+        terminal = Terminal()
+        progress = _demo.Progress(2, terminal, width=4)
+        progress.step(1, "loss 2")
+        progress.step(2, "loss 1")
+        assert terminal.written == "\r[##  ] 1/2  loss 2\r[####] 2/2  loss 1\n"
+
+    def test_the_digits(self):
+        pixels, digits = _demo.load_digits()
+        assert pixels.shape == (1797, 64)
+        assert pixels.min() == 0
+        assert pixels.max() == 1
+        # as the source counts them
+        assert np.bincount(digits).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_info(capsys):
+    code, out, _ = run(capsys, "info")
+    assert code == 0
+    cyce.show_config()
+    assert out == capsys.readouterr().out
+
+
+class TestCompare:
+    @pytest.fixture(autouse=True)
+    def few_and_short(self, monkeypatch):
+        monkeypatch.setattr(_compare, "CASES", _compare.CASES[:4])
+        monkeypatch.setattr(_compare, "best_time", lambda call: (call(), 1.5)[1])
+
+    def test_with_torch(self, capsys):
+        code, out, _ = run(capsys, "compare")
+        assert code == 0
+        lines = out.splitlines()
+        assert lines[0].startswith("cyce beside torch")
+        for line in lines[2:]:
+            loss, loss_difference, gradient_difference, ours, theirs = map(float, line.split()[-5:])
+            assert loss > 0
+            assert loss_difference < 1e-5 * loss
+            assert gradient_difference < 1e-6
+            assert ours == theirs == 1.5
+
+    def test_without_torch(self, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch", None)
+        code, out, _ = run(capsys, "compare")
+        assert code == 0
+        assert out.startswith("torch is not installed: cyce alone")
+        assert len(out.splitlines()) == 6
+
+
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["info"], ["compare"]])
+def test_help(capsys, arguments):
+    code, out, _ = run(capsys, *arguments, "--help")
+    assert code == 0
+    assert "usage: python -m cyce" in out
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[1] == f"cyce {cyce.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: command"),
+        (["train"], "invalid choice: 'train'"),
+        (["info", "--seed", "1"], "unrecognized arguments"),
+        (["demo", "--seed", "-1"], "a whole number of at least 0 is needed"),
+        (["demo", "--png", "digits.jpg"], "a file name that ends in .png is needed, got 'digits.jpg'"),
+        (["demo", "--png", "no/such/folder/digits.png"], "there is no folder"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(capsys, arguments, message):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_as_a_program(run_python):
+    result = run_python("-m", "cyce", "info")
+    assert result.returncode == 0
+    assert "level" in result.stdout
+
+
+def test_interrupted(capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_demo, "run", interrupt)
+    assert run(capsys, "demo")[0] == 130

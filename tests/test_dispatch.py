@@ -1,0 +1,90 @@
+"""Which compiled level is in use, and what show_config says of it."""
+
+import platform
+import sys
+
+import numpy as np
+import pytest
+
+import cyce
+from cyce import _dispatch
+from cyce._cpu import runnable_levels
+
+LEVEL = "import cyce; print(cyce.show_config(mode='dicts')['level'])"
+
+
+def test_every_level_of_this_machine_was_compiled():
+    if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32":
+        assert _dispatch.built_levels() == _dispatch.LEVELS
+    else:
+        assert _dispatch.built_levels() == ("baseline",)
+
+
+def test_levels_are_those_of_numpy():
+    # An independent answer to the question which of them this CPU runs.
+    features = np.show_config(mode="dicts")["SIMD Extensions"]
+    found = {*features["baseline"], *features["found"]}
+    if not any(name.startswith("X86_V") for name in found):
+        pytest.skip("this NumPy names no levels")
+    assert ("x86_64_v3" in runnable_levels()) == ("X86_V3" in found)
+    assert ("x86_64_v4" in runnable_levels()) == ("X86_V4" in found)
+
+
+def test_the_fastest_is_chosen(run_python):
+    assert run_python("-c", LEVEL).stdout.strip() == _dispatch.usable_levels()[-1]
+    assert (
+        run_python("-c", LEVEL, environment={"CYCE_LEVEL": ""}).stdout.strip()
+        == _dispatch.usable_levels()[-1]
+    )
+
+
+@pytest.mark.parametrize("level", _dispatch.usable_levels())
+def test_a_level_can_be_forced(run_python, level):
+    assert run_python("-c", LEVEL, environment={"CYCE_LEVEL": level}).stdout.strip() == level
+
+
+def test_an_unknown_level(run_python):
+    result = run_python("-c", LEVEL, environment={"CYCE_LEVEL": "avx9"})
+    assert result.returncode == 1
+    assert (
+        "ImportError: CYCE_LEVEL: no level 'avx9'; there are baseline, x86_64_v3, x86_64_v4" in result.stderr
+    )
+
+
+def test_a_level_that_this_cpu_does_not_run(monkeypatch):
+    monkeypatch.setattr(_dispatch, "runnable_levels", lambda: ("baseline",))
+    with pytest.raises(ImportError, match="CYCE_LEVEL: this CPU does not run x86_64_v3; it runs baseline"):
+        _dispatch.load_level("x86_64_v3")
+    assert _dispatch.usable_levels() == ("baseline",)
+
+
+def test_a_level_that_was_not_compiled(monkeypatch):
+    monkeypatch.setattr(_dispatch, "built_levels", lambda: ("baseline",))
+    with pytest.raises(ImportError, match=r"CYCE_LEVEL: x86_64_v4 is not compiled .* which has baseline"):
+        _dispatch.load_level("x86_64_v4")
+
+
+def test_show_config_prints(capsys):
+    assert cyce.show_config() is None
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["version"].strip() == cyce.__version__
+    assert lines["level"].strip() == _dispatch.level
+    assert lines["compiled levels"].strip() == ", ".join(_dispatch.built_levels())
+
+
+def test_show_config_returns_dicts(capsys):
+    config = cyce.show_config(mode="dicts")
+    assert config["threads"] == cyce.get_num_threads()
+    assert config["openmp"] is bool(_dispatch.kernels.HAS_OPENMP)
+    assert capsys.readouterr().out == ""
+
+
+def test_show_config_has_no_other_mode():
+    with pytest.raises(ValueError, match="mode: 'stdout' or 'dicts' is needed, got 'json'"):
+        cyce.show_config(mode="json")
+
+
+def test_the_process_is_left_as_found(run_python):
+    # No flush-to-zero for the whole process, as GCC's -ffast-math would have it.
+    program = "import numpy as np, cyce; print(np.float32(1e-40) * np.float32(1) != 0)"
+    assert run_python("-c", program).stdout == "True\n"

@@ -1,0 +1,290 @@
+"""torch's own samples, and random calls: values and gradients beside torch's.
+
+torch is needed, not optional: without it this file is an error, not a skip.
+"""
+
+import re
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+import oracle
+
+with warnings.catch_warnings():
+    # torch's test helpers warn of what they do themselves.
+    warnings.simplefilter("ignore")
+    from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.common_modules import module_db
+
+import cyce
+import cyce.functional as F
+
+DTYPES = [torch.float32, torch.float64]
+
+# The same formula, rounded differently: a few eps of the terms, of which torch's reductions add more.
+TOLERANCE = {torch.float32: {"rtol": 5e-6, "atol": 1e-6}, torch.float64: {"rtol": 1e-13, "atol": 1e-14}}
+
+# cyce has one exception type per kind of error where torch has RuntimeError for all.
+ERRORS = (ValueError, TypeError, IndexError)
+
+
+def detached(value):
+    """Return what cyce gets: the very tensor, without its history."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def assert_agree(ours, theirs, logits, arguments, named):
+    """Assert the same value, and the same gradient for a random upstream gradient."""
+    variable = logits.detach().clone().requires_grad_()
+    expected = theirs(variable, *arguments, **named)
+    upstream = torch.randn_like(expected)
+    expected.backward(upstream)
+    given = [detached(value) for value in arguments]
+    given_named = {name: detached(value) for name, value in named.items()}
+    tolerance = TOLERANCE[logits.dtype]
+    value = ours(logits.detach(), *given, **given_named)
+    assert value.shape == tuple(expected.shape)
+    assert value.dtype == np.dtype(str(logits.dtype).removeprefix("torch."))
+    np.testing.assert_allclose(value, expected.detach().numpy(), **tolerance)
+    same_value, gradient = cyce.value_and_grad(ours)(
+        logits.detach(), *given, **given_named, grad_output=upstream
+    )
+    np.testing.assert_array_equal(same_value, value)
+    np.testing.assert_allclose(gradient, variable.grad.numpy(), **tolerance)
+
+
+def function_samples():
+    """Yield torch's own samples of the functions that cyce has."""
+    for name, ours in [("cross_entropy", F.cross_entropy)]:
+        (op,) = (op for op in op_db if op.name == f"nn.functional.{name}")
+        for dtype in DTYPES:
+            torch.manual_seed(0)
+            samples = list(op.sample_inputs("cpu", dtype, requires_grad=False))
+            assert len(samples) >= 21
+            for number, sample in enumerate(samples):
+                yield pytest.param(ours, op.op, sample, id=f"{name}-{dtype}-{number}".replace("torch.", ""))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "sample"), list(function_samples()))
+def test_samples_of_functions(ours, theirs, sample):
+    assert_agree(ours, theirs, sample.input, sample.args, sample.kwargs)
+
+
+def module_samples(errors):
+    """Yield torch's own samples, or error cases, of the modules that cyce has."""
+    for ours in [cyce.CrossEntropyLoss]:
+        (info,) = (info for info in module_db if info.module_cls is getattr(torch.nn, ours.__name__))
+        for dtype in DTYPES:
+            torch.manual_seed(0)
+            make = info.module_error_inputs_func if errors else info.module_inputs_func
+            samples = make(info, device="cpu", dtype=dtype, requires_grad=False, training=True)
+            assert len(samples) >= (7 if errors else 105)
+            for number, sample in enumerate(samples):
+                name = f"{ours.__name__}-{dtype}-{number}".replace("torch.", "")
+                yield pytest.param(ours, info.module_cls, sample, id=name)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "sample"), list(module_samples(errors=False)))
+def test_samples_of_modules(ours, theirs, sample):
+    arguments, named = sample.constructor_input.args, sample.constructor_input.kwargs
+    logits, *others = sample.forward_input.args
+    assert not sample.forward_input.kwargs
+    module = ours(*map(detached, arguments), **{name: detached(value) for name, value in named.items()})
+    assert_agree(module, theirs(*arguments, **named), logits, others, {})
+
+
+@pytest.mark.parametrize(("ours", "theirs", "sample"), list(module_samples(errors=True)))
+def test_error_cases_of_modules(ours, theirs, sample):
+    case = sample.module_error_input
+    arguments, named = case.constructor_input.args, case.constructor_input.kwargs
+    with pytest.raises((sample.error_type, *ERRORS), match=sample.error_regex):
+        theirs(*arguments, **named)(*case.forward_input.args)
+    module = ours(*map(detached, arguments), **{name: detached(value) for name, value in named.items()})
+    with pytest.raises(ERRORS, match=sample.error_regex):
+        module(*map(detached, case.forward_input.args))
+
+
+RANDOM_SHAPES = [(5,), (4, 3), (7, 40), (3, 5000), (2, 3, 4), (2, 33, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", RANDOM_SHAPES, ids=str)
+def test_random_calls(shape, weighted, reduction, smoothing, kind, dtype):
+    generator = torch.Generator().manual_seed(
+        zlib.crc32(repr((shape, weighted, reduction, smoothing, kind)).encode())
+    )
+    axis = 0 if len(shape) == 1 else 1
+    logits = torch.randn(shape, generator=generator, dtype=dtype) * 4
+    named = {"reduction": reduction, "label_smoothing": smoothing}
+    if kind == "indices":
+        target = torch.randint(shape[axis], shape[:axis] + shape[axis + 1 :], generator=generator)
+        named["ignore_index"] = 0
+        if target.ndim:
+            target[0] = 1
+    else:
+        target = torch.rand(shape, generator=generator, dtype=dtype)
+    if weighted:
+        named["weight"] = torch.rand(shape[axis], generator=generator, dtype=dtype) + 0.1
+    if kind == "probabilities" and len(shape) > 1:
+        # sums over thousands of classes that do not add up to 1
+        target /= target.sum(dim=axis, keepdim=True)
+    assert_agree(F.cross_entropy, torch.nn.functional.cross_entropy, logits, [target], named)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("rows", "target", "named"),
+    [
+        ([[0.0, 1.0]], [-100], {}),
+        ([[0.0, 1.0]], [-100], {"reduction": "sum"}),
+        ([[0.0, 1.0]], [-100], {"reduction": "none"}),
+        ([[0.0, 1.0]], [0], {"weight": [0.0, 1.0]}),
+        ([[0.0, 1.0]], [0], {"weight": [-1.0, 1.0], "reduction": "sum"}),
+        ([[7.0]], [0], {}),
+        ([[1e8, 1e8]], [1], {}),
+        ([[0.0, -np.inf, 1.0]], [0], {}),
+        ([[0.0, -np.inf, 1.0]], [1], {}),
+        ([[0.0, -np.inf, 1.0]], [0], {"label_smoothing": 0.1}),
+        ([[0.0, np.inf, 1.0]], [0], {}),
+        ([[-np.inf, -np.inf]], [0], {}),
+        ([[np.nan, 1.0]], [1], {}),
+        ([[np.nan, 1.0], [0.0, 2.0]], [1, 0], {"reduction": "none"}),
+    ],
+)
+def test_edge_values_where_the_two_agree(rows, target, named, dtype):
+    if "weight" in named:
+        named = {**named, "weight": torch.tensor(named["weight"], dtype=dtype)}
+    assert_agree(
+        F.cross_entropy,
+        torch.nn.functional.cross_entropy,
+        torch.tensor(rows, dtype=dtype),
+        [torch.tensor(target)],
+        named,
+    )
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0)], ids=str)
+def test_empty_batches(shape):
+    target = torch.zeros(shape[:1] + shape[2:], dtype=torch.int64)
+    for reduction in ("mean", "sum", "none"):
+        assert_agree(
+            F.cross_entropy,
+            torch.nn.functional.cross_entropy,
+            torch.zeros(shape),
+            [target],
+            {"reduction": reduction},
+        )
+
+
+class TestWhereTheTwoDiffer:
+    """The table "Differs from torch" of the README: what torch does, and what cyce does."""
+
+    def test_tiny_losses(self):
+        logits, target = torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([0])
+        assert torch.nn.functional.cross_entropy(logits, target) == 0
+        loss, gradient = cyce.value_and_grad(F.cross_entropy)(logits, target)
+        assert loss == pytest.approx(4.1223072e-09)
+        assert gradient[0, 0] == pytest.approx(-4.1223072e-09)
+
+    def test_ignored_positions_that_are_nan(self):
+        logits, target = torch.tensor([[np.nan, 1.0], [0.0, 1.0]]), torch.tensor([-100, 0])
+        variable = logits.clone().requires_grad_()
+        torch.nn.functional.cross_entropy(variable, target).backward()
+        assert variable.grad[0].isnan().any()
+        _, gradient = cyce.value_and_grad(F.cross_entropy)(logits, target)
+        np.testing.assert_array_equal(gradient[0], [0, 0])
+
+    def test_probability_zero_at_minus_inf(self):
+        logits, target = torch.tensor([[0.0, -np.inf]]), torch.tensor([[1.0, 0.0]])
+        assert torch.nn.functional.cross_entropy(logits, target).isnan()
+        assert F.cross_entropy(logits, target) == 0
+
+    def test_integer_dtypes_of_targets(self):
+        logits, target = torch.zeros(2, 3), torch.tensor([0, 1], dtype=torch.int16)
+        with pytest.raises(RuntimeError):
+            torch.nn.functional.cross_entropy(logits, target)
+        assert F.cross_entropy(logits, target) == np.float32(np.log(3))
+
+    def test_weights_of_another_dtype(self):
+        logits, weight = torch.zeros(2, 3), torch.ones(3, dtype=torch.float64)
+        with pytest.raises(RuntimeError):
+            torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]), weight=weight)
+        assert F.cross_entropy(logits, torch.tensor([0, 1]), weight=weight) == np.float32(np.log(3))
+
+    @pytest.mark.parametrize("smoothing", [-0.5, float("nan")])
+    def test_smoothing_out_of_range(self, smoothing):
+        logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
+        torch.nn.functional.cross_entropy(logits, target, label_smoothing=smoothing)
+        with pytest.raises(ValueError, match="label_smoothing"):
+            F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+    def test_integer_logits(self):
+        with pytest.raises(NotImplementedError):
+            torch.nn.functional.cross_entropy(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([0, 1]))
+        with pytest.raises(TypeError, match="input"):
+            F.cross_entropy(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([0, 1]))
+
+    def test_half_precision(self):
+        for dtype in (torch.float16, torch.bfloat16):
+            logits = torch.zeros(2, 3, dtype=dtype)
+            torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]))
+            with pytest.raises(TypeError, match="input"):
+                F.cross_entropy(logits, torch.tensor([0, 1]))
+
+    def test_deprecated_arguments(self):
+        logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
+        with pytest.warns(UserWarning, match="size_average"):
+            torch.nn.functional.cross_entropy(logits, target, size_average=False)
+        with pytest.warns(DeprecationWarning, match="size_average"):
+            F.cross_entropy(logits, target, size_average=False)
+
+
+class TestTensors:
+    """torch's tensors as arguments."""
+
+    def test_a_detached_tensor_is_not_copied(self):
+        logits = torch.randn(3, 5)
+        _, gradient = cyce.value_and_grad(F.cross_entropy)(logits, [0, 1, 2], out=logits)
+        assert gradient is logits
+        np.testing.assert_allclose(logits.sum(dim=1), 0, atol=1e-6)
+
+    def test_a_tensor_that_requires_a_gradient(self):
+        message = re.escape(
+            "input: cannot be read as an array: Can't call numpy() on Tensor that requires grad."
+        )
+        with pytest.raises(TypeError, match=message):
+            F.cross_entropy(torch.zeros(1, 2, requires_grad=True), [0])
+
+    def test_a_transposed_tensor(self):
+        logits = torch.randn(4, 6, 5).transpose(1, 2)
+        target = torch.randint(5, (4, 6))
+        assert_agree(F.cross_entropy, torch.nn.functional.cross_entropy, logits, [target], {})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 50.0])
+@pytest.mark.parametrize("n_classes", [2, 10, 1000, 50_257])
+def test_no_further_from_the_truth_than_torch(rng, n_classes, scale, dtype):
+    logits = torch.from_numpy(rng.standard_normal((2_000_000 // (n_classes + 1000), n_classes)) * scale).to(
+        dtype
+    )
+    target = torch.from_numpy(rng.integers(n_classes, size=len(logits)))
+    exact, exact_gradient, *_ = oracle.per_position(logits, target)
+    variable = logits.clone().requires_grad_()
+    theirs = torch.nn.functional.cross_entropy(variable, target, reduction="none")
+    theirs.sum().backward()
+    ours, our_gradient = cyce.value_and_grad(F.cross_entropy)(logits, target, reduction="none")
+    eps = torch.finfo(dtype).eps
+    for our, their, truth in (
+        (ours, theirs.detach().numpy(), exact),
+        (our_gradient, variable.grad.numpy(), exact_gradient),
+    ):
+        # Half a unit in the last place is what any rounded result may be off.
+        assert np.abs(our - truth).max() <= np.abs(their - truth).max() + eps / 2 * np.abs(truth).max()
