@@ -80,12 +80,22 @@ def extensions() -> list[Extension]:
     kernels = [
         Extension(f"cyce._kernels_{level}", [str(source)]) for level, source in kernel_sources().items()
     ]
-    modules: list[Extension] = cythonize([cpu, *kernels], compiler_directives=DIRECTIVES)
+    modules: list[Extension] = cythonize([cpu, *kernels], build_dir="build", compiler_directives=DIRECTIVES)
     return modules
 
 
 class BuildLevels(build_ext):  # type: ignore[misc]
     """Compile every level that the compiler knows, with OpenMP where it works."""
+
+    def run(self) -> None:
+        """Build, and put the modules into the checkout as well.
+
+        `python -m cyce` and `python -m pytest` import from the folder they are run in, so that what
+        was just installed would not be found from there.
+        """
+        super().run()
+        if not self.inplace:
+            self.copy_extensions_to_source()
 
     def build_extensions(self) -> None:
         """Add the flags that this compiler takes."""
@@ -135,10 +145,4 @@ class BuildLevels(build_ext):  # type: ignore[misc]
         return None
 
 
-setup(
-    ext_modules=extensions(),
-    cmdclass={"build_ext": BuildLevels},
-    # The modules are put into the checkout as well as into the wheel, so that `python -m cyce` and
-    # `python -m pytest`, which import from the folder they are run in, work there.
-    options={"build_ext": {"inplace": True}},
-)
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLevels})
