@@ -113,7 +113,15 @@ class BuildLevels(build_ext):  # type: ignore[misc]
                 continue
             extension.extra_compile_args = [*optimisation, *LEVELS[level], *(openmp or [])]
             extension.extra_link_args = openmp or []
+            extension.depends.append(self._record(level, extension.extra_compile_args))
         super().build_extensions()
+
+    def _record(self, level: str, flags: list[str]) -> str:
+        """Write the flags to a file that is as new as they are: other flags, another compilation."""
+        record = COPIES / f"{level}.flags"
+        if not record.exists() or record.read_text() != repr(flags):
+            record.write_text(repr(flags))
+        return str(record)
 
     def _compiles(
         self, flags: list[str], program: str = "int main(void) { return 0; }", run: bool = False
