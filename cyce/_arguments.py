@@ -241,11 +241,19 @@ def as_reduction(reduction: Any, size_average: bool | None, reduce: bool | None,
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce, stacklevel + 1)
-    if reduction not in ("mean", "sum", "none"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(
             f"{reduction} is not a valid value for reduction; it must be 'none', 'mean' or 'sum'"
         )
-    return str(reduction)
+    return reduction
+
+
+def _as_flag(value: Any, name: str) -> bool:
+    """Return a deprecated argument as a bool; None stands for True."""
+    try:
+        return value is None or bool(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: True, False or None is needed, got {type(value).__name__}") from None
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
@@ -253,9 +261,10 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel:
 
     stacklevel: of the warning, counted from here.
     """
-    if reduce is not None and not reduce:
+    averages = _as_flag(size_average, "size_average")
+    if not _as_flag(reduce, "reduce"):
         reduction = "none"
-    elif size_average is None or size_average:
+    elif averages:
         reduction = "mean"
     else:
         reduction = "sum"

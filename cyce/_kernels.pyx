@@ -17,13 +17,15 @@ into vectors of whatever width the level has, and every width adds in the same o
   loss = (m - x_y) + log1p(r) and, where x_y = m, gradient_y = -r / (1 + r). Nothing cancels.
 * logit - maximum is never rounded, which would cost up to |logit - maximum| / 2 ulp. float: an
   exponential is that of the logit itself, the maximum enters as a power of two and, once per block,
-  as a factor in double (`Reference`). double: what the subtraction loses is carried along.
+  as a factor in double (`unit_at`). double: what the subtraction loses is carried along.
 * float is added up in double, double with what every addition loses.
 * Every target is a `hard` mass on one class plus a `dense` mass on all of them (smoothing or class
   probabilities), so that the options cost a branch per tile or per chunk and never a second loop.
 * The gradient buffer holds the exponentials between the two halves of the fused pass; it may be the
   logits' own memory, because a block is read before it is written.
 """
+import sys
+
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
@@ -58,9 +60,11 @@ cdef enum:
     CHUNK = 256
     # Classes of a row that are reduced together: the logits and their exponentials fit into L1.
     ROW_BLOCK = 4096
-    # Positions in a tile, and classes of a tile that are reduced together.
+    # Positions in a tile, classes of a tile that are reduced together, and the most blocks of these:
+    # blocks grow with the classes, so that what is kept of them stays small.
     TILE = 128
     TILE_BLOCK = 64
+    MAX_TILE_BLOCKS = 256
     # Below this many classes a tile of positions beats one position at a time.
     ROW_MIN_CLASSES = 32
     # Targets that are counted together.
@@ -157,15 +161,6 @@ cdef enum:
     N_STATS
 
 
-cdef struct Reference:
-    # How to compute exponentials relative to a maximum m, see exp_scaled:
-    # exp_scaled(x, ...) * 2**-HEADROOM * unit = e**(x - m).
-    double shift
-    double exponent_shift
-    double lowest
-    double unit
-
-
 # ---------------------------------------------------------------------------------------------
 # Positions, targets and masses
 
@@ -180,24 +175,44 @@ cdef inline Py_ssize_t offset_of(const Positions* positions, Py_ssize_t position
     return offset + position * positions.stride[0]
 
 
+cdef bint offsets_of(
+    const Positions* positions, Py_ssize_t first, Py_ssize_t width, Py_ssize_t* offset_out
+) noexcept nogil:
+    """Offsets of `width` positions from number `first` on; returns whether these are neighbours."""
+    cdef int last = positions.n_dims - 1
+    cdef Py_ssize_t step = positions.stride[last]
+    cdef Py_ssize_t done = 0, run = 0
+    cdef Py_ssize_t start, k
+    while done < width:
+        start = offset_of(positions, first + done)
+        run = width - done
+        if last > 0:
+            run = min(run, positions.shape[last] - (first + done) % positions.shape[last])
+        for k in range(run):
+            offset_out[done + k] = start + k * step
+        done += run
+    return width == 1 or (step == 1 and run == width)
+
+
 cdef inline int64_t load_target(const char* target, char format, Py_ssize_t position) noexcept nogil:
     """Target of a position; what an int64 cannot hold becomes INT64_MAX, never a class."""
+    # volatile: another thread may write to the array, and what was checked must be what is used.
     cdef uint64_t value
     if format == c"q":
-        return (<const int64_t*> target)[position]
+        return (<const volatile int64_t*> target)[position]
     if format == c"i":
-        return (<const int32_t*> target)[position]
+        return (<const volatile int32_t*> target)[position]
     if format == c"b":
-        return (<const int8_t*> target)[position]
+        return (<const volatile int8_t*> target)[position]
     if format == c"h":
-        return (<const int16_t*> target)[position]
+        return (<const volatile int16_t*> target)[position]
     if format == c"B":
-        return (<const uint8_t*> target)[position]
+        return (<const volatile uint8_t*> target)[position]
     if format == c"H":
-        return (<const uint16_t*> target)[position]
+        return (<const volatile uint16_t*> target)[position]
     if format == c"I":
-        return (<const uint32_t*> target)[position]
-    value = (<const uint64_t*> target)[position]
+        return (<const volatile uint32_t*> target)[position]
+    value = (<const volatile uint64_t*> target)[position]
     return INT64_MAX if value > <uint64_t> INT64_MAX else <int64_t> value
 
 
@@ -252,16 +267,19 @@ cdef void begin_tile(
     tile.lanes = 1 if call.by_rows else (tile.width + LANES - 1) // LANES * LANES
     tile.n_ignored = 0
     tile.target_changed = False
+    tile.contiguous = offsets_of(&call.logits.positions, tile.first, tile.width, tile.logits_at)
+    tile.grad_contiguous = False
+    if call.grad.start != NULL:
+        tile.grad_contiguous = offsets_of(&call.grad.positions, tile.first, tile.width, tile.grad_at)
+    if call.probabilities.start != NULL:
+        offsets_of(&call.probabilities.positions, tile.first, tile.width, tile.probabilities_at)
     for k in range(tile.width):
         position = tile.first + k
-        tile.logits_at[k] = offset_of(&call.logits.positions, position)
         tile.counts[k] = True
         tile.pivot[k] = 0
         tile.pivot_logit[k] = 0
         tile.hard[k] = 0
-        if call.probabilities.start != NULL:
-            tile.probabilities_at[k] = offset_of(&call.probabilities.positions, position)
-        else:
+        if call.probabilities.start == NULL:
             tile.probabilities_at[k] = 0
         if call.target != NULL:
             target = load_target(call.target, call.target_format, position)
@@ -278,7 +296,6 @@ cdef void begin_tile(
                     tile.hard[k] *= weight[target]
             tile.n_ignored += not tile.counts[k]
         if call.grad.start != NULL:
-            tile.grad_at[k] = offset_of(&call.grad.positions, position)
             tile.scale[k] = call.grad_scale
             if call.grad_output != NULL:
                 tile.scale[k] *= load_float(call.grad_output, logits[0], position)
@@ -288,35 +305,40 @@ cdef void begin_tile(
         tile.pivot_logit[k] = 0
         tile.hard[k] = 0
         tile.scale[k] = 0
-    tile.contiguous = tile.logits_at[tile.width - 1] - tile.logits_at[0] == tile.width - 1
-    for k in range(1, tile.width):
-        tile.contiguous = tile.contiguous and tile.logits_at[k] - tile.logits_at[0] == k
-    tile.grad_contiguous = call.grad.start != NULL
-    if tile.grad_contiguous:
-        for k in range(1, tile.width):
-            tile.grad_contiguous = tile.grad_contiguous and tile.grad_at[k] - tile.grad_at[0] == k
 
 
-cdef inline Reference reference_at(floating row_max) noexcept nogil:
-    """Reference for logits whose maximum is `row_max`, or 0 where that is not finite."""
-    cdef Reference reference
+# How exponentials are computed relative to a maximum m, or to 0 where that is not finite:
+# exp_scaled(x, shift, exponent_shift, lowest) * 2**-HEADROOM * unit = e**(x - m).
+
+
+cdef inline floating shift_at(floating row_max) noexcept nogil:
+    """What is subtracted from the logits.
+
+    float: from 256 on, logit - maximum is exact for every logit that counts (Sterbenz); below, the
+    logit itself is reduced exactly by ln2_high. double: exp_scaled knows what the difference lost.
+    """
     cdef floating finite = finite_or_zero(row_max)
-    # float: from 256 on, logit - maximum is exact for every logit that counts (Sterbenz); below, the
-    # logit itself is reduced exactly by ln2_high. double: exp_scaled knows what the difference lost.
-    cdef floating shift = finite
     if floating is float:
-        shift = finite if finite > 256 or finite < -256 else <floating> 0.0
-    cdef floating relative = finite - shift
-    cdef floating n = multiply_add(
+        return finite if finite > 256 or finite < -256 else <floating> 0.0
+    else:
+        return finite
+
+
+cdef inline floating power_at(floating relative) noexcept nogil:
+    """Power of two next to e**relative."""
+    return multiply_add(
         relative, <floating> 1.4426950408889634, round_shift(relative)
     ) - round_shift(relative)
-    reference.shift = shift
-    reference.exponent_shift = round_shift(relative) + (exponent_bias(relative) + headroom(relative) - n)
-    reference.lowest = relative + cut_off(relative)
-    reference.unit = exp_near_zero[double](
-        (n * ln2_high[double](1.0) - relative) + n * ln2_low[double](1.0)
-    )
-    return reference
+
+
+cdef inline floating exponent_shift_at(floating relative) noexcept nogil:
+    """Argument of exp_scaled for a maximum of shift + relative."""
+    return round_shift(relative) + (exponent_bias(relative) + headroom(relative) - power_at(relative))
+
+
+cdef inline double unit_at(double relative, double power) noexcept nogil:
+    """2**power / e**relative, to 1 ulp."""
+    return exp_near_zero[double]((power * ln2_high[double](1.0) - relative) + power * ln2_low[double](1.0))
 
 
 cdef inline void add(double* total, double* lost, floating value) noexcept nogil:
@@ -446,11 +468,11 @@ cdef void row_reduce_block(
     cdef const floating* values
     cdef floating* exps
     cdef floating block_max = -INFINITY, at_max = 0
-    cdef floating chunk_max, shift, exponent_shift, lowest
+    cdef floating chunk_max, shift, relative, exponent_shift, lowest
     cdef Py_ssize_t chunk, group, k, size
     cdef Py_ssize_t max_chunk = 0
     cdef int max_at
-    cdef Reference reference
+    cdef double unit
 
     if grad_out != NULL:
         block_grad = grad_out + tile.grad_at[0] + first
@@ -470,10 +492,11 @@ cdef void row_reduce_block(
     size = min(<Py_ssize_t> CHUNK, n - max_chunk * CHUNK)
     max_at = index_of(values, <int> size, block_max)
 
-    reference = reference_at(block_max)
-    shift = <floating> reference.shift
-    exponent_shift = <floating> reference.exponent_shift
-    lowest = <floating> reference.lowest
+    shift = shift_at(block_max)
+    relative = finite_or_zero(block_max) - shift
+    exponent_shift = exponent_shift_at(relative)
+    lowest = relative + cut_off(relative)
+    unit = unit_at(relative, power_at(relative))
     for k in range(LANES):
         total[k] = lost[k] = mass[k] = mass_lost[k] = gap[k] = gap_lost[k] = 0
     for chunk in range(n_chunks):
@@ -504,15 +527,15 @@ cdef void row_reduce_block(
     sum_of_lanes(total, lost)
     stats[BLOCK_MAX] = block_max
     stats[BLOCK_ARGMAX] = <double> (first + max_chunk * CHUNK + max_at)
-    stats[BLOCK_REST] = total[0] * <double> without_headroom(block_max) * reference.unit
-    stats[BLOCK_REST_LOST] = lost[0] * <double> without_headroom(block_max) * reference.unit
+    stats[BLOCK_REST] = total[0] * <double> without_headroom(block_max) * unit
+    stats[BLOCK_REST_LOST] = lost[0] * <double> without_headroom(block_max) * unit
     stats[BLOCK_MASS] = stats[BLOCK_GAP] = 0
     if call.has_dense:
         sum_of_lanes(mass, mass_lost)
         sum_of_lanes(gap, gap_lost)
         stats[BLOCK_MASS] = mass[0] + mass_lost[0]
         stats[BLOCK_GAP] = gap[0] + gap_lost[0]
-    stats[BLOCK_UNIT] = reference.unit
+    stats[BLOCK_UNIT] = unit
 
 
 cdef void row_finish_block(
@@ -612,11 +635,13 @@ cdef void tile_reduce_block(
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
     """Reduce one block of a tile; leave its exponentials in `packed`, of several blocks in grad_out."""
-    cdef Py_ssize_t first = block * TILE_BLOCK
-    cdef Py_ssize_t n = min(<Py_ssize_t> TILE_BLOCK, call.n_classes - first)
+    cdef Py_ssize_t first = block * call.block_classes
+    cdef Py_ssize_t n = min(call.block_classes, call.n_classes - first)
     cdef floating row_max[TILE]
     cdef floating argmax[TILE]
     cdef floating shift[TILE]
+    cdef floating relative[TILE]
+    cdef floating power[TILE]
     cdef floating exponent_shift[TILE]
     cdef floating lowest[TILE]
     cdef floating dense[TILE]
@@ -630,7 +655,6 @@ cdef void tile_reduce_block(
     cdef double product
     cdef Py_ssize_t c, k
     cdef Py_ssize_t lanes = tile.lanes
-    cdef Reference reference
 
     tile_pack(
         tile, logits + first * call.logits.class_stride, call.logits.class_stride, tile.logits_at,
@@ -648,11 +672,14 @@ cdef void tile_reduce_block(
             argmax[k] = class_number if value > row_max[k] else argmax[k]
             row_max[k] = value if value > row_max[k] else row_max[k]
     for k in range(lanes):
-        reference = reference_at(row_max[k])
-        shift[k] = <floating> reference.shift
-        exponent_shift[k] = <floating> reference.exponent_shift
-        lowest[k] = <floating> reference.lowest
-        unit[k] = reference.unit
+        shift[k] = shift_at(row_max[k])
+        relative[k] = finite_or_zero(row_max[k]) - shift[k]
+        power[k] = power_at(relative[k])
+        exponent_shift[k] = exponent_shift_at(relative[k])
+        lowest[k] = relative[k] + cut_off(relative[k])
+    # A loop of its own, because it is all in double.
+    for k in range(lanes):
+        unit[k] = unit_at(relative[k], power[k])
         stats[BLOCK_MAX * TILE + k] = row_max[k]
         stats[BLOCK_ARGMAX * TILE + k] = first + argmax[k]
     if call.has_dense:
@@ -687,8 +714,8 @@ cdef void tile_finish_block(
     floating* packed,
 ) noexcept nogil:
     """Turn the exponentials of one block of a tile into the gradient."""
-    cdef Py_ssize_t first = block * TILE_BLOCK
-    cdef Py_ssize_t n = min(<Py_ssize_t> TILE_BLOCK, call.n_classes - first)
+    cdef Py_ssize_t first = block * call.block_classes
+    cdef Py_ssize_t n = min(call.block_classes, call.n_classes - first)
     cdef floating* block_grad = grad_out + first * call.grad.class_stride
     cdef floating factor[TILE]
     cdef floating dense_factor[TILE]
@@ -906,7 +933,7 @@ cdef int run(
 ) except -1 nogil:
     """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
     cdef size_t stats_size = <size_t> (call.n_blocks * N_STATS * call.stats_stride) * sizeof(double)
-    cdef size_t packed_size = 0 if call.by_rows else TILE * TILE_BLOCK * sizeof(floating)
+    cdef size_t packed_size = 0 if call.by_rows else TILE * call.block_classes * sizeof(floating)
     cdef int n_threads = threads_for(call.n_positions * call.n_classes, num_threads)
     cdef bint split = (
         n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
@@ -1020,14 +1047,26 @@ cdef int count_targets(
 # The Python side
 
 
-cdef char integer_format(Py_buffer* view) except 0:
+cdef char OWN_BYTE_ORDER = c"<" if sys.byteorder == "little" else c">"
+
+
+cdef char format_of(const Py_buffer* view) noexcept:
+    """Type code of an array in native byte order, a blank of any other."""
+    cdef const char* text = view.format
+    # NumPy names the byte order of a native array, too, where it is less aligned than its item size.
+    if text[0] in (c"@", c"=", OWN_BYTE_ORDER):
+        text += 1
+    return text[0] if text[0] != 0 and text[1] == 0 else c" "
+
+
+cdef char integer_format_of(const Py_buffer* view) except 0:
     """One of bhiqBHIQ, by signedness and size."""
-    cdef char code = view.format[0]
+    cdef char code = format_of(view)
     if code in (c"b", c"h", c"i", c"l", c"q"):
         return {1: c"b", 2: c"h", 4: c"i", 8: c"q"}[view.itemsize]
     if code in (c"B", c"H", c"I", c"L", c"Q"):
         return {1: c"B", 2: c"H", 4: c"I", 8: c"Q"}[view.itemsize]
-    raise TypeError(f"not a native integer array: format {view.format!r}")
+    raise TypeError(f"kernel call: not a native integer array: format {view.format!r}")
 
 
 cdef int place(Py_buffer* view, int axis, Operand* operand) except -1:
@@ -1105,7 +1144,7 @@ def cross_entropy(
     memset(views, 0, sizeof(views))
     try:
         n_logits = take(logits, PyBUF_STRIDES, &views[0])
-        format = views[0].format[0]
+        format = format_of(&views[0])
         expect(format in (c"f", c"d"), "logits are neither float nor double")
         place(&views[0], axis, &call.logits)
         call.n_classes = views[0].shape[axis]
@@ -1121,19 +1160,19 @@ def cross_entropy(
         if target is not None:
             expect(take(target, PyBUF_ND, &views[1]) == call.n_positions, "wrong number of targets")
             call.target = <const char*> views[1].buf
-            call.target_format = integer_format(&views[1])
+            call.target_format = integer_format_of(&views[1])
         else:
             expect(
                 take(probabilities, PyBUF_STRIDES, &views[1]) == n_logits, "wrong number of probabilities"
             )
-            call.probabilities_format = views[1].format[0]
+            call.probabilities_format = format_of(&views[1])
             expect(call.probabilities_format in (c"f", c"d"), "probabilities are neither float nor double")
             place(&views[1], axis, &call.probabilities)
 
         call.weight = NULL
         if weight is not None:
             expect(take(weight, PyBUF_ND, &views[2]) == call.n_classes, "wrong number of weights")
-            expect(views[2].format[0] == format, "weight is not of the logits' dtype")
+            expect(format_of(&views[2]) == format, "weight is not of the logits' dtype")
             call.weight = <const char*> views[2].buf
 
         call.loss_out = NULL
@@ -1142,7 +1181,7 @@ def cross_entropy(
                 take(loss_out, PyBUF_ND | PyBUF_WRITABLE, &views[3]) == call.n_positions,
                 "wrong size of loss_out",
             )
-            expect(views[3].format[0] == format, "loss_out is not of the logits' dtype")
+            expect(format_of(&views[3]) == format, "loss_out is not of the logits' dtype")
             call.loss_out = <char*> views[3].buf
 
         call.grad.start = NULL
@@ -1152,13 +1191,13 @@ def cross_entropy(
                 take(grad_out, PyBUF_STRIDES | PyBUF_WRITABLE, &views[4]) == n_logits,
                 "wrong size of grad_out",
             )
-            expect(views[4].format[0] == format, "grad_out is not of the logits' dtype")
+            expect(format_of(&views[4]) == format, "grad_out is not of the logits' dtype")
             place(&views[4], axis, &call.grad)
 
         call.grad_output = NULL
         if grad_output is not None:
             expect(take(grad_output, PyBUF_ND, &views[5]) == call.n_positions, "wrong size of grad_output")
-            expect(views[5].format[0] == format, "grad_output is not of the logits' dtype")
+            expect(format_of(&views[5]) == format, "grad_output is not of the logits' dtype")
             call.grad_output = <const char*> views[5].buf
 
         call.ignore_index = ignore_index
@@ -1171,7 +1210,9 @@ def cross_entropy(
         )
         call.tile_width = 1 if call.by_rows else TILE
         call.stats_stride = call.tile_width
-        call.block_classes = ROW_BLOCK if call.by_rows else TILE_BLOCK
+        call.block_classes = ROW_BLOCK if call.by_rows else max(
+            <Py_ssize_t> TILE_BLOCK, (call.n_classes + MAX_TILE_BLOCKS - 1) // MAX_TILE_BLOCKS
+        )
         call.n_tiles = (call.n_positions + call.tile_width - 1) // call.tile_width
         call.n_blocks = (call.n_classes + call.block_classes - 1) // call.block_classes
 
@@ -1220,14 +1261,12 @@ cdef void fill_exponentials(
     const floating* logits, Py_ssize_t n, floating row_max, double* exponentials_out
 ) noexcept nogil:
     """exp_scaled of each logit, less its headroom."""
-    cdef Reference reference = reference_at(row_max)
+    cdef floating shift = shift_at(row_max)
+    cdef floating relative = finite_or_zero(row_max) - shift
     cdef floating scaled
     cdef Py_ssize_t i
     for i in range(n):
-        scaled = exp_scaled(
-            logits[i], <floating> reference.shift, <floating> reference.exponent_shift,
-            <floating> reference.lowest,
-        )
+        scaled = exp_scaled(logits[i], shift, exponent_shift_at(relative), relative + cut_off(relative))
         exponentials_out[i] = <double> scaled * <double> without_headroom(row_max)
 
 
@@ -1239,11 +1278,11 @@ def exponentials(logits, double row_max, exponentials_out):
     try:
         n = take(logits, PyBUF_ND, &views[0])
         expect(take(exponentials_out, PyBUF_ND | PyBUF_WRITABLE, &views[1]) == n, "wrong size of the output")
-        expect(views[1].format[0] == c"d", "the output is not double")
-        if views[0].format[0] == c"f":
+        expect(format_of(&views[1]) == c"d", "the output is not double")
+        if format_of(&views[0]) == c"f":
             fill_exponentials[float](<const float*> views[0].buf, n, row_max, <double*> views[1].buf)
         else:
-            expect(views[0].format[0] == c"d", "logits are neither float nor double")
+            expect(format_of(&views[0]) == c"d", "logits are neither float nor double")
             fill_exponentials[double](<const double*> views[0].buf, n, row_max, <double*> views[1].buf)
     finally:
         for i in range(2):
@@ -1258,7 +1297,7 @@ def log1p(rests, logarithms_out):
     try:
         n = take(rests, PyBUF_ND, &views[0])
         expect(take(logarithms_out, PyBUF_ND | PyBUF_WRITABLE, &views[1]) == n, "wrong size of the output")
-        expect(views[0].format[0] == c"d" and views[1].format[0] == c"d", "not double")
+        expect(format_of(&views[0]) == c"d" and format_of(&views[1]) == c"d", "not double")
         for i in range(n):
             (<double*> views[1].buf)[i] = log1p_nonnegative((<const double*> views[0].buf)[i])
     finally:

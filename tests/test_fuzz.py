@@ -1,0 +1,147 @@
+"""Random calls, good and bad: the oracle's answer, or a clear error."""
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cyce
+import cyce.functional as F
+import oracle
+
+LOSS_AND_GRADIENT = cyce.value_and_grad(F.cross_entropy)
+
+
+@st.composite
+def strided(draw, array):
+    """Lay an array out in memory in any order of its axes, with gaps, backwards, in another byte order."""
+    order = draw(st.permutations(range(array.ndim)))
+    steps = draw(st.tuples(*[st.sampled_from([1, 1, 2, -1]) for _ in order]))
+    memory = np.zeros(
+        [abs(step) * array.shape[axis] for axis, step in zip(order, steps, strict=True)], array.dtype
+    )
+    view = memory[(*[slice(None, None, step) for step in steps], ...)].transpose(np.argsort(order))
+    view[...] = array
+    if draw(st.booleans()):
+        view = view.astype(view.dtype.newbyteorder())
+    if draw(st.booleans()):
+        view.flags.writeable = False
+    return view
+
+
+@st.composite
+def calls(draw):
+    """Draw logits, a target and options that are all right."""
+    shape = draw(hnp.array_shapes(min_dims=1, max_dims=5, min_side=0, max_side=6))
+    wide = draw(st.sampled_from([None, None, 33, 65, 300]))
+    axis = 0 if len(shape) == 1 else 1
+    n_classes = max(1, shape[axis]) if wide is None else wide
+    shape = (*shape[:axis], n_classes, *shape[axis + 1 :])
+    positions = shape[:axis] + shape[axis + 1 :]
+    dtype = np.dtype(draw(st.sampled_from([np.float32, np.float64])))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    logits = rng.standard_normal(shape) * draw(st.sampled_from([0.1, 3, 50])) + draw(
+        st.sampled_from([0, 1e4, -300])
+    )
+    logits = logits.astype(dtype)
+    options = {"label_smoothing": draw(st.sampled_from([0.0, 0.0, 0.1, 1.0]))}
+    # An integer target of the logits' own shape would be taken for a one-hot.
+    if draw(st.booleans()) or shape == positions or (shape == (1,) and positions == ()):
+        target = rng.dirichlet(np.ones(n_classes), size=positions)
+        target = np.moveaxis(target.reshape(*positions, n_classes), -1, axis).astype(dtype)
+    else:
+        kind = draw(hnp.integer_dtypes() | hnp.unsigned_integer_dtypes())
+        target = np.asarray(rng.integers(min(n_classes, np.iinfo(kind).max), size=positions), kind)
+        options["ignore_index"] = draw(st.sampled_from([-100, 0, n_classes - 1]))
+    if draw(st.booleans()):
+        options["weight"] = rng.uniform(0.1, 2, n_classes).astype(dtype)
+    options["reduction"] = draw(st.sampled_from(["mean", "sum", "none"]))
+    return draw(strided(logits)), draw(strided(target)), options
+
+
+@settings(max_examples=400, deadline=None)
+@given(calls())
+def test_the_oracle_s_answer(call):
+    logits, target, options = call
+    before = logits.copy(), target.copy()
+    loss, gradient = LOSS_AND_GRADIENT(logits, target, **options)
+    eps = np.finfo(logits.dtype).eps
+    exact_loss, exact_gradient = oracle.cross_entropy(logits, target, **options)
+    without_reduction = {name: value for name, value in options.items() if name != "reduction"}
+    exact = oracle.per_position(logits, target, **without_reduction)
+    np.testing.assert_allclose(loss, exact_loss.astype(logits.dtype), rtol=8 * eps, atol=0)
+    divisor = exact.denominator if options["reduction"] == "mean" and exact.denominator else 1
+    scale = np.expand_dims(exact.masses / divisor, oracle.class_axis(logits))
+    assert np.all(np.abs(gradient - exact_gradient) <= 8 * eps * scale)
+    assert np.array_equal(F.cross_entropy(logits, target, **options), loss, equal_nan=True)
+    np.testing.assert_array_equal(logits, before[0])
+    np.testing.assert_array_equal(target, before[1])
+
+
+SPECIAL = st.sampled_from([0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e30, -1e30, 100.0, 1e-40, -0.0])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 3, 33, 300])), elements=SPECIAL
+    ),
+    st.integers(0, 4),
+    st.booleans(),
+)
+def test_special_values(logits, target, as_image):
+    target = np.full(len(logits), target % logits.shape[1])
+    expected = F.cross_entropy(logits.astype(np.float64), target, reduction="none")
+    given_logits, given_target = (logits, target)
+    if as_image:
+        given_logits, given_target = logits.T.copy()[None], target[None]
+    losses, gradient = LOSS_AND_GRADIENT(given_logits, given_target, reduction="none")
+    # The same in float32 and float64: NaN and infinities too.
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(losses.ravel(), expected.astype(np.float32), rtol=1e-6)
+    # As torch: no softmax where there is no finite maximum, or a NaN.
+    no_softmax = np.isnan(logits).any(axis=1) | ~np.isfinite(np.nanmax(logits, axis=1, initial=-np.inf))
+    gradient = gradient[0].T if as_image else gradient
+    assert np.isnan(gradient[no_softmax]).all()
+    assert np.isfinite(gradient[~no_softmax]).all()
+
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=3),
+    st.lists(st.integers(-3, 3), max_size=4),
+    st.lists(st.floats(width=32), max_size=4),
+    hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(min_dims=0, max_dims=4, max_side=4)),
+)
+
+
+NAMES = ["weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"]
+
+
+def assert_a_result_or_a_clear_error(function, arguments):
+    """Assert that only TypeError, ValueError or IndexError is raised, and that it names an argument."""
+    try:
+        function(**arguments)
+    except (TypeError, ValueError, IndexError) as error:
+        message = str(error).lower()
+    else:
+        return
+    assert any(name in message for name in ["input", "target", *NAMES, "grad_output", "out"]), message
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"input": ANYTHING | st.just(np.zeros((2, 3))), "target": ANYTHING | st.just([0, 1])},
+        optional=dict.fromkeys(NAMES, ANYTHING),
+    ),
+    st.fixed_dictionaries({}, optional={"grad_output": ANYTHING, "out": ANYTHING}),
+)
+def test_only_clear_errors(arguments, gradient):
+    assert_a_result_or_a_clear_error(F.cross_entropy, arguments)
+    assert_a_result_or_a_clear_error(LOSS_AND_GRADIENT, {**arguments, **gradient})
