@@ -358,6 +358,20 @@ cdef inline floating finite_or_zero(floating value) noexcept nogil:
     return value if -INFINITY < value < INFINITY else <floating> 0.0
 
 
+cdef inline void add_dense(
+    floating mass, floating row_max, floating logit, double* mass_total, double* mass_lost,
+    double* gap_total, double* gap_lost,
+) noexcept nogil:
+    """Add a dense mass to the running total of these, and mass * (row_max - logit) to that of the gaps."""
+    # A class without mass adds nothing, even where its logit is -inf.
+    cdef double gap = 0.0 if mass == 0 else <double> mass * (<double> row_max - <double> logit)
+    add(mass_total, mass_lost, mass)
+    if floating is float:
+        gap_total[0] += gap
+    else:
+        add[double](gap_total, gap_lost, gap)
+
+
 cdef inline double settled(double total, double lost) noexcept nogil:
     """The running total with what it lost; an infinite total has lost nothing that is a number."""
     return total + finite_or_zero(lost)
@@ -426,22 +440,20 @@ cdef inline Py_ssize_t whole_lanes(Py_ssize_t n) noexcept nogil:
 
 cdef void row_reduce_dense(
     const Call* call, const Tile* tile, const floating* chunk_logits, Py_ssize_t first, Py_ssize_t n,
-    floating finite_max, double* mass, double* gap,
+    floating finite_max, double* mass, double* mass_lost, double* gap, double* gap_lost,
 ) noexcept nogil:
-    """Add the dense mass of one chunk of a row to LANES `mass`, mass * (maximum - logit) to `gap`."""
+    """Add the dense mass of one chunk of a row to the LANES totals of masses and gaps."""
     cdef floating dense[CHUNK]
-    cdef double a, product
     cdef Py_ssize_t group, k
     fill_dense(call, <const floating*> call.weight, tile.probabilities_at[0], first, n, dense)
     for k in range(n, whole_lanes(n)):
         dense[k] = 0
     for group in range(whole_lanes(n) // LANES):
         for k in range(LANES):
-            a = dense[group * LANES + k]
-            product = a * (<double> finite_max - <double> chunk_logits[group * LANES + k])
-            mass[k] += a
-            # A class without mass adds nothing, even where its logit is -inf.
-            gap[k] += 0.0 if a == 0 else product
+            add_dense(
+                dense[group * LANES + k], finite_max, chunk_logits[group * LANES + k],
+                &mass[k], &mass_lost[k], &gap[k], &gap_lost[k],
+            )
 
 
 cdef void row_reduce_block(
@@ -505,7 +517,8 @@ cdef void row_reduce_block(
         exps = block_grad + chunk * CHUNK if grad_out != NULL and chunk < n_full else local
         if call.has_dense:
             row_reduce_dense(
-                call, tile, values, first + chunk * CHUNK, size, finite_or_zero(block_max), mass, gap
+                call, tile, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
+                mass, mass_lost, gap, gap_lost,
             )
         for group in range(whole_lanes(size) // LANES):
             for k in range(LANES):
@@ -533,8 +546,8 @@ cdef void row_reduce_block(
     if call.has_dense:
         sum_of_lanes(mass, mass_lost)
         sum_of_lanes(gap, gap_lost)
-        stats[BLOCK_MASS] = mass[0] + mass_lost[0]
-        stats[BLOCK_GAP] = gap[0] + gap_lost[0]
+        stats[BLOCK_MASS] = settled(mass[0], mass_lost[0])
+        stats[BLOCK_GAP] = settled(gap[0], gap_lost[0])
     stats[BLOCK_UNIT] = unit
 
 
@@ -651,8 +664,9 @@ cdef void tile_reduce_block(
     cdef double* gap = stats + BLOCK_GAP * TILE
     cdef double* unit = stats + BLOCK_UNIT * TILE
     cdef floating* lane
+    cdef double mass_lost[TILE]
+    cdef double gap_lost[TILE]
     cdef floating value, class_number
-    cdef double product
     cdef Py_ssize_t c, k
     cdef Py_ssize_t lanes = tile.lanes
 
@@ -663,7 +677,7 @@ cdef void tile_reduce_block(
     for k in range(lanes):
         row_max[k] = -INFINITY
         argmax[k] = 0
-        rest[k] = lost[k] = mass[k] = gap[k] = 0
+        rest[k] = lost[k] = mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
     for c in range(n):
         lane = packed + c * TILE
         class_number = <floating> c
@@ -687,10 +701,13 @@ cdef void tile_reduce_block(
             lane = packed + c * TILE
             tile_fill_dense(call, tile, row_max[0], first + c, dense)
             for k in range(lanes):
-                product = <double> dense[k] * (<double> finite_or_zero(row_max[k]) - <double> lane[k])
-                mass[k] += dense[k]
-                # A class without mass adds nothing, even where its logit is -inf.
-                gap[k] += 0.0 if dense[k] == 0 else product
+                add_dense(
+                    dense[k], finite_or_zero(row_max[k]), lane[k],
+                    &mass[k], &mass_lost[k], &gap[k], &gap_lost[k],
+                )
+        for k in range(lanes):
+            mass[k] = settled(mass[k], mass_lost[k])
+            gap[k] = settled(gap[k], gap_lost[k])
     for c in range(n):
         lane = packed + c * TILE
         class_number = <floating> c
