@@ -1,6 +1,7 @@
 """Command line: python -m cyce demo, info or compare."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cyce.show_config()
         else:
             _compare.run(parsed.seed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. What is still buffered has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"python -m cyce: {error}", file=sys.stderr)
         return 2

@@ -53,37 +53,37 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the array itself if it is of this dtype and aligned, else a copy that is."""
     if array.dtype != dtype or not array.flags.aligned:
-        return np.array(array, dtype=dtype, order="K", copy=True)
+        # What is too large for the dtype becomes infinite, as in arithmetic of that dtype.
+        with np.errstate(over="ignore"):
+            return np.array(array, dtype=dtype, order="K", copy=True)
     return array
 
 
-def as_logits(value: Any, name: str = "input") -> NDArray[Any]:
+def as_logits(value: Any) -> NDArray[Any]:
     """Return logits as a native, aligned float32 or float64 array of at least one dimension."""
     if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
         return value if value.flags.aligned else _native(value, value.dtype)
-    array = as_array(value, name)
+    array = as_array(value, "input")
     kind = array.dtype.kind
     if kind in "iub":
         raise TypeError(
-            f"{name}: logits must be floating point, got {array.dtype.name}; cast them: "
-            f"{name}.astype(np.float32)"
+            f"input: logits must be floating point, got {array.dtype.name}; cast them: "
+            f"input.astype(np.float32)"
         )
     if kind == "f" and array.dtype.itemsize not in (4, 8):
         raise TypeError(
-            f"{name}: logits must be float32 or float64, got {array.dtype.name}; cast them: "
-            f"{name}.astype(np.float{32 if array.dtype.itemsize < 4 else 64})"
+            f"input: logits must be float32 or float64, got {array.dtype.name}; cast them: "
+            f"input.astype(np.float{32 if array.dtype.itemsize < 4 else 64})"
         )
     if kind == "c":
-        raise TypeError(
-            f"{name}: logits must be real, got {array.dtype.name}; pass {name}.real or abs({name})"
-        )
+        raise TypeError(f"input: logits must be real, got {array.dtype.name}; pass input.real or abs(input)")
     if kind != "f":
         raise TypeError(
-            f"{name}: logits must be an array of float32 or float64, got dtype {array.dtype.name}; "
-            f"convert them: np.asarray({name}, dtype=np.float32)"
+            f"input: logits must be an array of float32 or float64, got dtype {array.dtype.name}; "
+            f"convert them: np.asarray(input, dtype=np.float32)"
         )
     if not array.ndim:
-        raise ValueError(f"{name}: logits need at least one dimension, the classes; got a scalar")
+        raise ValueError("input: logits need at least one dimension, the classes; got a scalar")
     return _native(array, array.dtype.newbyteorder("="))
 
 
@@ -114,6 +114,12 @@ def as_target(value: Any, logits: NDArray[Any]) -> tuple[NDArray[Any] | None, ND
     if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
         # An empty list has no dtype of its own.
         target = target.astype(np.int64)
+    if target.dtype.kind not in "iufbc":
+        raise TypeError(
+            f"target: numbers are needed, got dtype {target.dtype.name}: class indices of shape "
+            f"{_sizes(position_shape(logits))}, or class probabilities of input's shape "
+            f"{_sizes(logits.shape)}"
+        )
     _check_target_shape(target.shape, logits.shape)
     if target.dtype.kind not in "iu":
         raise TypeError(
@@ -144,7 +150,7 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any]) -> NDArray[Any
         )
     if target.dtype.itemsize in (4, 8):
         return _native(target, target.dtype.newbyteorder("="))
-    return target.astype(logits.dtype)
+    return _native(target, logits.dtype)
 
 
 def _check_target_shape(target: tuple[int, ...], logits: tuple[int, ...]) -> None:
@@ -168,8 +174,8 @@ def _check_target_shape(target: tuple[int, ...], logits: tuple[int, ...]) -> Non
     target_batch = target[0] if target else 0
     if target_batch != logits[0]:
         raise ValueError(
-            f"Expected input batch_size ({logits[0]}) to match target batch_size ({target_batch}).: for "
-            f"input of shape {_sizes(logits)}, target must have shape {_sizes(expected)}; got "
+            f"Expected input batch_size ({logits[0]}) to match target batch_size ({target_batch}). "
+            f"For input of shape {_sizes(logits)}, target must have shape {_sizes(expected)}; got "
             f"{_sizes(target)}"
         )
     if n_dims == 2:
@@ -219,16 +225,19 @@ def as_ignore_index(value: Any) -> int:
     except TypeError:
         raise TypeError(f"ignore_index: an integer is needed, got {type(value).__name__}") from None
     if not -(2**63) <= index < 2**63:
-        raise ValueError(f"ignore_index: a 64-bit integer is needed, got {index}")
+        raise ValueError(f"ignore_index: a signed 64-bit integer is needed, got {index}")
     return index
 
 
 def as_label_smoothing(value: Any) -> float:
     """Return label_smoothing as a float in [0, 1]."""
-    try:
-        smoothing = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"label_smoothing: a number is needed, got {type(value).__name__}") from None
+    smoothing: float = value
+    if type(value) is not float:
+        array = as_array(value, "label_smoothing")
+        if array.ndim or not (array.dtype.kind in "fiu" or isinstance(value, int)):
+            raise TypeError(f"label_smoothing: a number is needed, got {type(value).__name__}")
+        # An int may be larger than any float.
+        smoothing = float(array) if array.dtype.kind in "fiu" else np.inf
     if not 0.0 <= smoothing <= 1.0:
         raise ValueError(f"label_smoothing must be between 0.0 and 1.0. Got: {smoothing}")
     return smoothing
@@ -306,10 +315,10 @@ def as_out(value: Any, logits: NDArray[Any], others: dict[str, NDArray[Any] | No
     array = as_array(value, "out")
     if array.size and not (array is value or np.may_share_memory(array, as_array(value, "out"))):
         raise TypeError(f"out: must be an array whose memory can be written, got {type(value).__name__}")
+    if not array.dtype.isnative:
+        raise TypeError(f"out: must be in native byte order, got dtype {array.dtype.str}")
     if array.dtype != logits.dtype:
         raise TypeError(f"out: must have input's dtype {logits.dtype.name}, got {array.dtype.name}")
-    if not array.dtype.isnative:
-        raise TypeError("out: must be in native byte order")
     if array.shape != logits.shape:
         raise ValueError(f"out: must have input's shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
     if not array.flags.writeable:
@@ -356,12 +365,16 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
 
 
 def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ignore_index: int) -> str:
-    """Return the message for the target at a position, its number in C order."""
-    if position < 0:
-        return "target: another thread changed it during the call to what is no class; the results are void"
+    """Return the message for the target at a position, its number in C order.
+
+    The position is negative where a target was bad only when it was used.
+    """
+    value = target.flat[max(position, 0)]
+    if position < 0 or 0 <= value < n_classes or value == ignore_index:
+        return "target: another thread changes it during the call; what was written to out is void"
     where = ", ".join(map(str, np.unravel_index(position, target.shape)))
     place = f"target[{where}]" if where else "target"
-    message = f"Target {target.flat[position]} is out of bounds. {place}"
+    message = f"Target {value} is out of bounds. {place}"
     if not n_classes:
         return f"{message} cannot be a class: input has no classes"
     return f"{message} must be a class index from 0 to {n_classes - 1} or ignore_index ({ignore_index})"

@@ -47,7 +47,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         "compiled levels": _dispatch.built_levels(),
         "usable levels": _dispatch.usable_levels(),
         "level": _dispatch.level,
-        "openmp": bool(_dispatch.kernels.HAS_OPENMP),
+        "openmp": _dispatch.kernels.HAS_OPENMP,
         "threads": _threads.get_num_threads(),
         "serial after fork": _threads.forked_after_use(),
     }

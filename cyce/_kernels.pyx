@@ -32,7 +32,9 @@ from cpython.buffer cimport (
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, NAN
-from libc.stdint cimport INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport (
+    INT64_MAX, INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -113,7 +115,6 @@ cdef struct Call:
     Py_ssize_t n_tiles
     Py_ssize_t block_classes
     Py_ssize_t n_blocks
-    Py_ssize_t stats_stride
 
 
 cdef struct TileResult:
@@ -145,7 +146,6 @@ cdef struct Tile:
     double rest_lost[TILE]          # what its additions lost
     double mass[TILE]               # sum of the dense mass
     double gap[TILE]                # sum of dense mass * (row_max - logit)
-    double log_normalizer[TILE]     # log(1 + rest)
     double inverse[TILE]            # 1 / (1 + rest)
 
 
@@ -195,7 +195,7 @@ cdef bint offsets_of(
 
 
 cdef inline int64_t load_target(const char* target, char format, Py_ssize_t position) noexcept nogil:
-    """Target of a position; what an int64 cannot hold becomes INT64_MAX, never a class."""
+    """Target of a position; what an int64 cannot hold becomes -1."""
     # volatile: another thread may write to the array, and what was checked must be what is used.
     cdef uint64_t value
     if format == c"q":
@@ -213,12 +213,7 @@ cdef inline int64_t load_target(const char* target, char format, Py_ssize_t posi
     if format == c"I":
         return (<const volatile uint32_t*> target)[position]
     value = (<const volatile uint64_t*> target)[position]
-    return INT64_MAX if value > <uint64_t> INT64_MAX else <int64_t> value
-
-
-cdef inline double load_float(const char* values, floating like, Py_ssize_t index) noexcept nogil:
-    """Element of an array in the type of `like`."""
-    return (<const floating*> values)[index]
+    return -1 if value > <uint64_t> INT64_MAX else <int64_t> value
 
 
 cdef inline bint is_class(int64_t target, Py_ssize_t n_classes) noexcept nogil:
@@ -298,7 +293,7 @@ cdef void begin_tile(
         if call.grad.start != NULL:
             tile.scale[k] = call.grad_scale
             if call.grad_output != NULL:
-                tile.scale[k] *= load_float(call.grad_output, logits[0], position)
+                tile.scale[k] *= (<const floating*> call.grad_output)[position]
     for k in range(tile.width, tile.lanes):
         tile.counts[k] = False
         tile.pivot[k] = 0
@@ -626,16 +621,16 @@ cdef void tile_unpack(
 
 
 cdef void tile_fill_dense(
-    const Call* call, const Tile* tile, floating like, Py_ssize_t c, floating* dense_out,
+    const Call* call, const Tile* tile, Py_ssize_t c, floating* dense_out,
 ) noexcept nogil:
-    """Dense mass of class c of every position of a tile, before dense_scale."""
+    """Dense mass of class c of every position of a tile, before dense_scale; 0 of ignored positions."""
     cdef const floating* weight = <const floating*> call.weight
+    cdef floating same
     cdef Py_ssize_t k
     if call.probabilities.start == NULL:
-        # the same for all positions
-        fill_dense(call, weight, 0, c, 1, dense_out)
-        for k in range(1, tile.lanes):
-            dense_out[k] = dense_out[0]
+        fill_dense(call, weight, 0, c, 1, &same)
+        for k in range(tile.lanes):
+            dense_out[k] = same if tile.counts[k] else <floating> 0.0
         return
     for k in range(tile.width):
         fill_dense(call, weight, tile.probabilities_at[k], c, 1, dense_out + k)
@@ -676,7 +671,8 @@ cdef void tile_reduce_block(
     )
     for k in range(lanes):
         row_max[k] = -INFINITY
-        argmax[k] = 0
+        # no class, for positions with nothing above -inf
+        argmax[k] = <floating> n
         rest[k] = lost[k] = mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
     for c in range(n):
         lane = packed + c * TILE
@@ -699,7 +695,7 @@ cdef void tile_reduce_block(
     if call.has_dense:
         for c in range(n):
             lane = packed + c * TILE
-            tile_fill_dense(call, tile, row_max[0], first + c, dense)
+            tile_fill_dense(call, tile, first + c, dense)
             for k in range(lanes):
                 add_dense(
                     dense[k], finite_or_zero(row_max[k]), lane[k],
@@ -751,7 +747,7 @@ cdef void tile_finish_block(
         for k in range(tile.lanes):
             lane[k] = lane[k] * without_headroom(factor[0]) * factor[k]
         if call.has_dense:
-            tile_fill_dense(call, tile, factor[0], first + c, dense)
+            tile_fill_dense(call, tile, first + c, dense)
             for k in range(tile.lanes):
                 lane[k] -= dense[k] * dense_factor[k]
     tile_unpack(tile, packed, call.grad.class_stride, n, block_grad)
@@ -770,11 +766,17 @@ cdef inline double block_factor(
     return tile.scale[k] * total * tile.inverse[k] * decay * stats[BLOCK_UNIT * stride + k]
 
 
+cdef inline double raised(double mass, double rise) noexcept nogil:
+    """What a mass adds to the gap where the maximum rises: nothing if there is no mass, be it to inf."""
+    return 0.0 if mass == 0 else mass * rise
+
+
 cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexcept nogil:
     """Merge the blocks of a tile, in order."""
-    cdef Py_ssize_t stride = call.stats_stride
+    cdef Py_ssize_t stride = call.tile_width
     cdef const double* block_stats
-    cdef double low, high, block_max, block_rest, block_lost, distance, decay, winner_rest, loser_rest
+    cdef double low, high, block_max, block_rest, block_lost, block_mass
+    cdef double distance, decay, winner_rest, loser_rest
     cdef Py_ssize_t block, k
     cdef bint grew
     for k in range(tile.lanes):
@@ -797,17 +799,17 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
             loser_rest = tile.rest[k] if grew else block_rest
             distance = low - high
             decay = exp_nonpositive(distance)
-            # What the subtraction lost; one of the two, so that nothing overflows to inf - inf.
-            decay += decay * difference_lost(low, high, distance)
+            # What the subtraction lost, unless it overflowed: then decay is 0.
+            decay += decay * finite_or_zero(difference_lost(low, high, distance))
             # A block of nothing but -inf adds nothing (and -inf - -inf would be NaN).
             decay = 0.0 if low == -INFINITY else decay
+            block_mass = block_stats[BLOCK_MASS * stride + k]
             tile.gap[k] += (
-                tile.mass[k] * (finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
+                raised(tile.mass[k], finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
                 + block_stats[BLOCK_GAP * stride + k]
-                + block_stats[BLOCK_MASS * stride + k]
-                * (finite_or_zero(high) - finite_or_zero(block_max))
+                + raised(block_mass, finite_or_zero(high) - finite_or_zero(block_max))
             )
-            tile.mass[k] += block_stats[BLOCK_MASS * stride + k]
+            tile.mass[k] += block_mass
             tile.argmax[k] = block_stats[BLOCK_ARGMAX * stride + k] if grew else tile.argmax[k]
             tile.rest_lost[k] = block_lost + tile.rest_lost[k] * decay if grew else (
                 tile.rest_lost[k] + block_lost * decay
@@ -825,18 +827,19 @@ cdef double finish_positions(
     cdef floating* loss_out = <floating*> call.loss_out
     cdef double loss[TILE]
     cdef double total = 0, lost = 0
+    cdef double log_normalizer
     cdef floating dense
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         # An infinite maximum has no softmax: NaN, as torch.
         tile.rest[k] = tile.rest[k] if -INFINITY < tile.row_max[k] < INFINITY else NAN
         tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
-        tile.log_normalizer[k] = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
+        log_normalizer = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
         tile.mass[k] *= call.dense_scale
         tile.gap[k] *= call.dense_scale
         loss[k] = (
-            tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + tile.log_normalizer[k])
-            + (tile.gap[k] + tile.mass[k] * tile.log_normalizer[k])
+            tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + log_normalizer)
+            + (tile.gap[k] + tile.mass[k] * log_normalizer)
         )
     for k in range(tile.width):
         if not tile.counts[k]:
@@ -888,10 +891,10 @@ cdef inline void reduce_block(
 ) noexcept nogil:
     """First half of the pass over one block."""
     if call.by_rows:
-        row_reduce_block(call, tile, logits, grad_out, block, stats + block * N_STATS * call.stats_stride)
+        row_reduce_block(call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width)
     else:
         tile_reduce_block(
-            call, tile, logits, grad_out, block, stats + block * N_STATS * call.stats_stride, packed
+            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
         )
 
 
@@ -901,9 +904,9 @@ cdef inline void finish_block(
 ) noexcept nogil:
     """Second half of the pass over one block."""
     if call.by_rows:
-        row_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.stats_stride)
+        row_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.tile_width)
     else:
-        tile_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.stats_stride, packed)
+        tile_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.tile_width, packed)
 
 
 cdef void run_tile(
@@ -949,7 +952,7 @@ cdef int run(
     const Call* call, const floating* logits, floating* grad_out, int num_threads, double* loss_out
 ) except -1 nogil:
     """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
-    cdef size_t stats_size = <size_t> (call.n_blocks * N_STATS * call.stats_stride) * sizeof(double)
+    cdef size_t stats_size = <size_t> (call.n_blocks * N_STATS * call.tile_width) * sizeof(double)
     cdef size_t packed_size = 0 if call.by_rows else TILE * call.block_classes * sizeof(floating)
     cdef int n_threads = threads_for(call.n_positions * call.n_classes, num_threads)
     cdef bint split = (
@@ -1086,19 +1089,26 @@ cdef char integer_format_of(const Py_buffer* view) except 0:
     raise TypeError(f"kernel call: not a native integer array: format {view.format!r}")
 
 
+cdef int expect(bint condition, str what) except -1:
+    """Guard against a facade that passed what the kernels cannot take."""
+    if not condition:
+        raise ValueError(f"kernel call: {what}")
+    return 0
+
+
 cdef int place(Py_buffer* view, int axis, Operand* operand) except -1:
     """Describe an array whose classes lie along `axis`; neighbouring dims that can be one, become one."""
     cdef Positions* positions = &operand.positions
     cdef Py_ssize_t size, stride
     cdef int dim, last
-    if view.ndim > MAX_DIMS or axis >= view.ndim:
-        raise ValueError("too many dimensions")
+    expect(view.ndim <= MAX_DIMS, "too many dimensions")
+    expect(0 <= axis < view.ndim, "no such axis")
     operand.start = <char*> view.buf
     operand.class_stride = 1
     positions.n_dims = 0
     for dim in range(view.ndim):
         if view.strides[dim] % view.itemsize:
-            raise ValueError("strides are no multiple of the item size")
+            raise ValueError("kernel call: strides are no multiple of the item size")
         size = view.shape[dim]
         stride = view.strides[dim] // view.itemsize
         if dim == axis:
@@ -1127,11 +1137,15 @@ cdef Py_ssize_t take(object array, int flags, Py_buffer* view) except -1:
     return view.len // view.itemsize
 
 
-cdef int expect(bint condition, str what) except -1:
-    """Guard against a facade that passed what the kernels cannot take."""
-    if not condition:
-        raise ValueError(f"kernel call: {what}")
-    return 0
+cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
+    """Whether two arrays have the same shape."""
+    cdef int dim
+    if a.ndim != b.ndim:
+        return False
+    for dim in range(a.ndim):
+        if a.shape[dim] != b.shape[dim]:
+            return False
+    return True
 
 
 def cross_entropy(
@@ -1179,11 +1193,10 @@ def cross_entropy(
             call.target = <const char*> views[1].buf
             call.target_format = integer_format_of(&views[1])
         else:
-            expect(
-                take(probabilities, PyBUF_STRIDES, &views[1]) == n_logits, "wrong number of probabilities"
-            )
+            take(probabilities, PyBUF_STRIDES, &views[1])
             call.probabilities_format = format_of(&views[1])
             expect(call.probabilities_format in (c"f", c"d"), "probabilities are neither float nor double")
+            expect(same_shape(&views[1], &views[0]), "probabilities are not of the logits' shape")
             place(&views[1], axis, &call.probabilities)
 
         call.weight = NULL
@@ -1204,10 +1217,8 @@ def cross_entropy(
         call.grad.start = NULL
         call.grad.class_stride = 1
         if grad_out is not None:
-            expect(
-                take(grad_out, PyBUF_STRIDES | PyBUF_WRITABLE, &views[4]) == n_logits,
-                "wrong size of grad_out",
-            )
+            take(grad_out, PyBUF_STRIDES | PyBUF_WRITABLE, &views[4])
+            expect(same_shape(&views[4], &views[0]), "grad_out is not of the logits' shape")
             expect(format_of(&views[4]) == format, "grad_out is not of the logits' dtype")
             place(&views[4], axis, &call.grad)
 
@@ -1218,6 +1229,9 @@ def cross_entropy(
             call.grad_output = <const char*> views[5].buf
 
         call.ignore_index = ignore_index
+        if call.target_format == c"Q" and ignore_index < 0:
+            # No unsigned target equals it, nor does the -1 that stands for a large one.
+            call.ignore_index = INT64_MIN
         call.smoothing = smoothing
         call.has_dense = target is None or smoothing > 0
         call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
@@ -1226,7 +1240,6 @@ def cross_entropy(
             and call.n_classes >= ROW_MIN_CLASSES
         )
         call.tile_width = 1 if call.by_rows else TILE
-        call.stats_stride = call.tile_width
         call.block_classes = ROW_BLOCK if call.by_rows else max(
             <Py_ssize_t> TILE_BLOCK, (call.n_classes + MAX_TILE_BLOCKS - 1) // MAX_TILE_BLOCKS
         )
@@ -1245,6 +1258,9 @@ def cross_entropy(
                 denominator = count.weight
         if call.target != NULL and count.bad >= 0:
             raise IndexError(count.bad)
+        if mean and denominator == 0:
+            # nothing counts: 0 / 0, whatever smoothing adds to the sum, as torch
+            denominator = NAN
         call.grad_scale = upstream / denominator if mean else upstream
         if n_logits > 0:
             with nogil:

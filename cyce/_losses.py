@@ -28,6 +28,8 @@ def has_gradient(evaluate: Evaluator) -> Callable[[Loss], Loss]:
 
     def register(loss: Loss) -> Loss:
         _evaluators[loss] = evaluate
+        # Python's own messages about missing and unknown arguments name the public function.
+        evaluate.__name__, evaluate.__qualname__ = loss.__name__, loss.__qualname__
         return loss
 
     return register

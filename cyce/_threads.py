@@ -40,17 +40,25 @@ def _available_cpus() -> int:
     return max(1, min(cpus, math.ceil(min(_cgroup_quota(), cpus))))
 
 
+def _bounded(n: int) -> int:
+    """Return n, or the most threads that are ever worth asking for.
+
+    Where the system refuses to start so many, OpenMP ends the process.
+    """
+    return min(n, max(64, 8 * (os.cpu_count() or 1)))
+
+
 def _default() -> int:
     """CYCE_NUM_THREADS, or OMP_NUM_THREADS, or the CPUs that there are."""
     own = os.environ.get("CYCE_NUM_THREADS")
     if own:
         if not own.strip().isdecimal() or int(own) < 1:
             raise ValueError(f"CYCE_NUM_THREADS: a whole number of at least 1 is needed, got {own!r}")
-        return int(own)
+        return _bounded(int(own))
     # A list there is one number per nesting level; what is no number, OpenMP ignores too.
     openmp = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if openmp.isdecimal() and int(openmp) >= 1:
-        return int(openmp)
+        return _bounded(int(openmp))
     return _available_cpus()
 
 
@@ -64,13 +72,14 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        At least 1; 1 where cyce was built without OpenMP.
+        At least 1; 1 where cyce was built without OpenMP, and in a process that was forked from one
+        whose calls had used threads.
 
     See Also
     --------
     set_num_threads
     """
-    return _num_threads if kernels.HAS_OPENMP else 1
+    return 1 if _in_forked_child or not kernels.HAS_OPENMP else _num_threads
 
 
 def set_num_threads(n: int) -> None:
@@ -79,7 +88,7 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1.
+        At least 1. Of more than eight times the CPUs, and more than 64, only so many are used.
 
     Raises
     ------
@@ -106,8 +115,7 @@ def set_num_threads(n: int) -> None:
         raise TypeError("n: an integer is needed, got bool")
     if wanted < 1:
         raise ValueError(f"n: at least one thread is needed, got {wanted}")
-    # What the kernels take; no machine comes near.
-    _num_threads = min(wanted, 2**15)
+    _num_threads = _bounded(wanted)
 
 
 def threads_for_call() -> int:

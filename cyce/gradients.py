@@ -1,6 +1,6 @@
 """Gradients of the losses, computed in the same pass as the losses themselves."""
 
-import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +36,8 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray
             Where to write the gradient, with any strides. It may be `input` itself, which is then
             overwritten; any other overlap with an argument is an error. None stands for a new array.
 
-        `value` is what `loss` returns, to the bit. `gradient` has the shape and dtype of `input`,
+        `value` is what `loss` returns, to the bit unless `out` has its classes at other strides than
+        `input`; then, to rounding. `gradient` has the shape and dtype of `input`,
         and is `out` if that was given.
 
     Raises
@@ -84,17 +85,44 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray
             f"loss: {type(loss).__name__} overrides forward, so that its gradient is not known; pass a loss "
             "module of cyce, or a function"
         )
-    function = loss.loss_and_settings()[0] if isinstance(loss, LossModule) else loss
-    evaluate = evaluator_of(function)
-    if evaluate is None:
-        raise TypeError(f"loss: a loss function or loss module of cyce is needed, got {loss!r}")
+    return ValueAndGrad(loss)
 
-    @functools.wraps(function)
-    def with_gradient(
-        *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
+
+class ValueAndGrad:
+    """What `value_and_grad` returns: (value, gradient) = f(input, target, ..., *, grad_output, out)."""
+
+    def __init__(self, loss: Callable[..., Any]) -> None:
+        self._loss = loss
+        function = loss.loss_and_settings()[0] if isinstance(loss, LossModule) else loss
+        evaluate = evaluator_of(function)
+        if evaluate is None:
+            raise TypeError(f"loss: a loss function or loss module of cyce is needed, got {loss!r}")
+        self._evaluate = evaluate
+        self.__name__ = function.__name__
+
+    def __call__(
+        self, *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
     ) -> tuple[Any, NDArray[Any]]:
+        """Return the value and the gradient, see `value_and_grad`."""
         # A module's settings may have changed since.
-        settings = loss.loss_and_settings()[1] if isinstance(loss, LossModule) else {}
-        return evaluate(*arguments, **settings, **named, gradient=GradientRequest(grad_output, out))
+        settings = self._loss.loss_and_settings()[1] if isinstance(self._loss, LossModule) else {}
+        return self._evaluate(*arguments, **settings, **named, gradient=GradientRequest(grad_output, out))
 
-    return with_gradient
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
+        return value_and_grad, (self._loss,)
+
+    def __repr__(self) -> str:
+        return f"value_and_grad({getattr(self._loss, '__name__', self._loss)})"
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The loss's signature, with what a gradient takes on top."""
+        loss = self._loss.forward if isinstance(self._loss, LossModule) else self._loss
+        extra = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Any)
+            for name in ("grad_output", "out")
+        ]
+        signature = inspect.signature(loss)
+        return signature.replace(
+            parameters=[*signature.parameters.values(), *extra], return_annotation=tuple[Any, NDArray[Any]]
+        )

@@ -1,6 +1,5 @@
 """Every test that asks for `level` runs once on the kernels of each level that this CPU has."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -43,7 +42,7 @@ def threads():
 @pytest.fixture
 def loss_and_gradient():
     """Return cross_entropy together with its gradient."""
-    return functools.partial(cyce.value_and_grad(functional.cross_entropy))
+    return cyce.value_and_grad(functional.cross_entropy)
 
 
 @pytest.fixture

@@ -154,6 +154,17 @@ def test_as_a_program(run_python):
     assert "level" in result.stdout
 
 
+def test_a_reader_that_has_seen_enough(run_python):
+    program = (
+        "import subprocess, sys;"
+        "child = subprocess.Popen([sys.executable, '-m', 'cyce', 'info'], stdout=subprocess.PIPE,"
+        " stderr=subprocess.PIPE);"
+        "child.stdout.close();"
+        "print(child.stderr.read().decode(), child.wait())"
+    )
+    assert run_python("-c", program).stdout == " 1\n"
+
+
 def test_interrupted(capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -103,11 +103,24 @@ class TestSpecialValues:
         assert not gradients[:, :8192].any()
         assert not gradients[:, 12_288:].any()
 
-    def test_a_nan_in_a_block_of_minus_inf(self, level, dtype):
-        logits = np.full((1, 16_384), -INF, dtype)
-        logits[0, 0] = 1
-        logits[0, 5000] = NAN
-        assert np.isnan(F.cross_entropy(logits, [0]))
+    @pytest.mark.parametrize("place", [1, 63, 64, 127, 128, 4095, 4096, 5000, -1])
+    @pytest.mark.parametrize("width", [65, 129, 4161, 8193])
+    @pytest.mark.parametrize("layout", ["rows", "image", "columns"])
+    @pytest.mark.parametrize("others", [-INF, 0.0])
+    def test_a_nan_anywhere(self, level, dtype, loss_and_gradient, others, layout, width, place):
+        # At the edge of a block, alone in it, or before nothing but -inf.
+        logits = np.full((3, width), others, dtype)
+        logits[:, 0] = 1
+        logits[1, place % width] = NAN
+        target = np.zeros(3, int)
+        if layout == "image":
+            logits, target = logits.T[None].copy(), target[None]
+        elif layout == "columns":
+            logits = np.asfortranarray(logits)
+        losses, gradient = loss_and_gradient(logits, target, reduction="none")
+        np.testing.assert_array_equal(np.isnan(losses.ravel()), [False, True, False])
+        gradient = gradient[0].T if layout == "image" else gradient
+        np.testing.assert_array_equal(np.isnan(gradient), [[False] * width, [True] * width, [False] * width])
 
     @pytest.mark.parametrize("width", [1, 2, 40])
     def test_a_perfect_row_is_plus_zero(self, level, dtype, loss_and_gradient, width):
@@ -126,9 +139,31 @@ class TestSpecialValues:
         assert F.cross_entropy(logits, np.zeros(n_rows, int)) == INF
         assert F.cross_entropy(logits, np.zeros(n_rows, int), reduction="sum") == INF
 
-    def test_smoothing_with_minus_inf_is_inf(self, level, dtype):
-        logits = np.array([[0, -INF, 0]], dtype)
-        assert F.cross_entropy(logits, [0], label_smoothing=0.1) == INF
+    @pytest.mark.parametrize("width", [2, 3, 40, 5000])
+    @pytest.mark.parametrize("image", [False, True])
+    def test_mass_at_minus_inf_is_inf(self, level, dtype, image, width):
+        logits = np.zeros((1, width), dtype)
+        logits[0, 1] = -INF
+        if image:
+            logits = logits.reshape(1, width, 1)
+        target = np.zeros((1, 1) if image else 1, int)
+        assert F.cross_entropy(logits, target, label_smoothing=0.1) == INF
+        assert F.cross_entropy(logits, np.full(logits.shape, 1 / width)) == INF
+
+    @pytest.mark.parametrize("width", [2, 40, 130, 8192])
+    @pytest.mark.parametrize("image", [False, True])
+    def test_differences_beyond_the_largest_number(self, level, dtype, loss_and_gradient, image, width):
+        huge = 0.95 * np.finfo(dtype).max
+        for place in (0, width // 2, width - 1):
+            logits = np.full((1, width), -huge, dtype)
+            logits[0, place] = huge
+            target, one_hot = np.array([place]), np.eye(width, dtype=dtype)[[place]]
+            if image:
+                logits, target, one_hot = logits[:, :, None], target[:, None], one_hot[:, :, None]
+            for given in (target, one_hot):
+                loss, gradient = loss_and_gradient(logits, given)
+                assert loss == 0
+                assert not gradient.any()
 
     @pytest.mark.parametrize("width", [3, 40, 5000])
     def test_probability_zero_at_minus_inf_adds_nothing(self, level, dtype, loss_and_gradient, width):
@@ -194,6 +229,18 @@ class TestIgnoredPositions:
         assert not losses.any()
         assert not gradient.any()
 
+    @pytest.mark.parametrize("shape", [(4, 3), (4, 50), (4, 3, 5)], ids=str)
+    @pytest.mark.parametrize("weight", [NAN, INF])
+    def test_no_weight_leaks(self, level, dtype, loss_and_gradient, shape, weight):
+        weights = np.ones(shape[1])
+        weights[1] = weight
+        target = np.zeros(shape[:1] + shape[2:], int)
+        target[1] = -100
+        _, gradient = loss_and_gradient(
+            np.zeros(shape, dtype), target, weight=weights, label_smoothing=0.1, reduction="sum"
+        )
+        np.testing.assert_array_equal(gradient[1], 0)
+
     def test_an_ignored_class_stays_in_the_denominator(self, dtype):
         loss = F.cross_entropy(np.zeros((2, 4), dtype), [0, 1], ignore_index=1)
         np.testing.assert_allclose(loss, np.log(4), rtol=1e-6)
@@ -208,6 +255,8 @@ class TestIgnoredPositions:
             F.cross_entropy(np.zeros((1, 3)), np.array([255], np.uint8), ignore_index=-1)
         with pytest.raises(IndexError, match=f"Target {2**64 - 1}"):
             F.cross_entropy(np.zeros((1, 3)), np.array([2**64 - 1], np.uint64), ignore_index=-1)
+        with pytest.raises(IndexError, match=f"Target {2**64 - 1}"):
+            F.cross_entropy(np.zeros((1, 3)), np.array([2**64 - 1], np.uint64), ignore_index=2**63 - 1)
 
 
 class TestWeights:
@@ -218,6 +267,19 @@ class TestWeights:
         loss, gradient = loss_and_gradient(np.zeros((2, 3), dtype), [0, 0], weight=[0, 1, 1], reduction="sum")
         assert loss == 0
         assert not gradient.any()
+        for smoothing in (0.1, 1.0):
+            loss, gradient = loss_and_gradient(
+                np.zeros((2, 3), dtype), [0, 0], weight=[0, 1, 1], label_smoothing=smoothing
+            )
+            assert np.isnan(loss)
+            assert np.isnan(gradient).all()
+
+    def test_what_the_dtype_cannot_hold_is_infinite(self):
+        # Without a warning: warnings are errors here.
+        logits = np.zeros((2, 3), np.float32)
+        assert F.cross_entropy(logits, [0, 1], weight=[1, 1e300, 1], reduction="sum") == INF
+        probabilities = np.array([[0, 0, 1], [0, 0, 1e300]], np.longdouble)
+        assert not np.isfinite(F.cross_entropy(logits, probabilities))
 
     def test_weight_one_equals_none(self, level, dtype, rng, loss_and_gradient):
         logits = rng.standard_normal((30, 7)).astype(dtype)

@@ -130,8 +130,9 @@ def test_the_same_bits_for_any_number_of_threads(
     for n in (1, 2, 3, 7):
         threads(n)
         loss, gradient = loss_and_gradient(logits, target, **options)
-        losses, _ = loss_and_gradient(logits, target, reduction="none", **options)
-        results.add((loss.tobytes(), gradient.tobytes(), losses.tobytes()))
+        in_place = logits.copy()
+        losses, _ = loss_and_gradient(in_place, target, reduction="none", **options, out=in_place)
+        results.add((loss.tobytes(), gradient.tobytes(), losses.tobytes(), in_place.tobytes()))
     assert len(results) == 1
 
 
@@ -166,9 +167,18 @@ def test_any_strides(level, dtype, rng, loss_and_gradient, shape):
             # Vectors along the classes and across positions add in different orders.
             np.testing.assert_allclose(losses, expected[0], rtol=4 * np.finfo(dtype).eps)
             np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=4 * np.finfo(dtype).eps)
-            out = strided.copy(order="K")[...]
+            # The same layout for the gradient, in whose gaps nothing must be written.
+            out_memory = np.full_like(memory, 77)
+            slices = tuple(slice(None, None, step) for _ in shape)
+            out = out_memory[slices].transpose(np.argsort(permutation))
             loss_and_gradient(logits, target, reduction="none", out=out)
             np.testing.assert_allclose(out, expected[1], rtol=1e-4, atol=4 * np.finfo(dtype).eps)
+            gaps = np.ones(memory.shape, bool)
+            gaps[slices] = False
+            assert (out_memory[gaps] == 77).all()
+            # And in place.
+            loss_and_gradient(strided, target, reduction="none", out=strided)
+            np.testing.assert_array_equal(strided, gradient)
 
 
 @pytest.mark.parametrize("shape", [(5, 33), (3, 257), (70, 9), (2, 70, 37), (3, 21, 6, 7)], ids=str)
@@ -210,6 +220,10 @@ def test_more_than_two_to_the_31_logits(level, rng):
         ("loss_out", np.zeros(4, np.float32)),
         ("loss_out", np.zeros(3)),
         ("grad_out", np.zeros((3, 4), np.float32)),
+        ("grad_out", np.zeros((5, 3), np.float32)),
+        ("grad_out", np.zeros(15, np.float32)),
+        ("axis", 2),
+        ("axis", -1),
         ("grad_out", np.zeros((3, 5))),
         ("grad_output", np.zeros(4, np.float32)),
         ("logits", np.zeros((3, 5), np.int32)),
@@ -235,3 +249,13 @@ def test_the_kernels_do_not_trust_the_facade(level, argument, value):
     kernels.cross_entropy(**arguments)
     with pytest.raises((ValueError, TypeError)):
         kernels.cross_entropy(**{**arguments, argument: value})
+
+
+def test_probabilities_of_another_shape_are_not_read(level):
+    kernels = _dispatch.load_level(level)
+    for shape in ((2, 8), (16,)):
+        with pytest.raises(ValueError, match="probabilities are not of the logits' shape"):
+            kernels.cross_entropy(
+                np.zeros((8, 2), np.float32), 1, None, np.zeros(shape, np.float32), None, -100, 0.0, False,
+                None, None, None, 1.0, 1,
+            )  # fmt: skip

@@ -32,10 +32,13 @@ def test_no_integer(wrong):
 
 
 def test_absurdly_many(threads, rng):
-    logits = rng.standard_normal((100, 10))
-    expected = cyce.cross_entropy(logits, np.zeros(100, int))
+    # So many logits that every thread would have its share.
+    logits = np.broadcast_to(rng.standard_normal(8192), (400, 8192))
+    threads(1)
+    expected = cyce.cross_entropy(logits, np.zeros(400, int))
     threads(10**30)
-    assert cyce.cross_entropy(logits, np.zeros(100, int)) == expected
+    assert cyce.cross_entropy(logits, np.zeros(400, int)) == expected
+    assert cyce.get_num_threads() <= max(64, 8 * os.cpu_count())
 
 
 COUNT = "import cyce; print(cyce.get_num_threads())"
@@ -54,6 +57,13 @@ COUNT = "import cyce; print(cyce.get_num_threads())"
 )
 def test_the_environment_sets_the_default(run_python, environment, n):
     assert run_python("-c", COUNT, environment=environment).stdout == f"{n}\n"
+
+
+@pytest.mark.parametrize("name", ["CYCE_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_absurdly_many_in_the_environment(run_python, name):
+    program = "import cyce; cyce.cross_entropy([[0.0, 1.0]], [0]); print(cyce.get_num_threads())"
+    result = run_python("-c", program, environment={name: "9" * 30})
+    assert 1 <= int(result.stdout) <= max(64, 8 * os.cpu_count())
 
 
 @pytest.mark.parametrize("text", ["nonsense", "0", "-2", ""])
@@ -120,7 +130,8 @@ child = os.fork()
 if child == 0:
     loss = cyce.cross_entropy(logits, target)
     serial = cyce.show_config(mode="dicts")["serial after fork"]
-    os._exit(0 if loss == (expected or loss) and serial == (sys.argv[1] == "used") else 1)
+    right = loss == (expected or loss) and serial == (sys.argv[1] == "used")
+    os._exit(0 if right and (cyce.get_num_threads() == 1) == serial else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
