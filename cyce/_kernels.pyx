@@ -1,4 +1,4 @@
-"""Kernels of the cross-entropy and its gradient.
+"""Kernels of the cross-entropy and its gradient, and of softmax and its like.
 
 Design
 ------
@@ -21,6 +21,8 @@ into vectors of whatever width the level has, and every width adds in the same o
 * float is added up in double, double with what every addition loses.
 * Every target is a `hard` mass on one class plus a `dense` mass on all of them (smoothing or class
   probabilities), so that the options cost a branch per tile or per chunk and never a second loop.
+* Softmax is the gradient of a mass of 1 before its target is subtracted; log-softmax and log-sum-exp
+  follow from the same reduction (`Output`).
 * The gradient buffer holds the exponentials between the two halves of the fused pass; it may be the
   logits' own memory, because a block is read before it is written.
 """
@@ -78,6 +80,14 @@ cdef enum:
     MAX_DIMS = 64
 
 
+cdef enum Output:
+    # What a call writes to the array of the logits' shape; LOGSUMEXP, to that of the positions only.
+    GRADIENT
+    SOFTMAX
+    LOG_SOFTMAX
+    LOGSUMEXP
+
+
 cdef struct Positions:
     # Where the positions of an array are: in C order over dims, strides in elements.
     int n_dims
@@ -94,12 +104,13 @@ cdef struct Operand:
 
 cdef struct Call:
     # What one call computes. Pointers that do not apply are NULL.
+    Output output
     Py_ssize_t n_positions
     Py_ssize_t n_classes
     Operand logits
     Operand probabilities
     char probabilities_format
-    Operand grad
+    Operand grad                    # or softmax, or log-softmax
     const char* target              # (n_positions,)
     char target_format
     int64_t ignore_index
@@ -109,7 +120,7 @@ cdef struct Call:
     bint has_dense
     double grad_scale               # upstream gradient / denominator
     const char* grad_output         # (n_positions,), or NULL: grad_scale alone
-    char* loss_out                  # (n_positions,), or NULL
+    char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
     bint by_rows                    # a tile is one position, vectors run along its classes
     Py_ssize_t tile_width
     Py_ssize_t n_tiles
@@ -146,6 +157,7 @@ cdef struct Tile:
     double rest_lost[TILE]          # what its additions lost
     double mass[TILE]               # sum of the dense mass
     double gap[TILE]                # sum of dense mass * (row_max - logit)
+    double log_normalizer[TILE]     # log(1 + rest)
     double inverse[TILE]            # 1 / (1 + rest)
 
 
@@ -273,7 +285,8 @@ cdef void begin_tile(
         tile.counts[k] = True
         tile.pivot[k] = 0
         tile.pivot_logit[k] = 0
-        tile.hard[k] = 0
+        # softmax is the gradient of a mass of 1, before its target is subtracted
+        tile.hard[k] = 0 if call.output == GRADIENT else 1
         if call.probabilities.start == NULL:
             tile.probabilities_at[k] = 0
         if call.target != NULL:
@@ -573,6 +586,25 @@ cdef void row_finish_block(
             chunk_grad[k] = chunk_grad[k] * without_headroom(factor) * factor - dense[k] * dense_factor
 
 
+cdef inline floating log_softmax_of(floating logit, double row_max, double log_normalizer) noexcept nogil:
+    """Log-softmax of one class; at the maximum, as precise as the logarithm."""
+    return <floating> ((logit - row_max) - log_normalizer)
+
+
+cdef void row_log_softmax_block(
+    const Call* call, const Tile* tile, const floating* logits, floating* log_softmax_out, Py_ssize_t block,
+) noexcept nogil:
+    """Write the log-softmax of one block of a row."""
+    cdef Py_ssize_t first = block * ROW_BLOCK
+    cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
+    cdef const floating* block_logits = logits + tile.logits_at[0] + first
+    cdef floating* block_out = log_softmax_out + tile.grad_at[0] + first
+    cdef double row_max = tile.row_max[0], log_normalizer = tile.log_normalizer[0]
+    cdef Py_ssize_t k
+    for k in range(n):
+        block_out[k] = log_softmax_of(block_logits[k], row_max, log_normalizer)
+
+
 # ---------------------------------------------------------------------------------------------
 # One block of a tile of positions, vectors across the positions
 
@@ -753,8 +785,39 @@ cdef void tile_finish_block(
     tile_unpack(tile, packed, call.grad.class_stride, n, block_grad)
 
 
+cdef void tile_log_softmax_block(
+    const Call* call, const Tile* tile, const floating* logits, floating* log_softmax_out,
+    Py_ssize_t block, floating* packed,
+) noexcept nogil:
+    """Write the log-softmax of one block of a tile."""
+    cdef Py_ssize_t first = block * call.block_classes
+    cdef Py_ssize_t n = min(call.block_classes, call.n_classes - first)
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+    tile_pack(
+        tile, logits + first * call.logits.class_stride, call.logits.class_stride, tile.logits_at,
+        tile.contiguous, n, packed,
+    )
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            lane[k] = log_softmax_of(lane[k], tile.row_max[k], tile.log_normalizer[k])
+    tile_unpack(
+        tile, packed, call.grad.class_stride, n, log_softmax_out + first * call.grad.class_stride
+    )
+
+
 # ---------------------------------------------------------------------------------------------
 # From blocks to tiles
+
+
+cdef inline double decay_of(double block_max, double row_max) noexcept nogil:
+    """e**(block_max - row_max); a block of nothing but -inf decays to 0, whatever the maximum."""
+    cdef double distance = block_max - row_max
+    cdef double decay = exp_nonpositive(distance)
+    # What the subtraction lost, unless it overflowed: then decay is 0.
+    decay += decay * finite_or_zero(difference_lost(block_max, row_max, distance))
+    return 0.0 if block_max == -INFINITY else decay
 
 
 cdef inline double block_factor(
@@ -762,7 +825,7 @@ cdef inline double block_factor(
 ) noexcept nogil:
     """What turns exp_scaled of a block, less its headroom, into scale * total mass * softmax."""
     cdef double total = tile.hard[k] + tile.mass[k]
-    cdef double decay = exp_nonpositive(stats[BLOCK_MAX * stride + k] - tile.row_max[k])
+    cdef double decay = decay_of(stats[BLOCK_MAX * stride + k], tile.row_max[k])
     return tile.scale[k] * total * tile.inverse[k] * decay * stats[BLOCK_UNIT * stride + k]
 
 
@@ -776,7 +839,7 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
     cdef Py_ssize_t stride = call.tile_width
     cdef const double* block_stats
     cdef double low, high, block_max, block_rest, block_lost, block_mass
-    cdef double distance, decay, winner_rest, loser_rest
+    cdef double decay, winner_rest, loser_rest
     cdef Py_ssize_t block, k
     cdef bint grew
     for k in range(tile.lanes):
@@ -797,12 +860,7 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
             low = tile.row_max[k] if grew else block_max
             winner_rest = block_rest if grew else tile.rest[k]
             loser_rest = tile.rest[k] if grew else block_rest
-            distance = low - high
-            decay = exp_nonpositive(distance)
-            # What the subtraction lost, unless it overflowed: then decay is 0.
-            decay += decay * finite_or_zero(difference_lost(low, high, distance))
-            # A block of nothing but -inf adds nothing (and -inf - -inf would be NaN).
-            decay = 0.0 if low == -INFINITY else decay
+            decay = decay_of(low, high)
             block_mass = block_stats[BLOCK_MASS * stride + k]
             tile.gap[k] += (
                 raised(tile.mass[k], finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
@@ -820,6 +878,32 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
             tile.row_max[k] = high
 
 
+cdef void normalize_positions(Tile* tile) noexcept nogil:
+    """Normalizers of a tile, from its rests."""
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        # An infinite maximum has no softmax: NaN, as torch.
+        tile.rest[k] = tile.rest[k] if -INFINITY < tile.row_max[k] < INFINITY else NAN
+        tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
+        tile.log_normalizer[k] = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
+
+
+cdef void finish_logsumexp(const Call* call, const Tile* tile, const floating* logits) noexcept nogil:
+    """Write the log-sum-exp of a tile's positions; where the maximum is infinite, it is that maximum."""
+    cdef floating* lse_out = <floating*> call.loss_out
+    cdef double lse
+    cdef floating logit
+    cdef Py_ssize_t k, c
+    for k in range(tile.width):
+        lse = tile.row_max[k] + tile.log_normalizer[k]
+        if not -INFINITY < tile.row_max[k] < INFINITY:
+            lse = tile.row_max[k]
+            for c in range(call.n_classes):
+                logit = logits[tile.logits_at[k] + c * call.logits.class_stride]
+                lse = lse if logit == logit else NAN
+        lse_out[tile.first + k] = <floating> lse
+
+
 cdef double finish_positions(
     const Call* call, Tile* tile, const floating* logits, bint with_gradient
 ) noexcept nogil:
@@ -827,19 +911,14 @@ cdef double finish_positions(
     cdef floating* loss_out = <floating*> call.loss_out
     cdef double loss[TILE]
     cdef double total = 0, lost = 0
-    cdef double log_normalizer
     cdef floating dense
     cdef Py_ssize_t k
     for k in range(tile.lanes):
-        # An infinite maximum has no softmax: NaN, as torch.
-        tile.rest[k] = tile.rest[k] if -INFINITY < tile.row_max[k] < INFINITY else NAN
-        tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
-        log_normalizer = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
         tile.mass[k] *= call.dense_scale
         tile.gap[k] *= call.dense_scale
         loss[k] = (
-            tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + log_normalizer)
-            + (tile.gap[k] + tile.mass[k] * log_normalizer)
+            tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + tile.log_normalizer[k])
+            + (tile.gap[k] + tile.mass[k] * tile.log_normalizer[k])
         )
     for k in range(tile.width):
         if not tile.counts[k]:
@@ -899,11 +978,16 @@ cdef inline void reduce_block(
 
 
 cdef inline void finish_block(
-    const Call* call, const Tile* tile, floating* grad_out, Py_ssize_t block, const double* stats,
-    floating* packed,
+    const Call* call, const Tile* tile, const floating* logits, floating* grad_out, Py_ssize_t block,
+    const double* stats, floating* packed,
 ) noexcept nogil:
     """Second half of the pass over one block."""
-    if call.by_rows:
+    if call.output == LOG_SOFTMAX:
+        if call.by_rows:
+            row_log_softmax_block(call, tile, logits, grad_out, block)
+        else:
+            tile_log_softmax_block(call, tile, logits, grad_out, block, packed)
+    elif call.by_rows:
         row_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.tile_width)
     else:
         tile_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.tile_width, packed)
@@ -916,6 +1000,8 @@ cdef void run_tile(
     """Loss and gradient of one tile; with n_threads > 1, its blocks are shared among them."""
     cdef Tile tile
     cdef Py_ssize_t block
+    # log-softmax comes from the logits again, not from their exponentials.
+    cdef floating* exps_out = NULL if call.output == LOG_SOFTMAX else grad_out
     begin_tile(call, logits, number, &tile)
     result.target_changed = tile.target_changed
     result.loss = 0
@@ -928,24 +1014,30 @@ cdef void run_tile(
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             reduce_block(
-                call, &tile, logits, grad_out, block, stats, <floating*> (packed + threadid() * packed_size)
+                call, &tile, logits, exps_out, block, stats, <floating*> (packed + threadid() * packed_size)
             )
     else:
         for block in range(call.n_blocks):
-            reduce_block(call, &tile, logits, grad_out, block, stats, <floating*> packed)
+            reduce_block(call, &tile, logits, exps_out, block, stats, <floating*> packed)
     merge_blocks(call, &tile, stats)
-    result.loss = finish_positions(call, &tile, logits, grad_out != NULL)
+    normalize_positions(&tile)
+    if call.output == GRADIENT:
+        result.loss = finish_positions(call, &tile, logits, grad_out != NULL)
+    elif call.output == LOGSUMEXP:
+        finish_logsumexp(call, &tile, logits)
     if grad_out == NULL:
         return
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             finish_block(
-                call, &tile, grad_out, block, stats, <floating*> (packed + threadid() * packed_size)
+                call, &tile, logits, grad_out, block, stats,
+                <floating*> (packed + threadid() * packed_size),
             )
     else:
         for block in range(call.n_blocks):
-            finish_block(call, &tile, grad_out, block, stats, <floating*> packed)
-    finish_pivots(call, &tile, grad_out)
+            finish_block(call, &tile, logits, grad_out, block, stats, <floating*> packed)
+    if call.output == GRADIENT:
+        finish_pivots(call, &tile, grad_out)
 
 
 cdef int run(
@@ -1148,6 +1240,57 @@ cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
     return True
 
 
+cdef void plan(Call* call) noexcept:
+    """Choose how the work is cut up, from the layout of the arrays alone."""
+    call.by_rows = (
+        call.logits.class_stride == 1 and call.grad.class_stride == 1
+        and call.n_classes >= ROW_MIN_CLASSES
+    )
+    call.tile_width = 1 if call.by_rows else TILE
+    call.block_classes = ROW_BLOCK if call.by_rows else max(
+        <Py_ssize_t> TILE_BLOCK, (call.n_classes + MAX_TILE_BLOCKS - 1) // MAX_TILE_BLOCKS
+    )
+    call.n_tiles = (call.n_positions + call.tile_width - 1) // call.tile_width
+    call.n_blocks = (call.n_classes + call.block_classes - 1) // call.block_classes
+
+
+cdef int take_logits(object logits, int axis, Py_buffer* view, Call* call) except -1:
+    """Take the logits, and count their positions and classes."""
+    cdef int dim
+    take(logits, PyBUF_STRIDES, view)
+    expect(format_of(view) in (c"f", c"d"), "logits are neither float nor double")
+    place(view, axis, &call.logits)
+    call.n_classes = view.shape[axis]
+    call.n_positions = 1
+    for dim in range(view.ndim):
+        if dim != axis:
+            call.n_positions *= view.shape[dim]
+    return 0
+
+
+cdef int take_like_logits(
+    object array, int axis, Py_buffer* view, const Py_buffer* logits, Call* call
+) except -1:
+    """Take the array of the logits' shape and dtype that is written to."""
+    take(array, PyBUF_STRIDES | PyBUF_WRITABLE, view)
+    expect(same_shape(view, logits), "the output is not of the logits' shape")
+    expect(format_of(view) == format_of(logits), "the output is not of the logits' dtype")
+    place(view, axis, &call.grad)
+    return 0
+
+
+cdef int take_like_positions(
+    object array, Py_buffer* view, const Py_buffer* logits, Call* call
+) except -1:
+    """Take the array with one element of the logits' dtype per position that is written to."""
+    expect(
+        take(array, PyBUF_ND | PyBUF_WRITABLE, view) == call.n_positions, "wrong number of losses or lse",
+    )
+    expect(format_of(view) == format_of(logits), "losses or lse are not of the logits' dtype")
+    call.loss_out = <char*> view.buf
+    return 0
+
+
 def cross_entropy(
     logits, int axis, target, probabilities, weight, int64_t ignore_index, double smoothing,
     bint mean, loss_out, grad_out, grad_output, double upstream, int num_threads,
@@ -1174,15 +1317,10 @@ def cross_entropy(
     # A buffer that was not taken has no owner, and releasing it does nothing.
     memset(views, 0, sizeof(views))
     try:
-        n_logits = take(logits, PyBUF_STRIDES, &views[0])
+        call.output = GRADIENT
+        take_logits(logits, axis, &views[0], &call)
         format = format_of(&views[0])
-        expect(format in (c"f", c"d"), "logits are neither float nor double")
-        place(&views[0], axis, &call.logits)
-        call.n_classes = views[0].shape[axis]
-        call.n_positions = 1
-        for i in range(views[0].ndim):
-            if i != axis:
-                call.n_positions *= views[0].shape[i]
+        n_logits = call.n_positions * call.n_classes
 
         call.target = NULL
         call.target_format = 0
@@ -1207,20 +1345,12 @@ def cross_entropy(
 
         call.loss_out = NULL
         if loss_out is not None:
-            expect(
-                take(loss_out, PyBUF_ND | PyBUF_WRITABLE, &views[3]) == call.n_positions,
-                "wrong size of loss_out",
-            )
-            expect(format_of(&views[3]) == format, "loss_out is not of the logits' dtype")
-            call.loss_out = <char*> views[3].buf
+            take_like_positions(loss_out, &views[3], &views[0], &call)
 
         call.grad.start = NULL
         call.grad.class_stride = 1
         if grad_out is not None:
-            take(grad_out, PyBUF_STRIDES | PyBUF_WRITABLE, &views[4])
-            expect(same_shape(&views[4], &views[0]), "grad_out is not of the logits' shape")
-            expect(format_of(&views[4]) == format, "grad_out is not of the logits' dtype")
-            place(&views[4], axis, &call.grad)
+            take_like_logits(grad_out, axis, &views[4], &views[0], &call)
 
         call.grad_output = NULL
         if grad_output is not None:
@@ -1235,16 +1365,7 @@ def cross_entropy(
         call.smoothing = smoothing
         call.has_dense = target is None or smoothing > 0
         call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
-        call.by_rows = (
-            call.logits.class_stride == 1 and call.grad.class_stride == 1
-            and call.n_classes >= ROW_MIN_CLASSES
-        )
-        call.tile_width = 1 if call.by_rows else TILE
-        call.block_classes = ROW_BLOCK if call.by_rows else max(
-            <Py_ssize_t> TILE_BLOCK, (call.n_classes + MAX_TILE_BLOCKS - 1) // MAX_TILE_BLOCKS
-        )
-        call.n_tiles = (call.n_positions + call.tile_width - 1) // call.tile_width
-        call.n_blocks = (call.n_classes + call.block_classes - 1) // call.block_classes
+        plan(&call)
 
         with nogil:
             if call.target == NULL:
@@ -1284,6 +1405,59 @@ def cross_entropy(
     finally:
         for i in range(6):
             PyBuffer_Release(&views[i])
+
+
+cdef int normalize(logits, int axis, Output output, out, int num_threads) except -1:
+    """Softmax, log-softmax or log-sum-exp of the logits, to `out`."""
+    cdef Py_buffer views[2]
+    cdef Call call
+    cdef double unused = 0
+    cdef char format
+    memset(&call, 0, sizeof(call))
+    memset(views, 0, sizeof(views))
+    try:
+        call.output = output
+        take_logits(logits, axis, &views[0], &call)
+        format = format_of(&views[0])
+        call.grad.class_stride = 1
+        call.grad_scale = 1
+        call.dense_scale = 1
+        if output == LOGSUMEXP:
+            take_like_positions(out, &views[1], &views[0], &call)
+        else:
+            take_like_logits(out, axis, &views[1], &views[0], &call)
+        plan(&call)
+        if call.n_positions > 0 and call.n_classes > 0:
+            with nogil:
+                if format == c"f":
+                    run[float](
+                        &call, <const float*> call.logits.start, <float*> call.grad.start, num_threads,
+                        &unused,
+                    )
+                else:
+                    run[double](
+                        &call, <const double*> call.logits.start, <double*> call.grad.start, num_threads,
+                        &unused,
+                    )
+    finally:
+        for i in range(2):
+            PyBuffer_Release(&views[i])
+    return 0
+
+
+def softmax(logits, int axis, out, int num_threads):
+    """Write the softmax along an axis to `out`, of the logits' shape and dtype, maybe themselves."""
+    normalize(logits, axis, SOFTMAX, out, num_threads)
+
+
+def log_softmax(logits, int axis, out, int num_threads):
+    """Write the log-softmax along an axis to `out`, of the logits' shape and dtype, maybe themselves."""
+    normalize(logits, axis, LOG_SOFTMAX, out, num_threads)
+
+
+def logsumexp(logits, int axis, out, int num_threads):
+    """Write the log-sum-exp along an axis, of at least one class, to `out`, one element per position."""
+    normalize(logits, axis, LOGSUMEXP, out, num_threads)
 
 
 # ---------------------------------------------------------------------------------------------
