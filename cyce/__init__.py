@@ -8,18 +8,37 @@ and answers, without torch. See `cyce.functional.cross_entropy` for the formulas
 from cyce import functional
 from cyce._config import show_config
 from cyce._threads import get_num_threads, set_num_threads
-from cyce.functional import cross_entropy
+from cyce.functional import (
+    cross_entropy,
+    log_softmax,
+    logsumexp,
+    nll_loss,
+    one_hot,
+    softmax,
+    softmin,
+)
 from cyce.gradients import value_and_grad
-from cyce.modules import CrossEntropyLoss
+from cyce.modules import CrossEntropyLoss, LogSoftmax, NLLLoss, Softmax, Softmax2d, Softmin
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CrossEntropyLoss",
+    "LogSoftmax",
+    "NLLLoss",
+    "Softmax",
+    "Softmax2d",
+    "Softmin",
     "cross_entropy",
     "functional",
     "get_num_threads",
+    "log_softmax",
+    "logsumexp",
+    "nll_loss",
+    "one_hot",
     "set_num_threads",
     "show_config",
+    "softmax",
+    "softmin",
     "value_and_grad",
 ]

@@ -87,6 +87,50 @@ def as_logits(value: Any) -> NDArray[Any]:
     return _native(array, array.dtype.newbyteorder("="))
 
 
+def as_floating(value: Any, dtype: Any) -> NDArray[Any]:
+    """Return `input` of softmax and its like, cast to dtype unless that is None; it may be a scalar."""
+    array = as_array(value, "input")
+    if dtype is not None:
+        message = f"dtype: numpy.float32 or numpy.float64 is needed, got {dtype!r}"
+        try:
+            wanted = np.dtype(dtype)
+        except TypeError:
+            raise TypeError(message) from None
+        if wanted not in (FLOAT32, FLOAT64):
+            raise TypeError(message)
+        if array.dtype.kind not in "iubf":
+            raise TypeError(f"input: real numbers are needed, got dtype {array.dtype.name}")
+        array = _native(array, wanted)
+    return as_logits(array.reshape(1)).reshape(()) if array.ndim == 0 else as_logits(array)
+
+
+def as_axis(dim: Any, n_dims: int) -> int:
+    """Return a dimension as a non-negative axis; a scalar counts as one dimension."""
+    try:
+        axis = operator.index(dim)
+    except TypeError:
+        raise TypeError(f"dim: an integer is needed, got {type(dim).__name__}") from None
+    n = max(n_dims, 1)
+    if not -n <= axis < n:
+        raise IndexError(
+            f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {axis}): dim must "
+            f"be one of the {n_dims} dimensions of input"
+        )
+    return axis % n
+
+
+def implicit_axis(n_dims: int, name: str, stacklevel: int) -> int:
+    """Return the axis that torch takes where dim is None, with torch's warning."""
+    axis = 0 if n_dims in (0, 1, 3) else 1
+    warnings.warn(
+        f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "
+        "argument.",
+        UserWarning,
+        stacklevel=stacklevel,
+    )
+    return axis
+
+
 def class_axis(logits: NDArray[Any]) -> int:
     """Return torch's class axis: 0 of one position alone, else 1."""
     return 0 if logits.ndim == 1 else 1
@@ -111,7 +155,12 @@ def as_target(value: Any, logits: NDArray[Any]) -> tuple[NDArray[Any] | None, ND
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.shape == logits.shape:
         return None, _as_probabilities(target, logits)
-    if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
+    return as_indices(target, logits, had_dtype=hasattr(value, "dtype")), None
+
+
+def as_indices(target: NDArray[Any], logits: NDArray[Any], had_dtype: bool) -> NDArray[Any]:
+    """Return class indices as a native, C-contiguous array of an integer dtype."""
+    if target.dtype.kind not in "iu" and target.size == 0 and not had_dtype:
         # An empty list has no dtype of its own.
         target = target.astype(np.int64)
     if target.dtype.kind not in "iufbc":
@@ -130,7 +179,7 @@ def as_target(value: Any, logits: NDArray[Any]) -> tuple[NDArray[Any] | None, ND
         )
     if not (target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative):
         target = np.array(target, dtype=target.dtype.newbyteorder("="), order="C", copy=True)
-    return target, None
+    return target
 
 
 def _as_probabilities(target: NDArray[Any], logits: NDArray[Any]) -> NDArray[Any]:
@@ -306,8 +355,10 @@ def as_grad_output(value: Any, logits: NDArray[Any], reduction: str) -> tuple[fl
     return 1.0, upstream
 
 
-def as_out(value: Any, logits: NDArray[Any], others: dict[str, NDArray[Any] | None]) -> NDArray[Any]:
-    """Return an array over the memory of `out`, into which the gradient of `logits` can be written.
+def as_out(
+    value: Any, logits: NDArray[Any], others: dict[str, NDArray[Any] | None], whose: str = "input's"
+) -> NDArray[Any]:
+    """Return an array over the memory of `out`, into which what is like `logits` can be written.
 
     It may be the logits themselves, and must not share memory with them in any other way, nor with
     `others`, which are read while it is written.
@@ -318,9 +369,9 @@ def as_out(value: Any, logits: NDArray[Any], others: dict[str, NDArray[Any] | No
     if not array.dtype.isnative:
         raise TypeError(f"out: must be in native byte order, got dtype {array.dtype.str}")
     if array.dtype != logits.dtype:
-        raise TypeError(f"out: must have input's dtype {logits.dtype.name}, got {array.dtype.name}")
+        raise TypeError(f"out: must have {whose} dtype {logits.dtype.name}, got {array.dtype.name}")
     if array.shape != logits.shape:
-        raise ValueError(f"out: must have input's shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
+        raise ValueError(f"out: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
     if not array.flags.writeable:
         raise ValueError("out: is read-only")
     if not array.flags.aligned:

@@ -1,13 +1,20 @@
 """torch's loss functions, as in `torch.nn.functional`."""
 
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from cyce import _threads
 from cyce._arguments import (
+    as_array,
+    as_axis,
+    as_floating,
     as_grad_output,
     as_ignore_index,
+    as_indices,
     as_label_smoothing,
     as_logits,
     as_out,
@@ -16,12 +23,13 @@ from cyce._arguments import (
     as_weight,
     class_axis,
     describe_bad_target,
+    implicit_axis,
     position_shape,
 )
 from cyce._dispatch import kernels
 from cyce._losses import GradientRequest, has_gradient
 
-__all__ = ["cross_entropy"]
+__all__ = ["cross_entropy", "log_softmax", "logsumexp", "nll_loss", "one_hot", "softmax", "softmin"]
 
 
 def _cross_entropy(
@@ -211,3 +219,466 @@ def cross_entropy(
     return _cross_entropy(
         input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
     )[0]
+
+
+def _nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Compute the loss and, if asked for, the gradient."""
+    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
+    log_probabilities = as_logits(input)
+    dtype, axis = log_probabilities.dtype, class_axis(log_probabilities)
+    n_classes = log_probabilities.shape[axis]
+    indices = as_indices(as_array(target, "target"), log_probabilities, had_dtype=hasattr(target, "dtype"))
+    weight = as_weight(weight, log_probabilities)
+    ignore_index = as_ignore_index(ignore_index)
+    positions = position_shape(log_probabilities)
+    upstream, grad_output, grad_out = 1.0, None, None
+    if gradient is not None:
+        upstream, grad_output = as_grad_output(gradient.grad_output, log_probabilities, reduction)
+        if gradient.out is None:
+            grad_out = np.empty_like(log_probabilities)
+        else:
+            read = {"target": indices, "weight": weight, "grad_output": grad_output}
+            grad_out = as_out(gradient.out, log_probabilities, read)
+    # A copy: what is checked here is what is used below.
+    classes = np.array(indices).reshape(positions)
+    counts = classes != ignore_index
+    bad = np.flatnonzero(counts & ((classes < 0) | (classes >= n_classes)))
+    if bad.size:
+        raise IndexError(describe_bad_target(int(bad[0]), indices, n_classes, ignore_index))
+    classes = np.where(counts, classes, 0).astype(np.intp)
+    with np.errstate(all="ignore"):
+        if n_classes == 0:
+            masses = losses = np.zeros(positions, dtype)
+        else:
+            at = np.expand_dims(classes, axis)
+            masses = np.where(counts, dtype.type(1) if weight is None else weight[classes], dtype.type(0))
+            picked = np.take_along_axis(log_probabilities, at, axis).reshape(positions)
+            # + 0: a perfect row is +0.0
+            losses = np.where(counts, -masses * picked, dtype.type(0)) + dtype.type(0)
+        denominator = masses.sum(dtype=np.float64) if reduction == "mean" else np.float64(1)
+        loss = losses
+        if reduction != "none":
+            loss = dtype.type(losses.sum(dtype=np.float64) / denominator)
+        if grad_out is not None:
+            scale = (upstream if grad_output is None else grad_output) / denominator
+            grad_out[...] = 0
+            if n_classes:
+                slopes = np.where(counts, -masses * scale, 0).astype(dtype)
+                np.put_along_axis(grad_out, at, np.expand_dims(slopes, axis), axis)
+    if gradient is not None and gradient.out is not None:
+        grad_out = gradient.out
+    return loss, grad_out
+
+
+@has_gradient(_nll_loss)
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    r"""Negative log-likelihood of class indices, as `torch.nn.functional.nll_loss`.
+
+    Takes log-probabilities, such as those of `log_softmax`. For logits, use `cross_entropy`, which is
+    faster and the same.
+
+    Parameters
+    ----------
+    input : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
+        Log-probabilities of C classes, float32 or float64.
+    target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
+        Class indices in [0, C), of any integer dtype.
+    weight : array_like of shape (C,), default=None
+        A weight for each class.
+    size_average : bool, default=None
+        Deprecated: with `reduce`, overrides `reduction`.
+    ignore_index : int, default=-100
+        Class index of the positions that are left out.
+    reduce : bool, default=None
+        Deprecated: with `size_average`, overrides `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `input`: a NumPy scalar, or an array of the positions' shape with
+        ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point, or `target` not integer.
+    ValueError
+        If shapes do not fit, or `reduction` is none of the three.
+    IndexError
+        If a class index is neither in [0, C) nor `ignore_index`.
+
+    See Also
+    --------
+    cross_entropy : The same for logits.
+
+    Notes
+    -----
+    :math:`\ell = -w_y x_y` and :math:`\partial \ell / \partial x_c = -w_y [c = y]`; the mean divides by
+    the sum of the :math:`w_y` that are not ignored.
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> logits = [[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]]
+    >>> print(F.nll_loss(F.log_softmax(logits, dim=1), [0, 2]).round(4))
+    0.2577
+    """
+    return _nll_loss(input, target, weight, size_average, ignore_index, reduce, reduction)[0]
+
+
+def _normalize(
+    kernel: Callable[..., None],
+    name: str,
+    input: Any,
+    dim: int | None,
+    stacklevel: int,
+    dtype: DTypeLike | None,
+    out: Any,
+) -> Any:
+    """Apply one of the kernels that turn logits into an array of their shape."""
+    logits = as_floating(input, dtype)
+    axis = implicit_axis(logits.ndim, name, stacklevel + 1) if dim is None else as_axis(dim, logits.ndim)
+    result = np.empty_like(logits) if out is None else as_out(out, logits, {})
+    # A scalar is one class.
+    arrays = (array.reshape(1) if array.ndim == 0 else array for array in (logits, result))
+    kernel(next(arrays), axis, next(arrays), _threads.threads_for_call())
+    return result if out is None else out
+
+
+def softmax(
+    input: Any,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: DTypeLike | None = None,
+    *,
+    out: Any = None,
+) -> Any:
+    r"""Probabilities of classes from their logits, as `torch.nn.functional.softmax`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+    dim : int, default=None
+        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
+        warning.
+    _stacklevel : int, default=3
+        Which caller a warning points at; 3 is this function's.
+    dtype : dtype, default=None
+        float32 or float64, to which `input` is cast first.
+    out : ndarray of the shape of `input` and the dtype of the result, default=None
+        Where to write the result, with any strides; it may be `input` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `input`; `out`, if that was given.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is read-only, or overlaps `input` without being it.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    Warns
+    -----
+    UserWarning
+        If `dim` is None.
+
+    See Also
+    --------
+    log_softmax : Their logarithms, which keep what probabilities round away.
+    cross_entropy : Takes logits; do not apply a softmax before it.
+
+    Notes
+    -----
+    :math:`p_c = e^{x_c} / \sum_j e^{x_j}`. NaN where all logits are -inf, or one is inf or NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> print(F.softmax([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], dim=1).round(3))
+    [[0.711 0.159 0.13 ]
+     [0.076 0.084 0.84 ]]
+    """
+    return _normalize(kernels.softmax, "softmax", input, dim, _stacklevel, dtype, out)
+
+
+def log_softmax(
+    input: Any,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: DTypeLike | None = None,
+    *,
+    out: Any = None,
+) -> Any:
+    r"""Logarithms of the probabilities of classes, from their logits, as `torch.nn.functional.log_softmax`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+    dim : int, default=None
+        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
+        warning.
+    _stacklevel : int, default=3
+        Which caller a warning points at; 3 is this function's.
+    dtype : dtype, default=None
+        float32 or float64, to which `input` is cast first.
+    out : ndarray of the shape of `input` and the dtype of the result, default=None
+        Where to write the result, with any strides; it may be `input` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `input`; `out`, if that was given.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is read-only, or overlaps `input` without being it.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    Warns
+    -----
+    UserWarning
+        If `dim` is None.
+
+    See Also
+    --------
+    softmax : The probabilities themselves.
+    nll_loss : The loss of log-probabilities.
+
+    Notes
+    -----
+    :math:`s_c = (x_c - m) - \operatorname{log1p}(r)` with the maximum :math:`m` and
+    :math:`r = \sum e^{x_j - m}` over the other classes: at the maximum of a confident row, where torch
+    returns 0, the logarithm keeps its precision.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> print(F.log_softmax([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], dim=1).round(3))
+    [[-0.341 -1.841 -2.041]
+     [-2.575 -2.475 -0.175]]
+    >>> print(F.log_softmax(np.float32([20, 0, 0]), dim=0)[0])
+    -4.1223074e-09
+    """
+    return _normalize(kernels.log_softmax, "log_softmax", input, dim, _stacklevel, dtype, out)
+
+
+def softmin(
+    input: Any,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: DTypeLike | None = None,
+    *,
+    out: Any = None,
+) -> Any:
+    r"""Softmax of the negative logits, as `torch.nn.functional.softmin`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+    dim : int, default=None
+        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
+        warning.
+    _stacklevel : int, default=3
+        Which caller a warning points at; 3 is this function's.
+    dtype : dtype, default=None
+        float32 or float64, to which `input` is cast first.
+    out : ndarray of the shape of `input` and the dtype of the result, default=None
+        Where to write the result, with any strides; it may be `input` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `input`; `out`, if that was given.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is read-only, or overlaps `input` without being it.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    Warns
+    -----
+    UserWarning
+        If `dim` is None.
+
+    See Also
+    --------
+    softmax : Without the sign.
+
+    Notes
+    -----
+    :math:`p_c = e^{-x_c} / \sum_j e^{-x_j}`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> print(F.softmin([2.0, 0.5, 0.3], dim=0).round(3))
+    [0.091 0.409 0.5  ]
+    """
+    logits = as_floating(input, dtype)
+    negative = np.negative(logits, out=np.empty_like(logits))
+    if out is None:
+        return _normalize(kernels.softmax, "softmin", negative, dim, _stacklevel, None, negative)
+    return _normalize(kernels.softmax, "softmin", negative, dim, _stacklevel, None, out)
+
+
+def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, out: Any = None) -> Any:
+    r"""Logarithm of the sum of exponentials, as `torch.logsumexp`.
+
+    Parameters
+    ----------
+    input : array_like
+        Of any shape; float32 or float64, or integers, which are cast to float32.
+    dim : int or sequence of int
+        The axis or axes that are summed over.
+    keepdim : bool, default=False
+        Whether these axes stay, with size 1.
+    out : ndarray of the shape and dtype of the result, default=None
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray
+        -inf where all is -inf, or nothing is summed.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not numeric, or `out` has another dtype.
+    ValueError
+        If `dim` is empty or names an axis twice, or `out` has another shape or is read-only.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    See Also
+    --------
+    log_softmax : The logits less this.
+
+    Notes
+    -----
+    :math:`m + \operatorname{log1p}(r)` with the maximum :math:`m` and :math:`r = \sum e^{x_j - m}` over the
+    others.
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> print(F.logsumexp([1000.0, 1000.0], dim=0).round(4))
+    1000.6931
+    """
+    array = as_array(input, "input")
+    result = as_floating(array, np.float32 if array.dtype.kind in "iu" else None)
+    n_dims = result.ndim
+    axes = [as_axis(axis, n_dims) for axis in ([dim] if np.ndim(dim) == 0 else dim)]  # type: ignore[union-attr]
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"dim: one or more different dimensions are needed, got {dim!r}")
+    result = result.reshape(1) if n_dims == 0 else result
+    for axis in sorted(axes, reverse=True):
+        # One axis after the other: what was summed already is as exact as a logit.
+        summed = np.empty(result.shape[:axis] + result.shape[axis + 1 :], result.dtype)
+        if result.shape[axis]:
+            kernels.logsumexp(result, axis, summed, _threads.threads_for_call())
+        else:
+            summed[...] = -np.inf
+        result = summed
+    if keepdim and n_dims:
+        result = np.expand_dims(result, tuple(axes))
+    if out is None:
+        return result
+    as_out(out, result, {}, whose="the result's")[...] = result
+    return out
+
+
+def one_hot(tensor: Any, num_classes: int = -1) -> NDArray[np.int64]:
+    """One-hot encoding of class indices, as `torch.nn.functional.one_hot`.
+
+    The inverse is ``argmax(axis=-1)``. Losses take class indices as they are.
+
+    Parameters
+    ----------
+    tensor : array_like of int
+        Class indices, of any shape and integer dtype.
+    num_classes : int, default=-1
+        Number of classes; -1 stands for the largest index plus 1.
+
+    Returns
+    -------
+    ndarray of int64
+        Of the shape of `tensor` with an axis of the classes at the end.
+
+    Raises
+    ------
+    TypeError
+        If `tensor` is not integer.
+    ValueError
+        If an index is negative or not below `num_classes`, or there is none to infer it from.
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> F.one_hot([0, 2])
+    array([[1, 0, 0],
+           [0, 0, 1]])
+    """
+    indices = as_array(tensor, "tensor")
+    try:
+        n_classes = operator.index(num_classes)
+    except TypeError:
+        raise TypeError(f"num_classes: an integer is needed, got {type(num_classes).__name__}") from None
+    if indices.size == 0 and not hasattr(tensor, "dtype"):
+        indices = indices.astype(np.int64)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(
+            "one_hot is only applicable to index tensor of type LongTensor: tensor must be integer, got "
+            f"dtype {indices.dtype.name}"
+        )
+    if indices.size == 0 and n_classes <= 0:
+        raise ValueError("Can not infer total number of classes from empty tensor: num_classes is needed")
+    if indices.size and indices.min() < 0:
+        raise ValueError(f"Class values must be non-negative. tensor has {indices.min()}")
+    if n_classes == -1:
+        n_classes = int(indices.max()) + 1
+    if indices.size and indices.max() >= n_classes:
+        raise ValueError(
+            f"Class values must be smaller than num_classes. tensor has {indices.max()}, num_classes is "
+            f"{n_classes}"
+        )
+    encoding: NDArray[np.int64] = (indices[..., None] == np.arange(n_classes)).astype(np.int64)
+    return encoding

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cyce import functional
+from cyce._arguments import as_array
 from cyce._losses import LossModule
 
-__all__ = ["CrossEntropyLoss"]
+__all__ = ["CrossEntropyLoss", "LogSoftmax", "NLLLoss", "Softmax", "Softmax2d", "Softmin"]
 
 
 class CrossEntropyLoss(LossModule):
@@ -71,3 +72,187 @@ class CrossEntropyLoss(LossModule):
             "reduction": self.reduction,
             "label_smoothing": self.label_smoothing,
         }
+
+
+class NLLLoss(LossModule):
+    """Negative log-likelihood of class indices, as `torch.nn.NLLLoss`.
+
+    The settings of `cyce.functional.nll_loss`, held in an object.
+
+    Parameters
+    ----------
+    weight : array_like of shape (C,), default=None
+        A weight for each class.
+    size_average : bool, default=None
+        Deprecated, see `reduction`.
+    ignore_index : int, default=-100
+        Target value of the positions that are left out.
+    reduce : bool, default=None
+        Deprecated, see `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        How the losses of the positions become one number, or that they stay as they are.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.functional.nll_loss : The formula, the shapes, the errors.
+    cyce.CrossEntropyLoss : The same for logits.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> log_probabilities = cyce.LogSoftmax(dim=1)([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]])
+    >>> print(cyce.NLLLoss()(log_probabilities, [0, 2]).round(4))
+    0.2577
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.weight = weight
+        self.ignore_index = ignore_index
+
+    def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return `cyce.functional.nll_loss` and its keyword arguments."""
+        return functional.nll_loss, {
+            "weight": self.weight,
+            "ignore_index": self.ignore_index,
+            "reduction": self.reduction,
+        }
+
+
+class _Normalizer:
+    """A function of the softmax family with its dimension."""
+
+    _function: Callable[..., Any]
+
+    def __init__(self, dim: int | None = None) -> None:
+        self.dim = dim
+
+    def forward(self, input: Any) -> Any:
+        """Return the result; the same as calling the module."""
+        # A warning is the caller's, of __call__.
+        return self._function(input, self.dim, 5)
+
+    def __call__(self, input: Any) -> Any:
+        return self.forward(input)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dim={self.dim})"
+
+
+class Softmax(_Normalizer):
+    """Probabilities of classes from their logits, as `torch.nn.Softmax`.
+
+    Parameters
+    ----------
+    dim : int, default=None
+        The axis of the classes.
+
+    See Also
+    --------
+    cyce.functional.softmax : The formula, the errors.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> print(cyce.Softmax(dim=0)([2.0, 0.5, 0.3]).round(3))
+    [0.711 0.159 0.13 ]
+    """
+
+    _function = staticmethod(functional.softmax)
+
+
+class LogSoftmax(_Normalizer):
+    """Logarithms of the probabilities of classes, as `torch.nn.LogSoftmax`.
+
+    Parameters
+    ----------
+    dim : int, default=None
+        The axis of the classes.
+
+    See Also
+    --------
+    cyce.functional.log_softmax : The formula, the errors.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> print(cyce.LogSoftmax(dim=0)([2.0, 0.5, 0.3]).round(3))
+    [-0.341 -1.841 -2.041]
+    """
+
+    _function = staticmethod(functional.log_softmax)
+
+
+class Softmin(_Normalizer):
+    """Softmax of the negative logits, as `torch.nn.Softmin`.
+
+    Parameters
+    ----------
+    dim : int, default=None
+        The axis of the classes.
+
+    See Also
+    --------
+    cyce.functional.softmin : The formula, the errors.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> print(cyce.Softmin(dim=0)([2.0, 0.5, 0.3]).round(3))
+    [0.091 0.409 0.5  ]
+    """
+
+    _function = staticmethod(functional.softmin)
+
+
+class Softmax2d(_Normalizer):
+    """Softmax over the channels of images, as `torch.nn.Softmax2d`.
+
+    See Also
+    --------
+    cyce.functional.softmax : The formula.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce
+    >>> images = np.zeros((2, 4, 3, 3))
+    >>> print(cyce.Softmax2d()(images)[0, :, 0, 0])
+    [0.25 0.25 0.25 0.25]
+    """
+
+    def __init__(self) -> None:
+        super().__init__(dim=-3)
+
+    def forward(self, input: Any) -> Any:
+        """Return the result; the same as calling the module.
+
+        Parameters
+        ----------
+        input : array_like of shape (N, C, H, W) or (C, H, W)
+            Logits.
+
+        Raises
+        ------
+        ValueError
+            If `input` has another number of dimensions.
+        """
+        n_dims = as_array(input, "input").ndim
+        if n_dims not in (3, 4):
+            raise ValueError(f"Softmax2d: expected input to be 3D or 4D, got {n_dims}D instead")
+        return functional.softmax(input, self.dim)
+
+    def __repr__(self) -> str:
+        return "Softmax2d()"
