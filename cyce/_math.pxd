@@ -22,6 +22,12 @@ cdef extern from * nogil:
     static inline double cyce_fma_double(double a, double b, double c) { return a * b + c; }
     #endif
 
+    #if defined(__GNUC__) || defined(__clang__)
+    #define cyce_prefetch(address) __builtin_prefetch(address)
+    #else
+    #define cyce_prefetch(address) ((void) (address))
+    #endif
+
     static inline uint64_t cyce_bits(double value)
     {
         uint64_t bits;
@@ -54,6 +60,7 @@ cdef extern from * nogil:
     double cyce_fma_double(double a, double b, double c) noexcept
     float cyce_low_bits_as_power_float(float value) noexcept
     double cyce_low_bits_as_power_double(double value) noexcept
+    void cyce_prefetch(const void* address) noexcept
     uint64_t cyce_bits(double value) noexcept
     double cyce_from_bits(uint64_t bits) noexcept
 
