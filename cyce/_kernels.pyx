@@ -41,8 +41,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from cyce._math cimport (
-    cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled, exponent_bias, headroom, ln2_high,
-    ln2_low, log1p_nonnegative, multiply_add, round_shift, without_headroom,
+    cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled, exponent_bias,
+    headroom, ln2_high, ln2_low, log1p_nonnegative, multiply_add, round_shift, without_headroom,
 )
 
 cdef extern from * nogil:
