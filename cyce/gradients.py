@@ -14,7 +14,7 @@ __all__ = ["value_and_grad"]
 def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray[Any]]]:
     r"""Return a function that computes a loss and its gradient with respect to `input`.
 
-    Both come from one fused pass over the logits, which is hardly dearer than the loss alone.
+    Both come from one fused pass over the logits.
 
     Parameters
     ----------
