@@ -1,4 +1,4 @@
-"""Build of the compiled modules: one kernel source, once per instruction-set level.
+"""Build of the compiled modules: every kernel source, once per instruction-set level.
 
 Everything that is static stands in pyproject.toml. Here is what depends on the compiler: whether it
 knows OpenMP, and which levels it can compile for.
@@ -59,27 +59,26 @@ int main(void)
 
 
 def kernel_sources() -> dict[str, Path]:
-    """Copy the kernel source once per level.
+    """Copy the kernel sources once per level; returns the copies by the names of their modules.
 
     Cython crashes on several extensions that name one file, and their object files would overwrite
     one another.
     """
     COPIES.mkdir(parents=True, exist_ok=True)
-    sources = {}
+    copies = {}
     for level in LEVELS:
-        sources[level] = COPIES / f"_kernels_{level}.pyx"
-        original = Path("cyce", "_kernels.pyx")
-        if not sources[level].exists() or sources[level].read_bytes() != original.read_bytes():
-            shutil.copyfile(original, sources[level])
-    return sources
+        for original in (Path("cyce", "_kernels.pyx"), Path("cyce", "_elementwise.pyx")):
+            copy = COPIES / f"{original.stem}_{level}.pyx"
+            if not copy.exists() or copy.read_bytes() != original.read_bytes():
+                shutil.copyfile(original, copy)
+            copies[f"cyce.{copy.stem}"] = copy
+    return copies
 
 
 def extensions() -> list[Extension]:
     """List the extension modules, before the compiler is known."""
     cpu = Extension("cyce._cpu", ["cyce/_cpu.pyx"])
-    kernels = [
-        Extension(f"cyce._kernels_{level}", [str(source)]) for level, source in kernel_sources().items()
-    ]
+    kernels = [Extension(name, [str(source)]) for name, source in kernel_sources().items()]
     modules: list[Extension] = cythonize([cpu, *kernels], build_dir="build", compiler_directives=DIRECTIVES)
     return modules
 
@@ -104,8 +103,8 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             print("cyce: no OpenMP with this compiler, the kernels will be serial", file=sys.stderr)
         optimisation = [flag for flag in OPTIMISATION if self._compiles([flag])]
         for extension in list(self.extensions):
-            level = extension.name.partition("_kernels_")[2]
-            if not level:
+            level = next((level for level in LEVELS if extension.name.endswith(f"_{level}")), None)
+            if level is None:
                 continue
             if not self._compiles(LEVELS[level]):
                 print(f"cyce: this compiler has no {level}, left out", file=sys.stderr)

@@ -9,7 +9,10 @@ from cyce import functional
 from cyce._config import show_config
 from cyce._threads import get_num_threads, set_num_threads
 from cyce.functional import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
     cross_entropy,
+    kl_div,
     log_softmax,
     logsumexp,
     nll_loss,
@@ -18,20 +21,36 @@ from cyce.functional import (
     softmin,
 )
 from cyce.gradients import value_and_grad
-from cyce.modules import CrossEntropyLoss, LogSoftmax, NLLLoss, Softmax, Softmax2d, Softmin
+from cyce.modules import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    KLDivLoss,
+    LogSoftmax,
+    NLLLoss,
+    Softmax,
+    Softmax2d,
+    Softmin,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "KLDivLoss",
     "LogSoftmax",
     "NLLLoss",
     "Softmax",
     "Softmax2d",
     "Softmin",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
     "cross_entropy",
     "functional",
     "get_num_threads",
+    "kl_div",
     "log_softmax",
     "logsumexp",
     "nll_loss",

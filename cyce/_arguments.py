@@ -59,36 +59,42 @@ def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return array
 
 
-def as_logits(value: Any) -> NDArray[Any]:
-    """Return logits as a native, aligned float32 or float64 array of at least one dimension."""
+def as_logits(value: Any, what: str = "logits") -> NDArray[Any]:
+    """Return logits as a native, aligned float32 or float64 array of at least one dimension.
+
+    what: else than logits `input` is, for errors.
+    """
     if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
         return value if value.flags.aligned else _native(value, value.dtype)
     array = as_array(value, "input")
     kind = array.dtype.kind
     if kind in "iub":
         raise TypeError(
-            f"input: logits must be floating point, got {array.dtype.name}; cast them: "
+            f"input: {what} must be floating point, got {array.dtype.name}; cast them: "
             f"input.astype(np.float32)"
         )
     if kind == "f" and array.dtype.itemsize not in (4, 8):
         raise TypeError(
-            f"input: logits must be float32 or float64, got {array.dtype.name}; cast them: "
+            f"input: {what} must be float32 or float64, got {array.dtype.name}; cast them: "
             f"input.astype(np.float{32 if array.dtype.itemsize < 4 else 64})"
         )
     if kind == "c":
-        raise TypeError(f"input: logits must be real, got {array.dtype.name}; pass input.real or abs(input)")
+        raise TypeError(f"input: {what} must be real, got {array.dtype.name}; pass input.real or abs(input)")
     if kind != "f":
         raise TypeError(
-            f"input: logits must be an array of float32 or float64, got dtype {array.dtype.name}; "
+            f"input: {what} must be an array of float32 or float64, got dtype {array.dtype.name}; "
             f"convert them: np.asarray(input, dtype=np.float32)"
         )
     if not array.ndim:
-        raise ValueError("input: logits need at least one dimension, the classes; got a scalar")
+        raise ValueError(f"input: {what} need at least one dimension, the classes; got a scalar")
     return _native(array, array.dtype.newbyteorder("="))
 
 
-def as_floating(value: Any, dtype: Any) -> NDArray[Any]:
-    """Return `input` of softmax and its like, cast to dtype unless that is None; it may be a scalar."""
+def as_floating(value: Any, dtype: Any = None, what: str = "logits") -> NDArray[Any]:
+    """Return `input` where it may be a scalar, cast to dtype unless that is None.
+
+    what: it is, for errors.
+    """
     array = as_array(value, "input")
     if dtype is not None:
         message = f"dtype: numpy.float32 or numpy.float64 is needed, got {dtype!r}"
@@ -101,7 +107,7 @@ def as_floating(value: Any, dtype: Any) -> NDArray[Any]:
         if array.dtype.kind not in "iubf":
             raise TypeError(f"input: real numbers are needed, got dtype {array.dtype.name}")
         array = _native(array, wanted)
-    return as_logits(array.reshape(1)).reshape(()) if array.ndim == 0 else as_logits(array)
+    return as_logits(array.reshape(1), what).reshape(()) if array.ndim == 0 else as_logits(array, what)
 
 
 def as_axis(dim: Any, n_dims: int) -> int:
@@ -252,6 +258,71 @@ def _real(value: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.asarray(_native(array, dtype), order="C")
 
 
+def as_operand(value: Any, name: str, dtype: np.dtype[Any], kinds: str = "biuf") -> NDArray[Any]:
+    """Return what a loss combines with `input`, element by element, in that one's dtype."""
+    array = as_array(value, name)
+    if array.dtype.kind not in kinds:
+        needed = "real" if "i" in kinds else "floating point"
+        raise TypeError(f"{name}: {needed} numbers are needed, got dtype {array.dtype.name}")
+    return _native(array, dtype)
+
+
+def as_factor(value: Any, name: str, input: NDArray[Any]) -> NDArray[Any] | None:
+    """Return weights that can be broadcast to `input`, or None."""
+    if value is None:
+        return None
+    factor = as_operand(value, name, input.dtype)
+    try:
+        fits = np.broadcast_shapes(factor.shape, input.shape) == input.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name}: its shape {_sizes(factor.shape)} cannot be broadcast to that of input, "
+            f"{_sizes(input.shape)}"
+        )
+    return factor
+
+
+def check_same_size(target: NDArray[Any], input: NDArray[Any], message: str) -> None:
+    """Raise unless target has the shape of input.
+
+    message: with {target} and {input} for their sizes.
+    """
+    if target.shape != input.shape:
+        raise ValueError(
+            message.format(target=_sizes(target.shape), input=_sizes(input.shape))
+            + ": target must have one number for each of input"
+        )
+
+
+def common_shape(input: NDArray[Any], target: NDArray[Any]) -> tuple[int, ...]:
+    """Return the shape that input and target are broadcast to."""
+    if input.shape == target.shape:
+        return input.shape
+    try:
+        return np.broadcast_shapes(input.shape, target.shape)
+    except ValueError:
+        raise ValueError(
+            f"target: its shape {_sizes(target.shape)} and that of input, {_sizes(input.shape)}, cannot be "
+            "broadcast to one"
+        ) from None
+
+
+def check_probabilities(array: NDArray[Any], name: str) -> None:
+    """Raise unless all elements are in [0, 1]."""
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        # NaN, too, is not
+        bad = np.unravel_index(np.argmin((array >= 0) & (array <= 1)), array.shape)
+        where = ", ".join(map(str, bad))
+        hint = "; for logits, use binary_cross_entropy_with_logits" if name == "input" else ""
+        raise ValueError(
+            f"all elements of {name} should be between 0 and 1, got {array[bad]}"
+            + (f" at {name}[{where}]" if where else "")
+            + hint
+        )
+
+
 def as_weight(value: Any, logits: NDArray[Any]) -> NDArray[Any] | None:
     """Return class weights in the logits' dtype, or None."""
     if value is None:
@@ -292,26 +363,33 @@ def as_label_smoothing(value: Any) -> float:
     return smoothing
 
 
-def as_reduction(reduction: Any, size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
-    """Return "none", "mean" or "sum", which the deprecated arguments override.
+def as_reduction(
+    reduction: Any,
+    size_average: bool | None,
+    reduce: bool | None,
+    stacklevel: int,
+    choices: tuple[str, ...] = ("none", "mean", "sum"),
+) -> str:
+    """Return one of the choices, which the deprecated arguments override.
 
     stacklevel: of a warning, counted from here.
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce, stacklevel + 1)
-    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
+    if not isinstance(reduction, str) or reduction not in choices:
+        *others, last = map(repr, choices)
         raise ValueError(
-            f"{reduction} is not a valid value for reduction; it must be 'none', 'mean' or 'sum'"
+            f"{reduction} is not a valid value for reduction; it must be {', '.join(others)} or {last}"
         )
     return reduction
 
 
-def _as_flag(value: Any, name: str) -> bool:
-    """Return a deprecated argument as a bool; None stands for True."""
+def as_flag(value: Any, name: str) -> bool:
+    """Return an argument that is true or false."""
     try:
-        return value is None or bool(value)
+        return bool(value)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name}: True, False or None is needed, got {type(value).__name__}") from None
+        raise TypeError(f"{name}: True or False is needed, got {type(value).__name__}") from None
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
@@ -319,8 +397,8 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel:
 
     stacklevel: of the warning, counted from here.
     """
-    averages = _as_flag(size_average, "size_average")
-    if not _as_flag(reduce, "reduce"):
+    averages = size_average is None or as_flag(size_average, "size_average")
+    if not (reduce is None or as_flag(reduce, "reduce")):
         reduction = "none"
     elif averages:
         reduction = "mean"
@@ -334,22 +412,26 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel:
     return reduction
 
 
-def as_grad_output(value: Any, logits: NDArray[Any], reduction: str) -> tuple[float, NDArray[Any] | None]:
-    """Return the upstream gradient as (number, None) or (1.0, one number per position)."""
+def as_grad_output(
+    value: Any, dtype: np.dtype[Any], loss_shape: tuple[int, ...], reduction: str
+) -> tuple[float, NDArray[Any] | None]:
+    """Return the upstream gradient as (number, None) or (1.0, array of the loss's shape).
+
+    loss_shape: without the reduction.
+    """
     if value is None:
         return 1.0, None
-    upstream = _real(value, "grad_output", logits.dtype)
+    upstream = _real(value, "grad_output", dtype)
     if upstream.ndim == 0:
         return float(upstream), None
-    positions = position_shape(logits)
     if reduction != "none":
         raise ValueError(
             f"grad_output: with reduction={reduction!r} the loss is one number and so is its upstream "
             f"gradient; got shape {_sizes(upstream.shape)}"
         )
-    if upstream.shape != positions:
+    if upstream.shape != loss_shape:
         raise ValueError(
-            f"grad_output: must be a number or have the loss's shape {_sizes(positions)}, got "
+            f"grad_output: must be a number or have the loss's shape {_sizes(loss_shape)}, got "
             f"{_sizes(upstream.shape)}"
         )
     return 1.0, upstream

@@ -25,8 +25,8 @@ def usable_levels() -> tuple[str, ...]:
     return tuple(level for level in built_levels() if level in runnable_levels())
 
 
-def load_level(level: str) -> ModuleType:
-    """Import the kernels of one level."""
+def load_level(level: str, source: str = "_kernels") -> ModuleType:
+    """Import what was compiled from one source for one level."""
     if level not in LEVELS:
         raise ImportError(f"CYCE_LEVEL: no level {level!r}; there are {', '.join(LEVELS)}")
     if level not in built_levels():
@@ -36,7 +36,7 @@ def load_level(level: str) -> ModuleType:
         )
     if level not in runnable_levels():
         raise ImportError(f"CYCE_LEVEL: this CPU does not run {level}; it runs {', '.join(usable_levels())}")
-    return importlib.import_module(f"cyce._kernels_{level}")
+    return importlib.import_module(f"cyce.{source}_{level}")
 
 
 level: str = os.environ.get("CYCE_LEVEL") or (usable_levels() or ("baseline",))[-1]
@@ -44,3 +44,6 @@ level: str = os.environ.get("CYCE_LEVEL") or (usable_levels() or ("baseline",))[
 
 kernels = load_level(level)
 """The kernels of the level in use; the interface is that of `_kernels.pyi`."""
+
+elementwise = load_level(level, "_elementwise")
+"""The kernels of single elements, of the same level; the interface is that of `_elementwise.pyi`."""

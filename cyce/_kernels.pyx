@@ -26,11 +26,7 @@ into vectors of whatever width the level has, and every width adds in the same o
 * The gradient buffer holds the exponentials between the two halves of the fused pass; it may be the
   logits' own memory, because a block is read before it is written.
 """
-import sys
-
-from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, NAN
@@ -40,9 +36,11 @@ from libc.stdint cimport (
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from cyce._arrays cimport Operand, expect, format_of, offsets_of, place, same_shape, take, threads_for
 from cyce._math cimport (
-    cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled, exponent_bias,
-    headroom, ln2_high, ln2_low, log1p_nonnegative, multiply_add, round_shift, without_headroom,
+    LANES, add, cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled,
+    exponent_bias, finite_or_zero, headroom, ln2_high, ln2_low, log1p_nonnegative, multiply_add, round_shift,
+    settled, sum_of_lanes, without_headroom,
 )
 
 cdef extern from * nogil:
@@ -58,8 +56,6 @@ cdef extern from * nogil:
 HAS_OPENMP = bool(CYCE_OPENMP)
 
 cdef enum:
-    # Independent accumulators along a row: two vectors of the widest level in float.
-    LANES = 32
     # Classes of a row that are looked up, weighted and stored together.
     CHUNK = 256
     # Classes of a row that are reduced together: the logits and their exponentials fit into L1.
@@ -77,7 +73,6 @@ cdef enum:
     MIN_SHARE = 16384
     # Tiles of at least this many logits, when there are few, are split between threads.
     MIN_SPLIT = 65536
-    MAX_DIMS = 64
 
 
 cdef enum Output:
@@ -86,20 +81,6 @@ cdef enum Output:
     SOFTMAX
     LOG_SOFTMAX
     LOGSUMEXP
-
-
-cdef struct Positions:
-    # Where the positions of an array are: in C order over dims, strides in elements.
-    int n_dims
-    Py_ssize_t shape[MAX_DIMS]
-    Py_ssize_t stride[MAX_DIMS]
-
-
-cdef struct Operand:
-    # An array of shape positions + (n_classes,), or of the positions alone.
-    char* start
-    Py_ssize_t class_stride
-    Positions positions
 
 
 cdef struct Call:
@@ -175,35 +156,6 @@ cdef enum:
 
 # ---------------------------------------------------------------------------------------------
 # Positions, targets and masses
-
-
-cdef inline Py_ssize_t offset_of(const Positions* positions, Py_ssize_t position) noexcept nogil:
-    """Offset, in elements, of the position with this number in C order."""
-    cdef Py_ssize_t offset = 0
-    cdef int dim
-    for dim in range(positions.n_dims - 1, 0, -1):
-        offset += (position % positions.shape[dim]) * positions.stride[dim]
-        position //= positions.shape[dim]
-    return offset + position * positions.stride[0]
-
-
-cdef bint offsets_of(
-    const Positions* positions, Py_ssize_t first, Py_ssize_t width, Py_ssize_t* offset_out
-) noexcept nogil:
-    """Offsets of `width` positions from number `first` on; returns whether these are neighbours."""
-    cdef int last = positions.n_dims - 1
-    cdef Py_ssize_t step = positions.stride[last]
-    cdef Py_ssize_t done = 0, run = 0
-    cdef Py_ssize_t start, k
-    while done < width:
-        start = offset_of(positions, first + done)
-        run = width - done
-        if last > 0:
-            run = min(run, positions.shape[last] - (first + done) % positions.shape[last])
-        for k in range(run):
-            offset_out[done + k] = start + k * step
-        done += run
-    return width == 1 or (step == 1 and run == width)
 
 
 cdef inline int64_t load_target(const char* target, char format, Py_ssize_t position) noexcept nogil:
@@ -349,23 +301,6 @@ cdef inline double unit_at(double relative, double power) noexcept nogil:
     return exp_near_zero[double]((power * ln2_high[double](1.0) - relative) + power * ln2_low[double](1.0))
 
 
-cdef inline void add(double* total, double* lost, floating value) noexcept nogil:
-    """Add to a running total in double; of doubles, collect what that loses (Knuth's TwoSum)."""
-    cdef double before, added
-    if floating is float:
-        total[0] += value
-    else:
-        before = total[0]
-        total[0] = before + value
-        added = total[0] - before
-        lost[0] += (before - (total[0] - added)) + (value - added)
-
-
-cdef inline floating finite_or_zero(floating value) noexcept nogil:
-    """value, or 0 where it is infinite or NaN."""
-    return value if -INFINITY < value < INFINITY else <floating> 0.0
-
-
 cdef inline void add_dense(
     floating mass, floating row_max, floating logit, double* mass_total, double* mass_lost,
     double* gap_total, double* gap_lost,
@@ -378,11 +313,6 @@ cdef inline void add_dense(
         gap_total[0] += gap
     else:
         add[double](gap_total, gap_lost, gap)
-
-
-cdef inline double settled(double total, double lost) noexcept nogil:
-    """The running total with what it lost; an infinite total has lost nothing that is a number."""
-    return total + finite_or_zero(lost)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -410,25 +340,6 @@ cdef inline floating max_of(const floating* values, Py_ssize_t n, floating* lane
     for k in range(2):
         lane[k] = lane[k] if lane[k] > lane[k + 2] else lane[k + 2]
     return lane[0] if lane[0] > lane[1] else lane[1]
-
-
-cdef inline void sum_of_lanes(double* lane, double* lost) noexcept nogil:
-    """Add up LANES totals, and what they lost, as a tree; the sums go to lane[0] and lost[0]."""
-    cdef Py_ssize_t k
-    for k in range(16):
-        lost[k] += lost[k + 16]
-        add[double](&lane[k], &lost[k], lane[k + 16])
-    for k in range(8):
-        lost[k] += lost[k + 8]
-        add[double](&lane[k], &lost[k], lane[k + 8])
-    for k in range(4):
-        lost[k] += lost[k + 4]
-        add[double](&lane[k], &lost[k], lane[k + 4])
-    for k in range(2):
-        lost[k] += lost[k + 2]
-        add[double](&lane[k], &lost[k], lane[k + 2])
-    lost[0] += lost[1]
-    add[double](&lane[0], &lost[0], lane[1])
 
 
 cdef inline int index_of(const floating* values, int n, floating value) noexcept nogil:
@@ -1050,7 +961,7 @@ cdef int run(
     """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
     cdef size_t stats_size = <size_t> (call.n_blocks * N_STATS * call.tile_width) * sizeof(double)
     cdef size_t packed_size = 0 if call.by_rows else TILE * call.block_classes * sizeof(floating)
-    cdef int n_threads = threads_for(call.n_positions * call.n_classes, num_threads)
+    cdef int n_threads = threads_for(call.n_positions * call.n_classes, MIN_SHARE, num_threads)
     cdef bint split = (
         n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
         and call.tile_width * call.n_classes >= MIN_SPLIT
@@ -1100,11 +1011,6 @@ cdef int run(
 # What is computed before the pass
 
 
-cdef inline int threads_for(Py_ssize_t n_elements, int num_threads) noexcept nogil:
-    """Threads that are worth starting for so many elements."""
-    return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> num_threads, n_elements // MIN_SHARE))
-
-
 cdef struct TargetCount:
     double weight
     Py_ssize_t bad                  # a position whose target is no class, or -1
@@ -1135,7 +1041,7 @@ cdef int count_targets(
 ) except -1 nogil:
     """Weighted count of the positions that are not ignored, and the first bad target."""
     cdef Py_ssize_t n_blocks = (call.n_positions + TARGET_BLOCK - 1) // TARGET_BLOCK
-    cdef int n_threads = <int> min(<Py_ssize_t> threads_for(call.n_positions, num_threads), n_blocks)
+    cdef int n_threads = threads_for(call.n_positions, MIN_SHARE, num_threads)
     cdef Py_ssize_t block
     cdef double lost = 0
     cdef TargetCount* counts
@@ -1163,18 +1069,6 @@ cdef int count_targets(
 # The Python side
 
 
-cdef char OWN_BYTE_ORDER = c"<" if sys.byteorder == "little" else c">"
-
-
-cdef char format_of(const Py_buffer* view) noexcept:
-    """Type code of an array in native byte order, a blank of any other."""
-    cdef const char* text = view.format
-    # NumPy names the byte order of a native array, too, where it is less aligned than its item size.
-    if text[0] in (c"@", c"=", OWN_BYTE_ORDER):
-        text += 1
-    return text[0] if text[0] != 0 and text[1] == 0 else c" "
-
-
 cdef char integer_format_of(const Py_buffer* view) except 0:
     """One of bhiqBHIQ, by signedness and size."""
     cdef char code = format_of(view)
@@ -1183,65 +1077,6 @@ cdef char integer_format_of(const Py_buffer* view) except 0:
     if code in (c"B", c"H", c"I", c"L", c"Q"):
         return {1: c"B", 2: c"H", 4: c"I", 8: c"Q"}[view.itemsize]
     raise TypeError(f"kernel call: not a native integer array: format {view.format!r}")
-
-
-cdef int expect(bint condition, str what) except -1:
-    """Guard against a facade that passed what the kernels cannot take."""
-    if not condition:
-        raise ValueError(f"kernel call: {what}")
-    return 0
-
-
-cdef int place(Py_buffer* view, int axis, Operand* operand) except -1:
-    """Describe an array whose classes lie along `axis`; neighbouring dims that can be one, become one."""
-    cdef Positions* positions = &operand.positions
-    cdef Py_ssize_t size, stride
-    cdef int dim, last
-    expect(view.ndim <= MAX_DIMS, "too many dimensions")
-    expect(0 <= axis < view.ndim, "no such axis")
-    operand.start = <char*> view.buf
-    operand.class_stride = 1
-    positions.n_dims = 0
-    for dim in range(view.ndim):
-        if view.strides[dim] % view.itemsize:
-            raise ValueError("kernel call: strides are no multiple of the item size")
-        size = view.shape[dim]
-        stride = view.strides[dim] // view.itemsize
-        if dim == axis:
-            operand.class_stride = stride
-            continue
-        if size == 1:
-            continue
-        last = positions.n_dims - 1
-        if last >= 0 and positions.stride[last] == size * stride:
-            positions.shape[last] *= size
-            positions.stride[last] = stride
-        else:
-            positions.shape[last + 1] = size
-            positions.stride[last + 1] = stride
-            positions.n_dims += 1
-    if positions.n_dims == 0:
-        positions.n_dims = 1
-        positions.shape[0] = 1
-        positions.stride[0] = 0
-    return 0
-
-
-cdef Py_ssize_t take(object array, int flags, Py_buffer* view) except -1:
-    """Take an array's buffer, with its format; returns the number of elements."""
-    PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT)
-    return view.len // view.itemsize
-
-
-cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
-    """Whether two arrays have the same shape."""
-    cdef int dim
-    if a.ndim != b.ndim:
-        return False
-    for dim in range(a.ndim):
-        if a.shape[dim] != b.shape[dim]:
-            return False
-    return True
 
 
 cdef void plan(Call* call) noexcept:

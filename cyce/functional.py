@@ -1,7 +1,9 @@
 """torch's loss functions, as in `torch.nn.functional`."""
 
+import math
 import operator
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,25 +13,42 @@ from cyce import _threads
 from cyce._arguments import (
     as_array,
     as_axis,
+    as_factor,
+    as_flag,
     as_floating,
     as_grad_output,
     as_ignore_index,
     as_indices,
     as_label_smoothing,
     as_logits,
+    as_operand,
     as_out,
     as_reduction,
     as_target,
     as_weight,
+    check_probabilities,
+    check_same_size,
     class_axis,
+    common_shape,
     describe_bad_target,
     implicit_axis,
     position_shape,
 )
-from cyce._dispatch import kernels
+from cyce._dispatch import elementwise, kernels
 from cyce._losses import GradientRequest, has_gradient
 
-__all__ = ["cross_entropy", "log_softmax", "logsumexp", "nll_loss", "one_hot", "softmax", "softmin"]
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "kl_div",
+    "log_softmax",
+    "logsumexp",
+    "nll_loss",
+    "one_hot",
+    "softmax",
+    "softmin",
+]
 
 
 def _cross_entropy(
@@ -59,7 +78,9 @@ def _cross_entropy(
         )
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
-        upstream, grad_output = as_grad_output(gradient.grad_output, logits, reduction)
+        upstream, grad_output = as_grad_output(
+            gradient.grad_output, logits.dtype, position_shape(logits), reduction
+        )
         if gradient.out is None:
             grad_out = np.empty_like(logits)
         else:
@@ -234,7 +255,7 @@ def _nll_loss(
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient."""
     reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
-    log_probabilities = as_logits(input)
+    log_probabilities = as_logits(input, "log-probabilities")
     dtype, axis = log_probabilities.dtype, class_axis(log_probabilities)
     n_classes = log_probabilities.shape[axis]
     indices = as_indices(as_array(target, "target"), log_probabilities, had_dtype=hasattr(target, "dtype"))
@@ -243,7 +264,7 @@ def _nll_loss(
     positions = position_shape(log_probabilities)
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
-        upstream, grad_output = as_grad_output(gradient.grad_output, log_probabilities, reduction)
+        upstream, grad_output = as_grad_output(gradient.grad_output, dtype, positions, reduction)
         if gradient.out is None:
             grad_out = np.empty_like(log_probabilities)
         else:
@@ -344,6 +365,402 @@ def nll_loss(
     0.2577
     """
     return _nll_loss(input, target, weight, size_average, ignore_index, reduce, reduction)[0]
+
+
+def _of_elements(
+    kernel: Callable[..., float],
+    input: NDArray[Any],
+    operands: Mapping[str, NDArray[Any] | None],
+    flags: tuple[bool, ...],
+    shape: tuple[int, ...],
+    reduction: str,
+    gradient: GradientRequest | None,
+) -> tuple[Any, Any]:
+    """Apply one of the kernels that take the input and its operands element by element.
+
+    shape: that all of these are broadcast to; only where they differ is the input's own another.
+    """
+    divisor = 1
+    if reduction == "mean":
+        divisor = math.prod(shape)
+    elif reduction == "batchmean" and input.ndim:
+        divisor = input.shape[0]
+    upstream, grad_output, grad_out = 1.0, None, None
+    if gradient is not None:
+        upstream, grad_output = as_grad_output(gradient.grad_output, input.dtype, shape, reduction)
+        if gradient.out is None:
+            grad_out = np.empty_like(input)
+        else:
+            grad_out = as_out(gradient.out, input, {**operands, "grad_output": grad_output})
+    is_broadcast = input.shape != shape
+    full_grad, loss_out = grad_out, None
+    if grad_out is not None and is_broadcast:
+        full_grad = np.empty(shape, input.dtype)
+    if reduction == "none":
+        loss_out = np.empty(shape, input.dtype) if is_broadcast else np.empty_like(input)
+    laid_out = _in_memory_order(input, shape, [*operands.values(), loss_out, full_grad, grad_output])
+    n_operands = 1 + len(operands)
+    value = kernel(
+        *laid_out[:n_operands],
+        *flags,
+        *laid_out[n_operands:],
+        upstream,
+        divisor,
+        _threads.threads_for_call(),
+    )
+    if grad_out is not None and full_grad is not None and is_broadcast:
+        n_new = len(shape) - input.ndim
+        repeated = tuple(i for i in range(len(shape)) if i < n_new or input.shape[i - n_new] != shape[i])
+        grad_out[...] = full_grad.sum(axis=repeated, dtype=np.float64).reshape(input.shape)
+    if gradient is not None and gradient.out is not None:
+        grad_out = gradient.out
+    return input.dtype.type(value) if loss_out is None else loss_out, grad_out
+
+
+def _in_memory_order(
+    input: NDArray[Any], shape: tuple[int, ...], others: list[NDArray[Any] | None]
+) -> list[NDArray[Any] | None]:
+    """Return views of all in one shape, their axes in the order in which `input` lies in memory."""
+    views = [
+        array if array is None or array.shape == shape else np.broadcast_to(array, shape)
+        for array in (input, *others)
+    ]
+    if input.flags.c_contiguous:
+        return views
+    strides = np.broadcast_to(input, shape).strides
+    order = sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]))
+    return [None if view is None else view.transpose(order) for view in views]
+
+
+def _binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+    *,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Compute the loss and, if asked for, the gradient."""
+    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
+    logits = as_floating(input)
+    targets = as_operand(target, "target", logits.dtype)
+    check_same_size(targets, logits, "Target size ({target}) must be the same as input size ({input})")
+    operands = {
+        "target": targets,
+        "weight": as_factor(weight, "weight", logits),
+        "pos_weight": as_factor(pos_weight, "pos_weight", logits),
+    }
+    kernel = elementwise.binary_cross_entropy_with_logits
+    return _of_elements(kernel, logits, operands, (), logits.shape, reduction, gradient)
+
+
+@has_gradient(_binary_cross_entropy_with_logits)
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
+    r"""Binary cross-entropy of logits, as `torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    For questions that are answered yes or no, each by itself: one logit per sample (binary
+    classification), or one per sample and label (multi-label classification). Where exactly one of
+    several classes is right, use `cross_entropy`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64: how much speaks for yes.
+    target : array_like of the shape of `input`
+        1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
+    weight : array_like, default=None
+        Weights of the elements; can be broadcast to the shape of `input`.
+    size_average : bool, default=None
+        Deprecated: with `reduce`, overrides `reduction`.
+    reduce : bool, default=None
+        Deprecated: with `size_average`, overrides `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        "none" returns the losses of the elements, "sum" their sum, "mean" divides that by their number.
+    pos_weight : array_like, default=None
+        What the losses of yes are multiplied by, such as the ratio of no to yes in unbalanced data; can
+        be broadcast to the shape of `input`: one number per label is of shape (n_labels,).
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+        The mean of nothing is NaN.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point (or neither float32 nor float64), or another argument is not
+        numeric.
+    ValueError
+        If `target` has another shape than `input`, weights cannot be broadcast to that, or `reduction`
+        is none of the three.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.BCEWithLogitsLoss : The same as an object that holds the settings.
+    cross_entropy : One of several classes.
+    binary_cross_entropy : The same for probabilities; loses what these round away.
+
+    Notes
+    -----
+    With logit :math:`x`, target :math:`y`, weight :math:`w`, positive weight :math:`p` and the logistic
+    function :math:`\sigma`:
+
+    .. math::
+        \ell = w \bigl( (1 - y) \log(1 + e^x) + p y \log(1 + e^{-x}) \bigr), \qquad
+        \frac{\partial \ell}{\partial x} = w \bigl( (1 - y) \sigma(x) - p y \sigma(-x) \bigr)
+
+    Both logarithms are computed from :math:`\operatorname{log1p}(e^{-|x|})`, all in double, so that
+    logits of any size give finite losses and nothing cancels: tiny losses keep their precision.
+
+    Differs from torch: a target of exactly 0 or 1 adds nothing for the other answer, even where the
+    logit is infinite (torch: NaN); the result has the dtype of `input`, whatever that of `target`.
+
+    References
+    ----------
+    .. [1] `torch.nn.BCEWithLogitsLoss
+       <https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html>`_
+
+    Examples
+    --------
+    Two samples, three labels:
+
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> logits = np.array([[2.0, -1.0, 0.5], [-3.0, 0.0, 4.0]])
+    >>> target = np.array([[1, 0, 1], [0, 1, 1]])
+    >>> print(F.binary_cross_entropy_with_logits(logits, target).round(4))
+    0.279
+    >>> print(F.binary_cross_entropy_with_logits(logits, target, pos_weight=[1.0, 2.0, 3.0]).round(4))
+    0.5586
+
+    Of logits of any size the loss is finite, and not rounded to 0 (torch has 0 for the second):
+
+    >>> print(F.binary_cross_entropy_with_logits(np.float32([-1e4, -50]), [1, 0], reduction="none"))
+    [1.0000000e+04 1.9287499e-22]
+    """
+    return _binary_cross_entropy_with_logits(
+        input, target, weight, size_average, reduce, reduction, pos_weight
+    )[0]
+
+
+def _binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Compute the loss and, if asked for, the gradient."""
+    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
+    probabilities = as_floating(input, what="probabilities")
+    targets = as_operand(target, "target", probabilities.dtype)
+    check_same_size(
+        targets,
+        probabilities,
+        "Using a target size ({target}) that is different to the input size ({input}) is deprecated",
+    )
+    operands = {"target": targets, "weight": as_factor(weight, "weight", probabilities)}
+    check_probabilities(probabilities, "input")
+    check_probabilities(targets, "target")
+    kernel = elementwise.binary_cross_entropy
+    return _of_elements(kernel, probabilities, operands, (), probabilities.shape, reduction, gradient)
+
+
+@has_gradient(_binary_cross_entropy)
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    r"""Binary cross-entropy of probabilities, as `torch.nn.functional.binary_cross_entropy`.
+
+    Takes probabilities, such as a logistic function gives. For logits, use
+    `binary_cross_entropy_with_logits`, which keeps what probabilities near 0 and 1 round away.
+
+    Parameters
+    ----------
+    input : array_like
+        Probabilities of yes, of any shape, float32 or float64, in [0, 1].
+    target : array_like of the shape of `input`
+        1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
+    weight : array_like, default=None
+        Weights of the elements; can be broadcast to the shape of `input`.
+    size_average : bool, default=None
+        Deprecated: with `reduce`, overrides `reduction`.
+    reduce : bool, default=None
+        Deprecated: with `size_average`, overrides `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        "none" returns the losses of the elements, "sum" their sum, "mean" divides that by their number.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point (or neither float32 nor float64), or another argument is not
+        numeric.
+    ValueError
+        If `input` or `target` is not all in [0, 1], `target` has another shape than `input`, `weight`
+        cannot be broadcast to that, or `reduction` is none of the three.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.BCELoss : The same as an object that holds the settings.
+    binary_cross_entropy_with_logits : The same for logits.
+
+    Notes
+    -----
+    With probability :math:`p`, target :math:`y` and weight :math:`w`, and torch's bounds that keep both
+    finite at 0 and 1:
+
+    .. math::
+        \ell = w \bigl( (1 - y) \min(-\log(1 - p), 100) + y \min(-\log p, 100) \bigr), \qquad
+        \frac{\partial \ell}{\partial p} = w \frac{p - y}{\max(p (1 - p), 10^{-12})}
+
+    References
+    ----------
+    .. [1] `torch.nn.BCELoss <https://pytorch.org/docs/stable/generated/torch.nn.BCELoss.html>`_
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> print(F.binary_cross_entropy([0.9, 0.2, 0.5], [1, 0, 1]).round(4))
+    0.3406
+    """
+    return _binary_cross_entropy(input, target, weight, size_average, reduce, reduction)[0]
+
+
+def _kl_div(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+    *,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Compute the loss and, if asked for, the gradient."""
+    choices = ("none", "batchmean", "mean", "sum")
+    if reduction == "mean" and size_average is None and reduce is None:
+        warnings.warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support size. "
+            "'batchmean' divides only by the batch size, and aligns with the KL div math definition.",
+            UserWarning,
+            stacklevel=3,
+        )
+    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4, choices=choices)
+    log_probabilities = as_floating(input, what="log-probabilities")
+    operands = {"target": as_operand(target, "target", log_probabilities.dtype, kinds="f")}
+    shape = common_shape(log_probabilities, operands["target"])
+    flags = (as_flag(log_target, "log_target"),)
+    return _of_elements(elementwise.kl_div, log_probabilities, operands, flags, shape, reduction, gradient)
+
+
+@has_gradient(_kl_div)
+def kl_div(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Any:
+    r"""Kullback-Leibler divergence of `input` from `target`, as `torch.nn.functional.kl_div`.
+
+    Parameters
+    ----------
+    input : array_like
+        Log-probabilities of any shape, float32 or float64, such as those of `log_softmax`.
+    target : array_like
+        Probabilities, or their logarithms with `log_target`, floating point; `input` and `target` are
+        broadcast to one shape.
+    size_average : bool, default=None
+        Deprecated: with `reduce`, overrides `reduction`.
+    reduce : bool, default=None
+        Deprecated: with `size_average`, overrides `reduction`.
+    reduction : {"none", "batchmean", "mean", "sum"}, default="mean"
+        "none" returns the losses of the elements, "sum" their sum. "batchmean" divides that by the
+        first dimension of `input`, which gives the divergence of a batch; "mean" by the number of
+        elements, which does not.
+    log_target : bool, default=False
+        Whether `target` is log-probabilities.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `input`: a NumPy scalar, or an array of the common shape with
+        ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError
+        If `input` or `target` is not floating point.
+    ValueError
+        If the shapes cannot be broadcast to one, or `reduction` is none of the four.
+
+    Warns
+    -----
+    UserWarning
+        If `reduction` is "mean".
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.KLDivLoss : The same as an object that holds the settings.
+    cross_entropy : Takes class probabilities; differs by the entropy of these.
+
+    Notes
+    -----
+    With log-probability :math:`x` and target :math:`q`: :math:`\ell = q (\log q - x)` and
+    :math:`\partial \ell / \partial x = -q`, both 0 where :math:`q = 0` (torch: NaN if :math:`x` is
+    infinite there).
+
+    References
+    ----------
+    .. [1] `torch.nn.KLDivLoss <https://pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html>`_
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> log_probabilities = F.log_softmax([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], dim=1)
+    >>> target = [[0.8, 0.1, 0.1], [0.0, 0.0, 1.0]]
+    >>> print(F.kl_div(log_probabilities, target, reduction="batchmean").round(4))
+    0.0982
+    """
+    return _kl_div(input, target, size_average, reduce, reduction, log_target)[0]
 
 
 def _normalize(

@@ -7,7 +7,17 @@ from cyce import functional
 from cyce._arguments import as_array
 from cyce._losses import LossModule
 
-__all__ = ["CrossEntropyLoss", "LogSoftmax", "NLLLoss", "Softmax", "Softmax2d", "Softmin"]
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "KLDivLoss",
+    "LogSoftmax",
+    "NLLLoss",
+    "Softmax",
+    "Softmax2d",
+    "Softmin",
+]
 
 
 class CrossEntropyLoss(LossModule):
@@ -129,6 +139,159 @@ class NLLLoss(LossModule):
             "ignore_index": self.ignore_index,
             "reduction": self.reduction,
         }
+
+
+class BCEWithLogitsLoss(LossModule):
+    """Binary cross-entropy of logits, as `torch.nn.BCEWithLogitsLoss`.
+
+    The settings of `cyce.functional.binary_cross_entropy_with_logits`, held in an object.
+
+    Parameters
+    ----------
+    weight : array_like, default=None
+        Weights of the elements; can be broadcast to the shape of the logits.
+    size_average : bool, default=None
+        Deprecated, see `reduction`.
+    reduce : bool, default=None
+        Deprecated, see `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        How the losses of the elements become one number, or that they stay as they are.
+    pos_weight : array_like, default=None
+        What the losses of positive targets are multiplied by, such as one number per label.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.functional.binary_cross_entropy_with_logits : The formula, the shapes, the errors.
+    cyce.value_and_grad : Loss and gradient in one pass.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> print(cyce.BCEWithLogitsLoss()([2.0, -1.0, 0.5], [1, 0, 1]).round(4))
+    0.3048
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        pos_weight: Any = None,
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.weight = weight
+        self.pos_weight = pos_weight
+
+    def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return `cyce.functional.binary_cross_entropy_with_logits` and its keyword arguments."""
+        return functional.binary_cross_entropy_with_logits, {
+            "weight": self.weight,
+            "reduction": self.reduction,
+            "pos_weight": self.pos_weight,
+        }
+
+
+class BCELoss(LossModule):
+    """Binary cross-entropy of probabilities, as `torch.nn.BCELoss`.
+
+    The settings of `cyce.functional.binary_cross_entropy`, held in an object.
+
+    Parameters
+    ----------
+    weight : array_like, default=None
+        Weights of the elements; can be broadcast to the shape of the probabilities.
+    size_average : bool, default=None
+        Deprecated, see `reduction`.
+    reduce : bool, default=None
+        Deprecated, see `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        How the losses of the elements become one number, or that they stay as they are.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.functional.binary_cross_entropy : The formula, the errors.
+    cyce.BCEWithLogitsLoss : The same for logits, which is more accurate.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> print(cyce.BCELoss()([0.9, 0.2, 0.5], [1, 0, 1]).round(4))
+    0.3406
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.weight = weight
+
+    def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return `cyce.functional.binary_cross_entropy` and its keyword arguments."""
+        return functional.binary_cross_entropy, {"weight": self.weight, "reduction": self.reduction}
+
+
+class KLDivLoss(LossModule):
+    """Kullback-Leibler divergence, as `torch.nn.KLDivLoss`.
+
+    The settings of `cyce.functional.kl_div`, held in an object.
+
+    Parameters
+    ----------
+    size_average : bool, default=None
+        Deprecated, see `reduction`.
+    reduce : bool, default=None
+        Deprecated, see `reduction`.
+    reduction : {"none", "batchmean", "mean", "sum"}, default="mean"
+        How the losses of the elements become one number, or that they stay as they are.
+    log_target : bool, default=False
+        Whether targets are log-probabilities.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.functional.kl_div : The formula, the shapes, the errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce
+    >>> criterion = cyce.KLDivLoss(reduction="batchmean")
+    >>> print(criterion(np.log([[0.7, 0.2, 0.1]]), [[0.5, 0.25, 0.25]]).round(4))
+    0.1166
+    """
+
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        log_target: bool = False,
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.log_target = log_target
+
+    def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return `cyce.functional.kl_div` and its keyword arguments."""
+        return functional.kl_div, {"reduction": self.reduction, "log_target": self.log_target}
 
 
 class _Normalizer:

@@ -16,6 +16,7 @@ from cyce import _dispatch, functional
 def level(request, monkeypatch):
     """Name of a compiled level, which is in use during the test."""
     monkeypatch.setattr(functional, "kernels", _dispatch.load_level(request.param))
+    monkeypatch.setattr(functional, "elementwise", _dispatch.load_level(request.param, "_elementwise"))
     return request.param
 
 

@@ -1,0 +1,143 @@
+"""Arrays as the kernels see them: buffers of any strides, checked where they come in."""
+from cpython.buffer cimport PyBUF_FORMAT, PyObject_GetBuffer
+
+
+cdef extern from * nogil:
+    """
+    /* What a buffer's format begins with where it names the byte order of this machine. */
+    static inline char cyce_own_byte_order(void)
+    {
+        const unsigned short one = 1;
+        return *(const unsigned char *) &one ? '<' : '>';
+    }
+    """
+    char cyce_own_byte_order() noexcept
+
+
+cdef enum:
+    # As many as NumPy's arrays have.
+    MAX_DIMS = 64
+
+
+cdef struct Positions:
+    # Where the positions of an array are: in C order over dims, strides in elements.
+    int n_dims
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t stride[MAX_DIMS]
+
+
+cdef struct Operand:
+    # An array of shape positions + (n_classes,), or of the positions alone.
+    char* start
+    Py_ssize_t class_stride
+    Positions positions
+
+
+cdef inline bint offsets_of(
+    const Positions* positions, Py_ssize_t first, Py_ssize_t width, Py_ssize_t* offset_out
+) noexcept nogil:
+    """Offsets of `width` positions from number `first` on; returns whether these are neighbours."""
+    cdef int last = positions.n_dims - 1
+    cdef Py_ssize_t step = positions.stride[last]
+    cdef Py_ssize_t index[MAX_DIMS]
+    cdef Py_ssize_t offset = 0, done = 0, run = 0
+    cdef Py_ssize_t k
+    cdef int dim
+    for dim in range(last, 0, -1):
+        index[dim] = first % positions.shape[dim]
+        first //= positions.shape[dim]
+        offset += index[dim] * positions.stride[dim]
+    index[0] = first
+    offset += first * positions.stride[0]
+    while done < width:
+        run = width - done
+        if last > 0:
+            run = min(run, positions.shape[last] - index[last])
+        for k in range(run):
+            offset_out[done + k] = offset + k * step
+        done += run
+        index[last] += run
+        offset += run * step
+        dim = last
+        while dim > 0 and index[dim] == positions.shape[dim]:
+            offset += positions.stride[dim - 1] - positions.shape[dim] * positions.stride[dim]
+            index[dim] = 0
+            dim -= 1
+            index[dim] += 1
+    return width == 1 or (step == 1 and run == width)
+
+
+cdef inline char format_of(const Py_buffer* view) noexcept:
+    """Type code of an array in native byte order, a blank of any other."""
+    cdef const char* text = view.format
+    # NumPy names the byte order of a native array, too, where it is less aligned than its item size.
+    if text[0] in (c"@", c"=", cyce_own_byte_order()):
+        text += 1
+    return text[0] if text[0] != 0 and text[1] == 0 else c" "
+
+
+cdef inline int expect(bint condition, str what) except -1:
+    """Guard against a facade that passed what the kernels cannot take."""
+    if not condition:
+        raise ValueError(f"kernel call: {what}")
+    return 0
+
+
+cdef inline int place(Py_buffer* view, int axis, Operand* operand) except -1:
+    """Describe an array whose classes lie along `axis`, -1 if it has none.
+
+    Neighbouring dims of the positions that can be one, become one.
+    """
+    cdef Positions* positions = &operand.positions
+    cdef Py_ssize_t size, stride
+    cdef int dim, last
+    expect(view.ndim <= MAX_DIMS, "too many dimensions")
+    expect(-1 <= axis < view.ndim, "no such axis")
+    operand.start = <char*> view.buf
+    operand.class_stride = 1
+    positions.n_dims = 0
+    for dim in range(view.ndim):
+        if view.strides[dim] % view.itemsize:
+            raise ValueError("kernel call: strides are no multiple of the item size")
+        size = view.shape[dim]
+        stride = view.strides[dim] // view.itemsize
+        if dim == axis:
+            operand.class_stride = stride
+            continue
+        if size == 1:
+            continue
+        last = positions.n_dims - 1
+        if last >= 0 and positions.stride[last] == size * stride:
+            positions.shape[last] *= size
+            positions.stride[last] = stride
+        else:
+            positions.shape[last + 1] = size
+            positions.stride[last + 1] = stride
+            positions.n_dims += 1
+    if positions.n_dims == 0:
+        positions.n_dims = 1
+        positions.shape[0] = 1
+        positions.stride[0] = 0
+    return 0
+
+
+cdef inline Py_ssize_t take(object array, int flags, Py_buffer* view) except -1:
+    """Take an array's buffer, with its format; returns the number of elements."""
+    PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT)
+    return view.len // view.itemsize
+
+
+cdef inline bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
+    """Whether two arrays have the same shape."""
+    cdef int dim
+    if a.ndim != b.ndim:
+        return False
+    for dim in range(a.ndim):
+        if a.shape[dim] != b.shape[dim]:
+            return False
+    return True
+
+
+cdef inline int threads_for(Py_ssize_t n_elements, Py_ssize_t min_share, int num_threads) noexcept nogil:
+    """Threads that are worth starting for so many elements, of which each should have min_share."""
+    return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> num_threads, n_elements // min_share))
