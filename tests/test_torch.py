@@ -68,6 +68,9 @@ def assert_agree(ours, theirs, logits, arguments, named, with_gradient=True):
 FUNCTIONS = [
     ("nn.functional.cross_entropy", F.cross_entropy, 21, True),
     ("nn.functional.nll_loss", F.nll_loss, 20, True),
+    ("nn.functional.binary_cross_entropy_with_logits", F.binary_cross_entropy_with_logits, 10, True),
+    ("nn.functional.binary_cross_entropy", F.binary_cross_entropy, 10, True),
+    ("nn.functional.kl_div", F.kl_div, 10, True),
     ("softmax", F.softmax, 5, False),
     ("log_softmax", F.log_softmax, 5, False),
     ("nn.functional.softmin", F.softmin, 5, False),
@@ -89,7 +92,7 @@ def function_samples():
         assert n_samples >= 2 * n_least, f"{n_samples} of {name}"
 
 
-@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice", "ignore:reduction. 'mean' divides")
 @pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(function_samples()))
 def test_samples_of_functions(ours, theirs, sample, is_loss):
     assert_agree(ours, theirs, sample.input, sample.args, sample.kwargs, with_gradient=is_loss)
@@ -99,6 +102,9 @@ def test_samples_of_functions(ours, theirs, sample, is_loss):
 MODULES = [
     (cyce.CrossEntropyLoss, 105, 7, True),
     (cyce.NLLLoss, 20, 0, True),
+    (cyce.BCEWithLogitsLoss, 5, 0, True),
+    (cyce.BCELoss, 5, 0, True),
+    (cyce.KLDivLoss, 5, 0, True),
     (cyce.Softmax, 2, 0, False),
     (cyce.LogSoftmax, 2, 0, False),
     (cyce.Softmin, 1, 0, False),
@@ -124,7 +130,7 @@ def module_samples(errors):
                 yield pytest.param(ours, info.module_cls, sample, is_loss, id=name)
 
 
-@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice", "ignore:reduction. 'mean' divides")
 @pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(module_samples(errors=False)))
 def test_samples_of_modules(ours, theirs, sample, is_loss):
     arguments, named = sample.constructor_input.args, sample.constructor_input.kwargs
@@ -247,6 +253,28 @@ class TestWhereTheTwoDiffer:
         logits, target = torch.tensor([[0.0, -np.inf]]), torch.tensor([[1.0, 0.0]])
         assert torch.nn.functional.cross_entropy(logits, target).isnan()
         assert F.cross_entropy(logits, target) == 0
+
+    @pytest.mark.parametrize(
+        ("logit", "target", "theirs"), [(-50, 0, 0), (-np.inf, 0, np.nan), (np.inf, 1, np.nan)]
+    )
+    def test_binary_cross_entropy_of_perfect_answers(self, logit, target, theirs):
+        arguments = torch.tensor([float(logit)]), torch.tensor([float(target)])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(*arguments)
+        np.testing.assert_array_equal(loss, theirs)
+        exact = np.float32(np.log1p(np.exp(-abs(float(logit)))))
+        assert F.binary_cross_entropy_with_logits(*arguments) == exact
+
+    def test_kl_div_without_mass(self):
+        arguments = torch.tensor([-np.inf]), torch.tensor([0.0])
+        assert torch.nn.functional.kl_div(*arguments, reduction="sum").isnan()
+        assert F.kl_div(*arguments, reduction="sum") == 0
+
+    def test_integer_targets_of_binary_cross_entropies(self):
+        given, target = torch.tensor([0.25]), torch.tensor([1])
+        for name in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+            with pytest.raises(RuntimeError):
+                getattr(torch.nn.functional, name)(given, target)
+            assert getattr(F, name)(given, target) == getattr(F, name)(given, target.float())
 
     def test_integer_dtypes_of_targets(self):
         logits, target = torch.zeros(2, 3), torch.tensor([0, 1], dtype=torch.int16)

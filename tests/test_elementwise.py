@@ -1,0 +1,426 @@
+"""Binary cross-entropy and Kullback-Leibler divergence, beside their formulas in long double."""
+
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+
+import cyce
+import cyce.functional as F
+from cyce import _dispatch, functional
+from oracle import LONG
+
+BCE_WITH_LOGITS = F.binary_cross_entropy_with_logits
+LOSSES = [BCE_WITH_LOGITS, F.binary_cross_entropy, F.kl_div]
+
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def exact(loss, given, target, weight=1, pos_weight=1, log_target=False):
+    """Return losses and slopes of all elements."""
+    x, y, w, p = (np.asarray(array).astype(LONG) for array in (given, target, weight, pos_weight))
+    with np.errstate(all="ignore"):
+        if loss is BCE_WITH_LOGITS:
+            losses = (1 - y) * softplus(x) + p * y * softplus(-x)
+            slopes = (1 - y) / (1 + np.exp(-x)) - p * y / (1 + np.exp(x))
+        elif loss is F.binary_cross_entropy:
+            losses = (1 - y) * np.minimum(-np.log1p(-x), 100) + y * np.minimum(-np.log(x), 100)
+            slopes = (x - y) / np.maximum(x * (1 - x), LONG("1e-12"))
+        else:
+            q = np.exp(y) if log_target else y
+            losses = np.where(q == 0, 0, q * ((y if log_target else np.log(y)) - x))
+            slopes = -q * np.ones_like(x)
+    return losses * w, slopes * w
+
+
+def draw(loss, rng, shape, dtype):
+    """Draw an input and a target for a loss."""
+    target = rng.choice([0, 0.25, 0.3, 1], size=shape) if shape else np.float64(0.3)
+    if loss is BCE_WITH_LOGITS:
+        given = rng.standard_normal(shape) * 10
+    elif loss is F.binary_cross_entropy:
+        given = rng.random(shape)
+    else:
+        given = np.log(rng.random(shape))
+    return np.asarray(given, dtype), np.asarray(target, dtype)
+
+
+def both(loss, *arguments, **named):
+    """Return loss and gradient."""
+    return cyce.value_and_grad(loss)(*arguments, **named)
+
+
+class TestFormulas:
+    @pytest.mark.parametrize("loss", LOSSES)
+    @pytest.mark.parametrize(
+        "shape", [(), (1,), (7,), (511,), (512,), (513,), (3, 0), (5, 40), (9000, 3)], ids=str
+    )
+    def test_losses_and_gradients(self, level, loss, shape, dtype, rng):
+        given, target = draw(loss, rng, shape, dtype)
+        upstream = np.asarray(rng.standard_normal(shape), dtype)
+        losses, gradient = both(loss, given, target, reduction="none", grad_output=upstream)
+        exact_losses, slopes = exact(loss, given, target)
+        eps = np.finfo(dtype).eps
+        assert losses.shape == gradient.shape == shape
+        assert losses.dtype == gradient.dtype == dtype
+        scale = np.abs(target * given) if loss is F.kl_div else 0
+        np.testing.assert_array_less(
+            np.abs(losses - exact_losses), 3 * eps * (np.abs(exact_losses) + scale) + 1e-300
+        )
+        np.testing.assert_array_less(
+            np.abs(gradient - slopes * upstream),
+            6 * eps * np.maximum(np.abs(slopes), 1) * np.abs(upstream) + 1e-300,
+        )
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+    def test_reductions(self, level, loss, reduction, dtype, rng):
+        if reduction == "batchmean" and loss is not F.kl_div:
+            with pytest.raises(ValueError, match="batchmean is not a valid value"):
+                loss([0.5], [0.5], reduction=reduction)
+            return
+        given, target = draw(loss, rng, (60, 400), dtype)
+        warned = loss is F.kl_div and reduction == "mean"
+        with pytest.warns(UserWarning, match="batchmean") if warned else contextlib.nullcontext():
+            value, gradient = both(loss, given, target, reduction=reduction, grad_output=3)
+        losses, slopes = exact(loss, given, target)
+        divisor = {"sum": 1, "mean": 60 * 400, "batchmean": 60}[reduction]
+        eps = np.finfo(dtype).eps
+        assert isinstance(value, dtype.type)
+        assert abs(value - losses.sum() / divisor) <= 2 * eps * np.abs(losses).sum() / divisor
+        np.testing.assert_allclose(gradient, slopes * 3 / divisor, rtol=4 * eps, atol=4 * eps / divisor)
+
+    @pytest.mark.parametrize("shape", [(5, 7), (7,), (5, 1), (1, 1), ()], ids=str)
+    def test_weights_are_broadcast(self, level, shape, dtype, rng):
+        for loss in (BCE_WITH_LOGITS, F.binary_cross_entropy):
+            given, target = draw(loss, rng, (5, 7), dtype)
+            named = {"weight": np.asarray(rng.random(shape), dtype)}
+            if loss is BCE_WITH_LOGITS:
+                named["pos_weight"] = np.asarray(rng.random(shape) * 5, dtype)
+            losses, gradient = both(loss, given, target, reduction="none", **named)
+            exact_losses, slopes = exact(loss, given, target, **named)
+            np.testing.assert_allclose(losses, exact_losses, rtol=4 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(gradient, slopes, rtol=1e3 * np.finfo(dtype).eps)
+
+    @pytest.mark.parametrize("log_target", [False, True])
+    @pytest.mark.parametrize(
+        ("input_shape", "target_shape"),
+        [((4, 3), (3,)), ((3,), (4, 3)), ((4, 1), (1, 3)), ((), (2, 3)), ((2, 3), ())],
+        ids=str,
+    )
+    def test_kl_div_broadcasts(self, level, input_shape, target_shape, log_target, dtype, rng):
+        given = np.log(np.asarray(rng.random(input_shape))).astype(dtype)
+        target = np.asarray(rng.random(target_shape), dtype)
+        target = np.log(target) if log_target else target
+        losses, gradient = both(F.kl_div, given, target, reduction="none", log_target=log_target)
+        exact_losses, slopes = exact(F.kl_div, given, target, log_target=log_target)
+        assert losses.shape == exact_losses.shape
+        assert gradient.shape == input_shape
+        eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(losses, exact_losses, rtol=100 * eps, atol=4 * eps)
+        slopes = np.broadcast_to(slopes, losses.shape)
+        axes = tuple(range(losses.ndim - gradient.ndim)) + tuple(
+            axis
+            for axis in range(losses.ndim)
+            if axis >= losses.ndim - gradient.ndim
+            and gradient.shape[axis - losses.ndim + gradient.ndim] == 1 != losses.shape[axis]
+        )
+        np.testing.assert_allclose(gradient, slopes.sum(axis=axes).reshape(input_shape), rtol=4 * eps)
+
+    def test_divisor_of_batchmean_is_that_of_input(self):
+        # as in torch: not of what both are broadcast to
+        value = F.kl_div(np.zeros(3), np.full((2, 3), 0.5), reduction="batchmean")
+        assert value == pytest.approx(6 * 0.5 * np.log(0.5) / 3)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_mean_of_nothing(self, loss):
+        for reduction in ("mean", "sum") if loss is not F.kl_div else ("batchmean", "sum"):
+            value, gradient = both(loss, np.zeros((0, 3)), np.zeros((0, 3)), reduction=reduction)
+            assert np.isnan(value) if reduction != "sum" else value == 0
+            assert gradient.shape == (0, 3)
+
+
+class TestPrecision:
+    def test_logits_of_any_size(self, level, dtype):
+        logits = np.array([1e4, -1e4, 1e4, -1e4, 80, -80, 80, -80, 20, -20, 1e-30, 0], dtype)
+        target = np.array([0, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 1], dtype)
+        losses, gradient = both(BCE_WITH_LOGITS, logits, target, reduction="none")
+        expected, slopes = exact(BCE_WITH_LOGITS, logits, target)
+        # what is below the smallest number of the dtype is 0
+        np.testing.assert_allclose(losses, expected.astype(dtype), rtol=2 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(gradient, slopes.astype(dtype), rtol=2 * np.finfo(dtype).eps)
+        assert losses[5] > 0
+        assert losses[8] == losses[9] > 0
+
+    def test_infinite_logits_have_their_limits(self, level, dtype):
+        # torch has NaN in all cases but the second
+        logits = np.array([np.inf, np.inf, -np.inf, -np.inf], dtype)
+        losses, gradient = both(BCE_WITH_LOGITS, logits, [1, 0, 0, 1], reduction="none")
+        np.testing.assert_array_equal(losses, [0, np.inf, 0, np.inf])
+        np.testing.assert_array_equal(gradient, [0, 1, 0, -1])
+
+    def test_nan_stays_nan(self, level, dtype):
+        losses, gradient = both(
+            BCE_WITH_LOGITS, np.array([np.nan, 0, 1], dtype), [1, np.nan, 1], reduction="none"
+        )
+        np.testing.assert_array_equal(np.isnan(losses), [True, True, False])
+        np.testing.assert_array_equal(np.isnan(gradient), [True, True, False])
+        losses = F.kl_div(np.array([np.nan, 0, 0], dtype), np.array([1, np.nan, -1], dtype), reduction="none")
+        assert np.isnan(losses).all()
+
+    def test_probabilities_of_0_and_1(self, level, dtype):
+        probabilities, target = map(np.array, zip(*itertools.product([0, 1], [0, 0.3, 1]), strict=True))
+        losses, gradient = both(F.binary_cross_entropy, probabilities.astype(dtype), target, reduction="none")
+        np.testing.assert_allclose(losses, [0, 30, 100, 100, 70, 0], rtol=1e-6)
+        np.testing.assert_allclose(gradient, [0, -3e11, -1e12, 1e12, 7e11, 0], rtol=1e-6)
+
+    def test_all_exponents_of_probabilities(self, level, dtype):
+        exponents = np.arange(np.finfo(dtype).minexp, 0)
+        probabilities = np.ldexp(dtype.type(1.3), exponents).clip(max=1).astype(dtype)
+        for target in (0, 1):
+            losses = F.binary_cross_entropy(
+                probabilities, np.full_like(probabilities, target), reduction="none"
+            )
+            expected, _ = exact(F.binary_cross_entropy, probabilities, target)
+            np.testing.assert_allclose(losses, expected, rtol=3 * np.finfo(dtype).eps)
+
+    def test_all_exponents_of_targets(self, level):
+        # down to subnormal ones, where the logarithm is scaled
+        target = np.ldexp(1.3, np.arange(-1074, 1010))
+        losses = F.kl_div(np.zeros_like(target), target, reduction="none")
+        expected, _ = exact(F.kl_div, np.zeros_like(target), target)
+        np.testing.assert_allclose(losses, expected.astype(np.float64), rtol=8e-16, atol=5e-324)
+
+    def test_masses_of_0_add_nothing(self, level, dtype):
+        given = np.array([-np.inf, -np.inf, 0, -1e30], dtype)
+        for target, log_target in (([0, 0, 0, 0], False), ([-np.inf] * 4, True)):
+            losses, gradient = both(
+                F.kl_div, given, np.array(target, dtype), reduction="none", log_target=log_target
+            )
+            np.testing.assert_array_equal(losses, 0)
+            np.testing.assert_array_equal(gradient, 0)
+
+    def test_log_targets_of_any_size(self, level):
+        target = np.array([-800.0, -700, -1, 0, 1, 700, 800])
+        losses, gradient = both(F.kl_div, np.full(7, 2.0), target, reduction="none", log_target=True)
+        expected, slopes = exact(F.kl_div, np.full(7, 2.0), target, log_target=True)
+        with np.errstate(over="ignore"):
+            expected, slopes = expected.astype(float), slopes.astype(float)
+        np.testing.assert_allclose(losses, expected, rtol=1e-15)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-15)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_any_strides(self, level, loss, dtype, rng):
+        shape = (6, 33, 5)
+        given, target = draw(loss, rng, shape, dtype)
+        options = {"reduction": "none"}
+        expected = both(loss, given, target, **options)
+        for order in itertools.permutations(range(3)):
+            there, back = np.argsort(order), order
+            out = np.zeros([2 * n for n in shape], dtype)[::2, ::-2, 1::2]
+            view = np.empty([shape[axis] for axis in there], dtype).transpose(back)
+            view[...] = given
+            results = both(loss, view, target[::-1][::-1], **options, out=out)
+            assert results[1] is out
+            for result, wanted in zip(results, expected, strict=True):
+                np.testing.assert_array_equal(result, wanted)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_in_place(self, level, loss, dtype, rng):
+        given, target = draw(loss, rng, (70, 300), dtype)
+        value, gradient = both(loss, given, target, reduction="sum")
+        value_in_place, same = both(loss, given, target, reduction="sum", out=given)
+        assert same is given
+        assert value_in_place == value
+        np.testing.assert_array_equal(given, gradient)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_inputs_stay_as_they_are(self, loss, dtype, rng):
+        given, target = draw(loss, rng, (70, 300), dtype)
+        before = given.copy(), target.copy()
+        given.flags.writeable = target.flags.writeable = False
+        both(loss, given, target, reduction="sum")
+        np.testing.assert_array_equal(given, before[0])
+        np.testing.assert_array_equal(target, before[1])
+
+    def test_out_must_not_be_read(self, rng):
+        given, target = draw(BCE_WITH_LOGITS, rng, (3, 4), np.float64)
+        weight = rng.random((3, 4))
+        for name, out in (("target", target), ("weight", weight), ("pos_weight", weight)):
+            with pytest.raises(ValueError, match=f"out: shares memory with {name}"):
+                both(BCE_WITH_LOGITS, given, target, **({} if name == "target" else {name: weight}), out=out)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_the_same_bits_for_any_number_of_threads(self, level, loss, dtype, rng, threads):
+        given, target = draw(loss, rng, (101, 997), dtype)
+        results = []
+        for n in (1, 2, 3, 7):
+            threads(n)
+            results.append(both(loss, given, target, reduction="sum"))
+        for value, gradient in results[1:]:
+            assert value == results[0][0]
+            assert gradient.tobytes() == results[0][1].tobytes()
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_levels_with_the_same_instructions_give_the_same_bits(self, loss, dtype, rng, monkeypatch):
+        given, target = draw(loss, rng, (101, 97), dtype)
+        results = set()
+        for name in _dispatch.usable_levels():
+            if name != "baseline":
+                monkeypatch.setattr(functional, "elementwise", _dispatch.load_level(name, "_elementwise"))
+                value, gradient = both(loss, given, target, reduction="sum")
+                results.add((value, gradient.tobytes()))
+        assert len(results) <= 1
+
+
+class TestArguments:
+    @pytest.mark.parametrize("kind", [bool, np.int8, np.uint16, np.int64, np.float16, np.float32, ">f8"])
+    def test_dtypes_of_targets(self, kind, dtype):
+        target = np.array([1, 0, 1], kind)
+        for loss in (BCE_WITH_LOGITS, F.binary_cross_entropy):
+            expected = loss(np.array([0.3, 0.2, 0.9], dtype), np.array([1, 0, 1], dtype))
+            assert loss(np.array([0.3, 0.2, 0.9], dtype), target) == expected
+            assert loss(np.array([0.3, 0.2, 0.9], dtype), target.tolist()) == expected
+
+    @pytest.mark.parametrize(
+        ("loss", "arguments", "named", "error", "message"),
+        [
+            (BCE_WITH_LOGITS, ([1.0], [1.0, 0.0]), {}, ValueError, r"Target size \(\[2\]\) must be the same"),
+            (BCE_WITH_LOGITS, ([1], [1]), {}, TypeError, "input: logits must be floating point, got int64"),
+            (BCE_WITH_LOGITS, (["a"], [1]), {}, TypeError, "input: logits must be an array of float32"),
+            (BCE_WITH_LOGITS, ([1.0], ["a"]), {}, TypeError, "target: real numbers are needed"),
+            (BCE_WITH_LOGITS, ([1.0], [1j]), {}, TypeError, "target: real numbers are needed"),
+            (BCE_WITH_LOGITS, ([1.0], [1]), {"weight": [1.0, 2.0]}, ValueError, "weight: its shape"),
+            (
+                BCE_WITH_LOGITS,
+                ([1.0], [1]),
+                {"pos_weight": [[1.0], [2.0]]},
+                ValueError,
+                "pos_weight: its shape",
+            ),
+            (BCE_WITH_LOGITS, ([1.0], [1]), {"pos_weight": "a"}, TypeError, "pos_weight: real numbers"),
+            (
+                BCE_WITH_LOGITS,
+                ([1.0], [1]),
+                {"reduction": "batchmean"},
+                ValueError,
+                "batchmean is not a valid",
+            ),
+            (BCE_WITH_LOGITS, ([1.0], np.ma.array([1])), {}, TypeError, "target: a masked array"),
+            (
+                F.binary_cross_entropy,
+                ([1.5], [1]),
+                {},
+                ValueError,
+                r"all elements of input .* got 1.5 at input\[0\]",
+            ),
+            (F.binary_cross_entropy, ([0.5, np.nan], [1, 1]), {}, ValueError, r"got nan at input\[1\]"),
+            (
+                F.binary_cross_entropy,
+                ([0.5, -0.1], [1, 1]),
+                {},
+                ValueError,
+                "binary_cross_entropy_with_logits",
+            ),
+            (
+                F.binary_cross_entropy,
+                ([0.5], [2]),
+                {},
+                ValueError,
+                "all elements of target should be between",
+            ),
+            (F.binary_cross_entropy, (0.5, -1), {}, ValueError, "all elements of target should be between"),
+            (F.binary_cross_entropy, ([0.5], [[1]]), {}, ValueError, "Using a target size"),
+            (
+                F.binary_cross_entropy,
+                ([1], [1]),
+                {},
+                TypeError,
+                "input: probabilities must be floating point",
+            ),
+            (F.binary_cross_entropy, ([0.5], [1]), {"weight": [1, 2]}, ValueError, "weight: its shape"),
+            (F.kl_div, ([0.5], [1]), {"reduction": "sum"}, TypeError, "target: floating point numbers"),
+            (F.kl_div, ([1], [0.5]), {"reduction": "sum"}, TypeError, "input: log-probabilities must be"),
+            (F.kl_div, (np.zeros(2), np.zeros(3)), {"reduction": "sum"}, ValueError, "broadcast to one"),
+            (F.kl_div, ([0.5], [0.5]), {"reduction": "average"}, ValueError, "'batchmean', 'mean' or 'sum'"),
+            (
+                F.kl_div,
+                ([0.5], [0.5]),
+                {"reduction": "sum", "log_target": np.zeros(2)},
+                TypeError,
+                "log_target",
+            ),
+        ],
+    )
+    def test_errors(self, loss, arguments, named, error, message):
+        out = np.full(np.shape(arguments[0]), 7.0)
+        with pytest.raises(error, match=message):
+            loss(*arguments, **named)
+        with pytest.raises(error, match=message):
+            both(loss, *arguments, **named, out=out)
+        np.testing.assert_array_equal(out, 7)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_errors_of_gradients(self, loss):
+        given, target = np.array([0.5, 0.25]), np.array([0.5, 0.5])
+        for named, error, message in (
+            (
+                {"grad_output": [1.0, 2.0], "reduction": "sum"},
+                ValueError,
+                "grad_output: with reduction='sum'",
+            ),
+            ({"grad_output": [1.0], "reduction": "none"}, ValueError, "grad_output: must be a number or"),
+            ({"out": np.zeros(3), "reduction": "sum"}, ValueError, "out: must have input's shape"),
+            ({"out": np.zeros(2, np.float32), "reduction": "sum"}, TypeError, "out: must have input's dtype"),
+            ({"out": target, "reduction": "sum"}, ValueError, "out: shares memory with target"),
+        ):
+            with pytest.raises(error, match=message):
+                both(loss, given, target, **named)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_deprecated_arguments(self, loss):
+        with pytest.warns(DeprecationWarning, match="reduction='sum'") as caught:
+            value = loss([0.5, 0.25], [0.5, 0.5], size_average=False)
+        assert caught[0].filename == __file__
+        assert value == loss([0.5, 0.25], [0.5, 0.5], reduction="sum")
+
+    def test_warning_of_kl_div(self):
+        with pytest.warns(UserWarning, match="batchmean") as caught:
+            F.kl_div([0.5], [0.5])
+        assert caught[0].filename == __file__
+
+
+class TestModules:
+    @pytest.mark.parametrize(
+        ("module", "loss", "settings"),
+        [
+            (
+                cyce.BCEWithLogitsLoss,
+                BCE_WITH_LOGITS,
+                {"weight": [2.0], "pos_weight": [3.0], "reduction": "none"},
+            ),
+            (cyce.BCELoss, F.binary_cross_entropy, {"weight": [2.0], "reduction": "sum"}),
+            (cyce.KLDivLoss, F.kl_div, {"reduction": "batchmean", "log_target": True}),
+        ],
+    )
+    def test_settings(self, module, loss, settings):
+        given, target = [0.5, 0.25], [0.5, 0.75]
+        criterion = module(**settings)
+        assert {name: getattr(criterion, name) for name in settings} == settings
+        assert repr(criterion) == f"{module.__name__}()"
+        np.testing.assert_array_equal(criterion(given, target), loss(given, target, **settings))
+        for ours, expected in zip(
+            both(criterion, given, target), both(loss, given, target, **settings), strict=True
+        ):
+            np.testing.assert_array_equal(ours, expected)
+
+    def test_deprecated_arguments(self):
+        for module in (cyce.BCEWithLogitsLoss, cyce.BCELoss, cyce.KLDivLoss):
+            with pytest.warns(DeprecationWarning, match="reduction='none'") as caught:
+                assert module(reduce=False).reduction == "none"
+            assert caught[0].filename == __file__
