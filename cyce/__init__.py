@@ -9,9 +9,12 @@ from cyce import functional
 from cyce._config import show_config
 from cyce._threads import get_num_threads, set_num_threads
 from cyce.functional import (
+    CrossEntropyMeans,
+    CrossEntropyStats,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
+    cross_entropy_stats,
     kl_div,
     log_softmax,
     logsumexp,
@@ -39,6 +42,8 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "CrossEntropyMeans",
+    "CrossEntropyStats",
     "KLDivLoss",
     "LogSoftmax",
     "NLLLoss",
@@ -48,6 +53,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "cross_entropy_stats",
     "functional",
     "get_num_threads",
     "kl_div",

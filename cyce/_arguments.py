@@ -110,17 +110,17 @@ def as_floating(value: Any, dtype: Any = None, what: str = "logits") -> NDArray[
     return as_logits(array.reshape(1), what).reshape(()) if array.ndim == 0 else as_logits(array, what)
 
 
-def as_axis(dim: Any, n_dims: int) -> int:
+def as_axis(dim: Any, n_dims: int, name: str = "dim") -> int:
     """Return a dimension as a non-negative axis; a scalar counts as one dimension."""
     try:
         axis = operator.index(dim)
     except TypeError:
-        raise TypeError(f"dim: an integer is needed, got {type(dim).__name__}") from None
+        raise TypeError(f"{name}: an integer is needed, got {type(dim).__name__}") from None
     n = max(n_dims, 1)
     if not -n <= axis < n:
         raise IndexError(
-            f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {axis}): dim must "
-            f"be one of the {n_dims} dimensions of input"
+            f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {axis}): {name} "
+            f"must be one of the {n_dims} dimensions of input"
         )
     return axis % n
 
@@ -142,10 +142,10 @@ def class_axis(logits: NDArray[Any]) -> int:
     return 0 if logits.ndim == 1 else 1
 
 
-def position_shape(logits: NDArray[Any]) -> tuple[int, ...]:
+def position_shape(logits: NDArray[Any], axis: int) -> tuple[int, ...]:
     """Return the shape of the logits without their class axis."""
     shape = logits.shape
-    return shape[:1] + shape[2:] if len(shape) > 1 else ()
+    return shape[:axis] + shape[axis + 1 :]
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
@@ -153,18 +153,18 @@ def _sizes(shape: tuple[int, ...]) -> str:
     return str(list(shape))
 
 
-def as_target(value: Any, logits: NDArray[Any]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+def as_target(value: Any, logits: NDArray[Any], axis: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Return (class indices, None) or (None, class probabilities).
 
     As in torch, a target of the logits' shape is class probabilities, any other is class indices.
     """
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.shape == logits.shape:
-        return None, _as_probabilities(target, logits)
-    return as_indices(target, logits, had_dtype=hasattr(value, "dtype")), None
+        return None, _as_probabilities(target, logits, axis)
+    return as_indices(target, logits, axis, had_dtype=hasattr(value, "dtype")), None
 
 
-def as_indices(target: NDArray[Any], logits: NDArray[Any], had_dtype: bool) -> NDArray[Any]:
+def as_indices(target: NDArray[Any], logits: NDArray[Any], axis: int, had_dtype: bool) -> NDArray[Any]:
     """Return class indices as a native, C-contiguous array of an integer dtype."""
     if target.dtype.kind not in "iu" and target.size == 0 and not had_dtype:
         # An empty list has no dtype of its own.
@@ -172,15 +172,15 @@ def as_indices(target: NDArray[Any], logits: NDArray[Any], had_dtype: bool) -> N
     if target.dtype.kind not in "iufbc":
         raise TypeError(
             f"target: numbers are needed, got dtype {target.dtype.name}: class indices of shape "
-            f"{_sizes(position_shape(logits))}, or class probabilities of input's shape "
+            f"{_sizes(position_shape(logits, axis))}, or class probabilities of input's shape "
             f"{_sizes(logits.shape)}"
         )
-    _check_target_shape(target.shape, logits.shape)
+    _check_target_shape(target.shape, logits, axis)
     if target.dtype.kind not in "iu":
         raise TypeError(
             f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
-            f"be integer class indices of shape {_sizes(position_shape(logits))}, or floating point class "
-            f"probabilities of input's shape {_sizes(logits.shape)}; got {target.dtype.name} of shape "
+            f"be integer class indices of shape {_sizes(position_shape(logits, axis))}, or floating point "
+            f"class probabilities of input's shape {_sizes(logits.shape)}; got {target.dtype.name} of shape "
             f"{_sizes(target.shape)}"
         )
     if not (target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative):
@@ -188,7 +188,7 @@ def as_indices(target: NDArray[Any], logits: NDArray[Any], had_dtype: bool) -> N
     return target
 
 
-def _as_probabilities(target: NDArray[Any], logits: NDArray[Any]) -> NDArray[Any]:
+def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int) -> NDArray[Any]:
     """Return class probabilities as a native float32 or float64 array."""
     kind = target.dtype.kind
     if kind in "iub":
@@ -196,7 +196,7 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any]) -> NDArray[Any
             "Expected floating point type for target with class probabilities, got "
             f"{_torch_name(target.dtype)}: target has the shape of input, {_sizes(logits.shape)}, and "
             f"dtype {target.dtype.name}. If it is one-hot, pass the class indices, "
-            f"target.argmax(axis={class_axis(logits)}), or cast it, target.astype({logits.dtype.name!r})"
+            f"target.argmax(axis={axis}), or cast it, target.astype({logits.dtype.name!r})"
         )
     if kind != "f":
         raise TypeError(
@@ -208,30 +208,29 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any]) -> NDArray[Any
     return _native(target, logits.dtype)
 
 
-def _check_target_shape(target: tuple[int, ...], logits: tuple[int, ...]) -> None:
-    """Raise unless class indices of this shape belong to logits of that shape."""
-    n_dims = len(logits)
+def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int) -> None:
+    """Raise unless class indices of this shape belong to the logits."""
+    n_dims, shape = logits.ndim, _sizes(logits.shape)
     if n_dims == 1:
         if target in ((), (1,)):
             return
         if len(target) > 1:
             raise ValueError(
                 "0D or 1D target tensor expected, multi-target not supported: for input of shape "
-                f"{_sizes(logits)}, target must be one class index; got shape {_sizes(target)}"
+                f"{shape}, target must be one class index; got shape {_sizes(target)}"
             )
         raise ValueError(
             f"For 1D input, 1D target must have size 1, but got target size: {target[0]}: "
-            f"for input of shape {_sizes(logits)}, target must be one class index"
+            f"for input of shape {shape}, target must be one class index"
         )
-    expected = (logits[0], *logits[2:])
+    expected = position_shape(logits, axis)
     if target == expected:
         return
-    target_batch = target[0] if target else 0
-    if target_batch != logits[0]:
+    batch, target_batch = expected[0], target[0] if target else 0
+    if target_batch != batch:
         raise ValueError(
-            f"Expected input batch_size ({logits[0]}) to match target batch_size ({target_batch}). "
-            f"For input of shape {_sizes(logits)}, target must have shape {_sizes(expected)}; got "
-            f"{_sizes(target)}"
+            f"Expected input batch_size ({batch}) to match target batch_size ({target_batch}). "
+            f"For input of shape {shape}, target must have shape {_sizes(expected)}; got {_sizes(target)}"
         )
     if n_dims == 2:
         message = "0D or 1D target tensor expected, multi-target not supported"
@@ -241,11 +240,11 @@ def _check_target_shape(target: tuple[int, ...], logits: tuple[int, ...]) -> Non
             f"{len(target)}"
         )
     elif n_dims == 4:
-        message = f"size mismatch (got input: {_sizes(logits)} , target: {_sizes(target)}"
+        message = f"size mismatch (got input: {shape} , target: {_sizes(target)}"
     else:
         message = f"Expected target size {_sizes(expected)}, got {_sizes(target)}"
     raise ValueError(
-        f"{message}: for input of shape {_sizes(logits)}, target must be class indices of shape "
+        f"{message}: for input of shape {shape}, target must be class indices of shape "
         f"{_sizes(expected)} or class probabilities of input's shape; got shape {_sizes(target)}"
     )
 
@@ -323,12 +322,12 @@ def check_probabilities(array: NDArray[Any], name: str) -> None:
         )
 
 
-def as_weight(value: Any, logits: NDArray[Any]) -> NDArray[Any] | None:
+def as_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any] | None:
     """Return class weights in the logits' dtype, or None."""
     if value is None:
         return None
     weight = _real(value, "weight", logits.dtype)
-    n_classes = logits.shape[class_axis(logits)]
+    n_classes = logits.shape[axis]
     if weight.shape != (n_classes,):
         raise ValueError(
             f"weight tensor should be defined either for all {n_classes} classes or no classes but got "
@@ -336,6 +335,46 @@ def as_weight(value: Any, logits: NDArray[Any]) -> NDArray[Any] | None:
             f"number per class of input, {_sizes(logits.shape)}"
         )
     return weight
+
+
+def as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any] | None:
+    """Return weights of the positions in the logits' dtype, or None."""
+    if value is None:
+        return None
+    sample_weight = _real(value, "sample_weight", logits.dtype)
+    positions = position_shape(logits, axis)
+    if sample_weight.shape != positions:
+        raise ValueError(
+            f"sample_weight: must have one number for each position, shape {_sizes(positions)}, got "
+            f"{_sizes(sample_weight.shape)}"
+        )
+    return sample_weight
+
+
+def as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True) -> float:
+    """Return a finite number that is positive in this dtype, too, or, if `positive` is False, any."""
+    array = as_array(value, name)
+    if array.ndim or array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: a number is needed, got {_described(value)}")
+    with np.errstate(over="ignore", under="ignore"):
+        number = float(array.astype(dtype))
+    if not np.isfinite(number) or (positive and number <= 0):
+        raise ValueError(f"{name}: a {'positive, ' if positive else ''}finite number is needed, got {value}")
+    return float(array)
+
+
+def as_empty(value: Any) -> bool:
+    """Return whether the mean of nothing is 0, not NaN."""
+    if not isinstance(value, str) or value not in ("nan", "zero"):
+        raise ValueError(f"empty: must be 'nan' or 'zero', got {value!r}")
+    return value == "zero"
+
+
+def _described(value: Any) -> str:
+    """Return the shape of an array, the type of anything else."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {_sizes(value.shape)} and dtype {value.dtype.name}"
+    return type(value).__name__
 
 
 def as_ignore_index(value: Any) -> int:

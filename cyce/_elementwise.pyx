@@ -223,7 +223,7 @@ cdef double run_chunk(
     for group in range(CHUNK // LANES):
         for k in range(LANES):
             add[double](&total[k], &lost[k], loss[group * LANES + k])
-    sum_of_lanes(total, lost)
+    sum_of_lanes[double](total, lost, 0)
     return settled(total[0], lost[0])
 
 

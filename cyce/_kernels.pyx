@@ -21,6 +21,10 @@ into vectors of whatever width the level has, and every width adds in the same o
 * float is added up in double, double with what every addition loses.
 * Every target is a `hard` mass on one class plus a `dense` mass on all of them (smoothing or class
   probabilities), so that the options cost a branch per tile or per chunk and never a second loop.
+* Options that change the logits (temperature, softcap) change a block of them at a time, in scratch
+  memory, before it is reduced; the loops that follow do not know. With a softcap, the second half of
+  the pass starts from the logits again, whose slopes it needs. z-loss and sample weights act on whole
+  positions, statistics are one more loop over a chunk that was just computed.
 * Softmax is the gradient of a mass of 1 before its target is subtracted; log-softmax and log-sum-exp
   follow from the same reduction (`Output`).
 * The gradient buffer holds the exponentials between the two halves of the fused pass; it may be the
@@ -40,7 +44,7 @@ from cyce._arrays cimport Operand, expect, format_of, offsets_of, place, same_sh
 from cyce._math cimport (
     LANES, add, cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled,
     exponent_bias, finite_or_zero, headroom, ln2_high, ln2_low, log1p_nonnegative, multiply_add, round_shift,
-    settled, sum_of_lanes, without_headroom,
+    settled, square_of_sech, sum_of_lanes, tanh_of, without_headroom,
 )
 
 cdef extern from * nogil:
@@ -83,6 +87,15 @@ cdef enum Output:
     LOGSUMEXP
 
 
+cdef struct StatsOut:
+    # What `cross_entropy` writes of each position on request; (n_positions,).
+    char* lse                       # of the logits' type, as are probability and entropy
+    char* probability
+    char* entropy
+    int64_t* prediction
+    int64_t* rank
+
+
 cdef struct Call:
     # What one call computes. Pointers that do not apply are NULL.
     Output output
@@ -99,9 +112,15 @@ cdef struct Call:
     double smoothing
     double dense_scale              # what the dense mass of a class is multiplied by at the end
     bint has_dense
-    double grad_scale               # upstream gradient / denominator
+    const char* sample_weight       # (n_positions,)
+    double z_loss
+    double softcap                  # 0: none
+    double temperature
+    double grad_scale               # upstream gradient / denominator / temperature
     const char* grad_output         # (n_positions,), or NULL: grad_scale alone
     char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
+    bint has_stats
+    StatsOut stats_out
     bint by_rows                    # a tile is one position, vectors run along its classes
     Py_ssize_t tile_width
     Py_ssize_t n_tiles
@@ -129,6 +148,7 @@ cdef struct Tile:
     bint counts[TILE]
     Py_ssize_t pivot[TILE]          # the class whose gradient is computed apart
     double pivot_logit[TILE]
+    double pivot_slope[TILE]        # of the softcap there
     double pivot_mass[TILE]         # what is subtracted from (total mass) * softmax at the pivot
     double hard[TILE]
     double scale[TILE]              # upstream gradient / denominator
@@ -138,6 +158,9 @@ cdef struct Tile:
     double rest_lost[TILE]          # what its additions lost
     double mass[TILE]               # sum of the dense mass
     double gap[TILE]                # sum of dense mass * (row_max - logit)
+    double total[TILE]              # the mass of all classes, by which softmax is multiplied
+    double spread[TILE]             # sum of exp(logit - row_max) * (row_max - logit)
+    double rank[TILE]               # number of classes before the target's
     double log_normalizer[TILE]     # log(1 + rest)
     double inverse[TILE]            # 1 / (1 + rest)
 
@@ -151,6 +174,8 @@ cdef enum:
     BLOCK_MASS
     BLOCK_GAP
     BLOCK_UNIT
+    BLOCK_SPREAD
+    BLOCK_RANK
     N_STATS
 
 
@@ -214,6 +239,28 @@ cdef void fill_dense(
             dense_out[k] *= weight[first + k]
 
 
+cdef inline bint transforms(const Call* call) noexcept nogil:
+    """Whether the loss is that of other logits than the given ones."""
+    return call.softcap > 0 or call.temperature != 1
+
+
+cdef void transform(const Call* call, Py_ssize_t n, floating* logits_out) noexcept nogil:
+    """Apply softcap and temperature to logits, in place."""
+    cdef floating temperature = <floating> call.temperature
+    cdef Py_ssize_t k
+    if call.softcap > 0:
+        for k in range(n):
+            logits_out[k] = <floating> (call.softcap * tanh_of(logits_out[k] / call.softcap))
+    if temperature != 1:
+        for k in range(n):
+            logits_out[k] = logits_out[k] / temperature
+
+
+cdef inline double slope_at(const Call* call, floating logit) noexcept nogil:
+    """Slope of the softcap at a logit: 1 / cosh(logit / softcap)**2, or 1 without a softcap."""
+    return square_of_sech(logit / call.softcap) if call.softcap > 0 else 1.0
+
+
 cdef void begin_tile(
     const Call* call, const floating* logits, Py_ssize_t number, Tile* tile
 ) noexcept nogil:
@@ -221,6 +268,8 @@ cdef void begin_tile(
     cdef const floating* weight = <const floating*> call.weight
     cdef Py_ssize_t k, position
     cdef int64_t target
+    cdef floating logit, sample_weight
+    cdef bint changes = transforms(call)
     tile.first = number * call.tile_width
     tile.width = min(call.tile_width, call.n_positions - tile.first)
     tile.lanes = 1 if call.by_rows else (tile.width + LANES - 1) // LANES * LANES
@@ -238,7 +287,7 @@ cdef void begin_tile(
         tile.pivot[k] = 0
         tile.pivot_logit[k] = 0
         # softmax is the gradient of a mass of 1, before its target is subtracted
-        tile.hard[k] = 0 if call.output == GRADIENT else 1
+        tile.hard[k] = tile.total[k] = 0 if call.output == GRADIENT else 1
         if call.probabilities.start == NULL:
             tile.probabilities_at[k] = 0
         if call.target != NULL:
@@ -250,7 +299,11 @@ cdef void begin_tile(
                 tile.target_changed = True
             else:
                 tile.pivot[k] = target
-                tile.pivot_logit[k] = logits[tile.logits_at[k] + target * call.logits.class_stride]
+                logit = logits[tile.logits_at[k] + target * call.logits.class_stride]
+                if changes:
+                    tile.pivot_slope[k] = slope_at(call, logit)
+                    transform(call, 1, &logit)
+                tile.pivot_logit[k] = logit
                 tile.hard[k] = 1.0 - call.smoothing
                 if weight != NULL:
                     tile.hard[k] *= weight[target]
@@ -259,11 +312,18 @@ cdef void begin_tile(
             tile.scale[k] = call.grad_scale
             if call.grad_output != NULL:
                 tile.scale[k] *= (<const floating*> call.grad_output)[position]
+    if call.sample_weight != NULL:
+        for k in range(tile.width):
+            sample_weight = (<const floating*> call.sample_weight)[tile.first + k]
+            if call.grad.start != NULL:
+                tile.scale[k] *= sample_weight
+            tile.n_ignored += tile.counts[k] and sample_weight == 0
+            tile.counts[k] = tile.counts[k] and sample_weight != 0
     for k in range(tile.width, tile.lanes):
         tile.counts[k] = False
         tile.pivot[k] = 0
         tile.pivot_logit[k] = 0
-        tile.hard[k] = 0
+        tile.hard[k] = tile.total[k] = 0
         tile.scale[k] = 0
 
 
@@ -375,9 +435,69 @@ cdef void row_reduce_dense(
             )
 
 
+cdef inline void add_spread(
+    floating exponential, floating row_max, floating logit, double* total, double* lost
+) noexcept nogil:
+    """Add exponential * (row_max - logit) to a running total; an exponential of 0 adds nothing."""
+    cdef double spread = (
+        0.0 if exponential == 0 else <double> exponential * (<double> row_max - <double> logit)
+    )
+    if floating is float:
+        total[0] += spread
+    else:
+        add[double](total, lost, spread)
+
+
+cdef inline bint comes_before(
+    floating logit, Py_ssize_t number, double pivot_logit, Py_ssize_t pivot
+) noexcept nogil:
+    """Whether a class comes before the pivot where logits descend, equal ones in order."""
+    return logit > pivot_logit or (logit == pivot_logit and number < pivot)
+
+
+cdef void row_reduce_stats(
+    const Tile* tile, const floating* block_logits, Py_ssize_t first, Py_ssize_t n, floating block_max,
+    double* stats,
+) noexcept nogil:
+    """Reduce n classes of a row, from number `first` on, to their spread and rank."""
+    cdef floating shift = shift_at(block_max)
+    cdef floating relative = finite_or_zero(block_max) - shift
+    cdef floating exponent_shift = exponent_shift_at(relative)
+    cdef floating lowest = relative + cut_off(relative)
+    cdef Py_ssize_t pivot = tile.pivot[0] - first
+    cdef double pivot_logit = tile.pivot_logit[0]
+    cdef double spread[LANES]
+    cdef double lost[LANES]
+    cdef Py_ssize_t n_before = 0
+    cdef Py_ssize_t group, k
+    cdef floating logit
+    for k in range(LANES):
+        spread[k] = lost[k] = 0
+    for group in range(n // LANES):
+        for k in range(LANES):
+            logit = block_logits[group * LANES + k]
+            add_spread(
+                exp_scaled(logit, shift, exponent_shift, lowest), finite_or_zero(block_max), logit,
+                &spread[k], &lost[k],
+            )
+    for k in range(n % LANES):
+        logit = block_logits[n // LANES * LANES + k]
+        add_spread(
+            exp_scaled(logit, shift, exponent_shift, lowest), finite_or_zero(block_max), logit,
+            &spread[k], &lost[k],
+        )
+    for k in range(n):
+        n_before += comes_before(block_logits[k], k, pivot_logit, pivot)
+    sum_of_lanes(spread, lost, block_max)
+    stats[BLOCK_SPREAD] = (
+        settled(spread[0], lost[0]) * <double> without_headroom(block_max) * stats[BLOCK_UNIT]
+    )
+    stats[BLOCK_RANK] = n_before
+
+
 cdef void row_reduce_block(
     const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
-    Py_ssize_t block, double* stats,
+    Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
     """Reduce one block of a row; leave its exponentials in grad_out, unless that is NULL."""
     cdef Py_ssize_t first = block * ROW_BLOCK
@@ -407,6 +527,10 @@ cdef void row_reduce_block(
 
     if grad_out != NULL:
         block_grad = grad_out + tile.grad_at[0] + first
+    if transforms(call):
+        memcpy(packed, block_logits, n * sizeof(floating))
+        transform(call, n, packed)
+        block_logits = packed
     # A short last chunk is filled up with logits that add nothing.
     if n_tail:
         memcpy(tail, block_logits + n_full * CHUNK, n_tail * sizeof(floating))
@@ -456,22 +580,44 @@ cdef void row_reduce_block(
         if grad_out != NULL and chunk == n_full:
             memcpy(block_grad + chunk * CHUNK, local, n_tail * sizeof(floating))
 
-    sum_of_lanes(total, lost)
+    sum_of_lanes(total, lost, block_max)
     stats[BLOCK_MAX] = block_max
     stats[BLOCK_ARGMAX] = <double> (first + max_chunk * CHUNK + max_at)
     stats[BLOCK_REST] = total[0] * <double> without_headroom(block_max) * unit
     stats[BLOCK_REST_LOST] = lost[0] * <double> without_headroom(block_max) * unit
     stats[BLOCK_MASS] = stats[BLOCK_GAP] = 0
     if call.has_dense:
-        sum_of_lanes(mass, mass_lost)
-        sum_of_lanes(gap, gap_lost)
+        sum_of_lanes(mass, mass_lost, block_max)
+        sum_of_lanes(gap, gap_lost, block_max)
         stats[BLOCK_MASS] = settled(mass[0], mass_lost[0])
         stats[BLOCK_GAP] = settled(gap[0], gap_lost[0])
     stats[BLOCK_UNIT] = unit
+    if call.has_stats:
+        row_reduce_stats(tile, block_logits, first, n, block_max, stats)
+
+
+cdef void row_restart_block(
+    const Call* call, const floating* block_logits, Py_ssize_t n, floating block_max,
+    floating* block_grad, floating* packed,
+) noexcept nogil:
+    """Turn the logits of one block of a row into exponentials again; leave the softcap's slopes in packed."""
+    cdef floating shift = shift_at(block_max)
+    cdef floating relative = finite_or_zero(block_max) - shift
+    cdef floating exponent_shift = exponent_shift_at(relative)
+    cdef floating lowest = relative + cut_off(relative)
+    cdef Py_ssize_t k
+    for k in range(n):
+        packed[k] = <floating> slope_at(call, block_logits[k])
+    if block_grad != block_logits:
+        memcpy(block_grad, block_logits, n * sizeof(floating))
+    transform(call, n, block_grad)
+    for k in range(n):
+        block_grad[k] = exp_scaled(block_grad[k], shift, exponent_shift, lowest)
 
 
 cdef void row_finish_block(
-    const Call* call, const Tile* tile, floating* grad_out, Py_ssize_t block, const double* stats,
+    const Call* call, const Tile* tile, const floating* logits, floating* grad_out, Py_ssize_t block,
+    const double* stats, floating* packed,
 ) noexcept nogil:
     """Turn the exponentials of one block of a row into the gradient."""
     cdef Py_ssize_t first = block * ROW_BLOCK
@@ -482,19 +628,26 @@ cdef void row_finish_block(
     cdef floating dense[CHUNK]
     cdef floating* chunk_grad
     cdef Py_ssize_t chunk, k, size
+    if call.softcap > 0:
+        row_restart_block(
+            call, logits + tile.logits_at[0] + first, n, <floating> stats[BLOCK_MAX], block_grad, packed
+        )
     if not call.has_dense:
         for k in range(n):
             block_grad[k] = block_grad[k] * without_headroom(factor) * factor
-        return
-    for chunk in range((n + CHUNK - 1) // CHUNK):
-        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
-        chunk_grad = block_grad + chunk * CHUNK
-        fill_dense(
-            call, <const floating*> call.weight, tile.probabilities_at[0], first + chunk * CHUNK, size,
-            dense,
-        )
-        for k in range(size):
-            chunk_grad[k] = chunk_grad[k] * without_headroom(factor) * factor - dense[k] * dense_factor
+    else:
+        for chunk in range((n + CHUNK - 1) // CHUNK):
+            size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+            chunk_grad = block_grad + chunk * CHUNK
+            fill_dense(
+                call, <const floating*> call.weight, tile.probabilities_at[0], first + chunk * CHUNK, size,
+                dense,
+            )
+            for k in range(size):
+                chunk_grad[k] = chunk_grad[k] * without_headroom(factor) * factor - dense[k] * dense_factor
+    if call.softcap > 0:
+        for k in range(n):
+            block_grad[k] *= packed[k]
 
 
 cdef inline floating log_softmax_of(floating logit, double row_max, double log_normalizer) noexcept nogil:
@@ -585,6 +738,39 @@ cdef void tile_fill_dense(
         dense_out[k] = 0
 
 
+cdef void tile_transform(
+    const Call* call, const Tile* tile, Py_ssize_t n, floating* packed_out
+) noexcept nogil:
+    """Apply softcap and temperature to n classes of a tile."""
+    cdef Py_ssize_t c
+    for c in range(n):
+        transform(call, tile.lanes, packed_out + c * TILE)
+
+
+cdef void tile_reduce_stats(
+    const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n, const floating* row_max,
+    const floating* shift, const floating* exponent_shift, const floating* lowest, double* stats,
+) noexcept nogil:
+    """Reduce n classes of a tile, from number `first` on, to their spreads and ranks."""
+    cdef double* spread = stats + BLOCK_SPREAD * TILE
+    cdef double* rank = stats + BLOCK_RANK * TILE
+    cdef const double* unit = stats + BLOCK_UNIT * TILE
+    cdef double lost[TILE]
+    cdef floating exponential
+    cdef const floating* lane
+    cdef Py_ssize_t c, k
+    for k in range(tile.lanes):
+        spread[k] = lost[k] = rank[k] = 0
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            exponential = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+            add_spread(exponential, finite_or_zero(row_max[k]), lane[k], &spread[k], &lost[k])
+            rank[k] += comes_before(lane[k], first + c, tile.pivot_logit[k], tile.pivot[k])
+    for k in range(tile.lanes):
+        spread[k] = settled(spread[k], lost[k]) * <double> without_headroom(row_max[k]) * unit[k]
+
+
 cdef void tile_reduce_block(
     const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
     Py_ssize_t block, double* stats, floating* packed,
@@ -616,6 +802,8 @@ cdef void tile_reduce_block(
         tile, logits + first * call.logits.class_stride, call.logits.class_stride, tile.logits_at,
         tile.contiguous, n, packed,
     )
+    if transforms(call):
+        tile_transform(call, tile, n, packed)
     for k in range(lanes):
         row_max[k] = -INFINITY
         # no class, for positions with nothing above -inf
@@ -639,6 +827,8 @@ cdef void tile_reduce_block(
         unit[k] = unit_at(relative[k], power[k])
         stats[BLOCK_MAX * TILE + k] = row_max[k]
         stats[BLOCK_ARGMAX * TILE + k] = first + argmax[k]
+    if call.has_stats:
+        tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
     if call.has_dense:
         for c in range(n):
             lane = packed + c * TILE
@@ -669,9 +859,39 @@ cdef void tile_reduce_block(
         )
 
 
+cdef void tile_restart_block(
+    const Call* call, const Tile* tile, const floating* block_logits, Py_ssize_t n, const double* stats,
+    floating* packed, floating* slopes_out,
+) noexcept nogil:
+    """Turn the logits of one block of a tile into exponentials again, with the softcap's slopes."""
+    cdef floating shift[TILE]
+    cdef floating exponent_shift[TILE]
+    cdef floating lowest[TILE]
+    cdef floating block_max, relative
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+    tile_pack(
+        tile, block_logits, call.logits.class_stride, tile.logits_at, tile.contiguous, n, packed
+    )
+    for c in range(n):
+        for k in range(tile.lanes):
+            slopes_out[c * TILE + k] = <floating> slope_at(call, packed[c * TILE + k])
+    tile_transform(call, tile, n, packed)
+    for k in range(tile.lanes):
+        block_max = <floating> stats[BLOCK_MAX * TILE + k]
+        shift[k] = shift_at(block_max)
+        relative = finite_or_zero(block_max) - shift[k]
+        exponent_shift[k] = exponent_shift_at(relative)
+        lowest[k] = relative + cut_off(relative)
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+
+
 cdef void tile_finish_block(
-    const Call* call, const Tile* tile, floating* grad_out, Py_ssize_t block, const double* stats,
-    floating* packed,
+    const Call* call, const Tile* tile, const floating* logits, floating* grad_out, Py_ssize_t block,
+    const double* stats, floating* packed,
 ) noexcept nogil:
     """Turn the exponentials of one block of a tile into the gradient."""
     cdef Py_ssize_t first = block * call.block_classes
@@ -680,9 +900,14 @@ cdef void tile_finish_block(
     cdef floating factor[TILE]
     cdef floating dense_factor[TILE]
     cdef floating dense[TILE]
+    cdef floating* slopes = packed + TILE * call.block_classes
     cdef floating* lane
     cdef Py_ssize_t c, k
-    if call.n_blocks > 1:
+    if call.softcap > 0:
+        tile_restart_block(
+            call, tile, logits + first * call.logits.class_stride, n, stats, packed, slopes
+        )
+    elif call.n_blocks > 1:
         tile_pack(
             tile, block_grad, call.grad.class_stride, tile.grad_at, tile.grad_contiguous, n, packed
         )
@@ -697,6 +922,9 @@ cdef void tile_finish_block(
             tile_fill_dense(call, tile, first + c, dense)
             for k in range(tile.lanes):
                 lane[k] -= dense[k] * dense_factor[k]
+        if call.softcap > 0:
+            for k in range(tile.lanes):
+                lane[k] *= slopes[c * TILE + k]
     tile_unpack(tile, packed, call.grad.class_stride, n, block_grad)
 
 
@@ -739,9 +967,8 @@ cdef inline double block_factor(
     const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t k
 ) noexcept nogil:
     """What turns exp_scaled of a block, less its headroom, into scale * total mass * softmax."""
-    cdef double total = tile.hard[k] + tile.mass[k]
     cdef double decay = decay_of(stats[BLOCK_MAX * stride + k], tile.row_max[k])
-    return tile.scale[k] * total * tile.inverse[k] * decay * stats[BLOCK_UNIT * stride + k]
+    return tile.scale[k] * tile.total[k] * tile.inverse[k] * decay * stats[BLOCK_UNIT * stride + k]
 
 
 cdef inline double raised(double mass, double rise) noexcept nogil:
@@ -754,7 +981,7 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
     cdef Py_ssize_t stride = call.tile_width
     cdef const double* block_stats
     cdef double low, high, block_max, block_rest, block_lost, block_mass
-    cdef double decay, winner_rest, loser_rest
+    cdef double decay, winner_rest, loser_rest, block_spread, loser_spread
     cdef Py_ssize_t block, k
     cdef bint grew
     for k in range(tile.lanes):
@@ -764,6 +991,10 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
         tile.rest_lost[k] = stats[BLOCK_REST_LOST * stride + k]
         tile.mass[k] = stats[BLOCK_MASS * stride + k]
         tile.gap[k] = stats[BLOCK_GAP * stride + k]
+    if call.has_stats:
+        for k in range(tile.lanes):
+            tile.spread[k] = stats[BLOCK_SPREAD * stride + k]
+            tile.rank[k] = stats[BLOCK_RANK * stride + k]
     for block in range(1, call.n_blocks):
         block_stats = stats + block * N_STATS * stride
         for k in range(tile.lanes):
@@ -776,6 +1007,12 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
             winner_rest = block_rest if grew else tile.rest[k]
             loser_rest = tile.rest[k] if grew else block_rest
             decay = decay_of(low, high)
+            if call.has_stats:
+                block_spread = block_stats[BLOCK_SPREAD * stride + k]
+                loser_spread = tile.spread[k] if grew else block_spread
+                tile.spread[k] = block_spread if grew else tile.spread[k]
+                tile.spread[k] += raised(decay, loser_spread + (high - low) * (1.0 + loser_rest))
+                tile.rank[k] += block_stats[BLOCK_RANK * stride + k]
             block_mass = block_stats[BLOCK_MASS * stride + k]
             tile.gap[k] += (
                 raised(tile.mass[k], finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
@@ -803,20 +1040,68 @@ cdef void normalize_positions(Tile* tile) noexcept nogil:
         tile.log_normalizer[k] = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
 
 
-cdef void finish_logsumexp(const Call* call, const Tile* tile, const floating* logits) noexcept nogil:
-    """Write the log-sum-exp of a tile's positions; where the maximum is infinite, it is that maximum."""
-    cdef floating* lse_out = <floating*> call.loss_out
-    cdef double lse
+cdef double logsumexp_at(
+    const Call* call, const Tile* tile, const floating* logits, Py_ssize_t k
+) noexcept nogil:
+    """Log-sum-exp of one position; where the maximum is infinite, it is that maximum."""
+    cdef double lse = tile.row_max[k] + tile.log_normalizer[k]
     cdef floating logit
-    cdef Py_ssize_t k, c
+    cdef Py_ssize_t c
+    if not -INFINITY < tile.row_max[k] < INFINITY:
+        lse = tile.row_max[k]
+        for c in range(call.n_classes):
+            logit = logits[tile.logits_at[k] + c * call.logits.class_stride]
+            lse = lse if logit == logit else NAN
+    return lse
+
+
+cdef void finish_logsumexp(const Call* call, const Tile* tile, const floating* logits) noexcept nogil:
+    """Write the log-sum-exp of a tile's positions."""
+    cdef Py_ssize_t k
     for k in range(tile.width):
-        lse = tile.row_max[k] + tile.log_normalizer[k]
-        if not -INFINITY < tile.row_max[k] < INFINITY:
-            lse = tile.row_max[k]
-            for c in range(call.n_classes):
-                logit = logits[tile.logits_at[k] + c * call.logits.class_stride]
-                lse = lse if logit == logit else NAN
-        lse_out[tile.first + k] = <floating> lse
+        (<floating*> call.loss_out)[tile.first + k] = <floating> logsumexp_at(call, tile, logits, k)
+
+
+cdef void rank_without_order(
+    const Call* call, Tile* tile, const floating* logits, Py_ssize_t k
+) noexcept nogil:
+    """Prediction and rank of a position that has NaN or an infinite maximum; NaN come first, as in NumPy."""
+    cdef floating logit, best = NAN
+    cdef double pivot_logit = tile.pivot_logit[k]
+    cdef Py_ssize_t c
+    tile.rank[k] = tile.argmax[k] = 0
+    for c in range(call.n_classes):
+        logit = logits[tile.logits_at[k] + c * call.logits.class_stride]
+        transform(call, 1, &logit)
+        if c == 0 or logit > best or (logit != logit and best == best):
+            tile.argmax[k] = <double> c
+            best = logit
+        if logit != logit:
+            tile.rank[k] += pivot_logit == pivot_logit or c < tile.pivot[k]
+        elif pivot_logit == pivot_logit:
+            tile.rank[k] += comes_before(logit, c, pivot_logit, tile.pivot[k])
+
+
+cdef void finish_stats(const Call* call, Tile* tile, const floating* logits) noexcept nogil:
+    """Write the statistics of a tile's positions; of ignored ones 0, and -1 for classes and ranks."""
+    cdef const StatsOut* out = &call.stats_out
+    cdef double lse, probability, entropy
+    cdef Py_ssize_t k, position
+    for k in range(tile.width):
+        position = tile.first + k
+        lse = probability = entropy = 0
+        out.prediction[position] = out.rank[position] = -1
+        if tile.counts[k]:
+            if tile.rest[k] != tile.rest[k]:
+                rank_without_order(call, tile, logits, k)
+            lse = logsumexp_at(call, tile, logits, k)
+            probability = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
+            entropy = tile.log_normalizer[k] + tile.spread[k] * tile.inverse[k]
+            out.prediction[position] = <int64_t> tile.argmax[k]
+            out.rank[position] = <int64_t> tile.rank[k]
+        (<floating*> out.lse)[position] = <floating> lse
+        (<floating*> out.probability)[position] = <floating> probability
+        (<floating*> out.entropy)[position] = <floating> entropy
 
 
 cdef double finish_positions(
@@ -826,6 +1111,7 @@ cdef double finish_positions(
     cdef floating* loss_out = <floating*> call.loss_out
     cdef double loss[TILE]
     cdef double total = 0, lost = 0
+    cdef double lse
     cdef floating dense
     cdef Py_ssize_t k
     for k in range(tile.lanes):
@@ -835,6 +1121,15 @@ cdef double finish_positions(
             tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + tile.log_normalizer[k])
             + (tile.gap[k] + tile.mass[k] * tile.log_normalizer[k])
         )
+        tile.total[k] = tile.hard[k] + tile.mass[k]
+    if call.z_loss != 0:
+        for k in range(tile.lanes):
+            lse = tile.row_max[k] + tile.log_normalizer[k]
+            loss[k] += call.z_loss * lse * lse
+            tile.total[k] += 2.0 * call.z_loss * lse
+    if call.sample_weight != NULL:
+        for k in range(tile.width):
+            loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
     for k in range(tile.width):
         if not tile.counts[k]:
             loss[k] = 0
@@ -850,6 +1145,10 @@ cdef double finish_positions(
                 if call.target == NULL:
                     tile.pivot[k] = <Py_ssize_t> tile.argmax[k]
                     tile.pivot_logit[k] = tile.row_max[k]
+                    if transforms(call) and tile.pivot[k] < call.n_classes:
+                        tile.pivot_slope[k] = slope_at(
+                            call, logits[tile.logits_at[k] + tile.pivot[k] * call.logits.class_stride]
+                        )
                 if tile.pivot[k] < call.n_classes:
                     fill_dense(
                         call, <const floating*> call.weight, tile.probabilities_at[k], tile.pivot[k], 1,
@@ -873,10 +1172,14 @@ cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) 
             others[k] = tile.rest[k] * tile.inverse[k]
     for k in range(tile.width):
         if tile.counts[k] and tile.pivot[k] < call.n_classes:
-            total = tile.hard[k] + tile.mass[k]
+            total = tile.total[k]
             grad_out[tile.grad_at[k] + tile.pivot[k] * call.grad.class_stride] = <floating> (
                 tile.scale[k] * ((total - tile.pivot_mass[k]) - total * others[k])
             )
+            if transforms(call):
+                grad_out[tile.grad_at[k] + tile.pivot[k] * call.grad.class_stride] *= <floating> (
+                    tile.pivot_slope[k]
+                )
 
 
 cdef inline void reduce_block(
@@ -885,7 +1188,9 @@ cdef inline void reduce_block(
 ) noexcept nogil:
     """First half of the pass over one block."""
     if call.by_rows:
-        row_reduce_block(call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width)
+        row_reduce_block(
+            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
+        )
     else:
         tile_reduce_block(
             call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
@@ -903,9 +1208,13 @@ cdef inline void finish_block(
         else:
             tile_log_softmax_block(call, tile, logits, grad_out, block, packed)
     elif call.by_rows:
-        row_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.tile_width)
+        row_finish_block(
+            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
+        )
     else:
-        tile_finish_block(call, tile, grad_out, block, stats + block * N_STATS * call.tile_width, packed)
+        tile_finish_block(
+            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
+        )
 
 
 cdef void run_tile(
@@ -915,8 +1224,8 @@ cdef void run_tile(
     """Loss and gradient of one tile; with n_threads > 1, its blocks are shared among them."""
     cdef Tile tile
     cdef Py_ssize_t block
-    # log-softmax comes from the logits again, not from their exponentials.
-    cdef floating* exps_out = NULL if call.output == LOG_SOFTMAX else grad_out
+    # log-softmax and slopes of a softcap come from the logits again, not from their exponentials.
+    cdef floating* exps_out = NULL if call.output == LOG_SOFTMAX or call.softcap > 0 else grad_out
     begin_tile(call, logits, number, &tile)
     result.target_changed = tile.target_changed
     result.loss = 0
@@ -925,6 +1234,8 @@ cdef void run_tile(
             (<floating*> call.loss_out)[tile.first] = 0
         if grad_out != NULL:
             memset(grad_out + tile.grad_at[0], 0, call.n_classes * sizeof(floating))
+        if call.has_stats:
+            finish_stats(call, &tile, logits)
         return
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
@@ -938,6 +1249,8 @@ cdef void run_tile(
     normalize_positions(&tile)
     if call.output == GRADIENT:
         result.loss = finish_positions(call, &tile, logits, grad_out != NULL)
+        if call.has_stats:
+            finish_stats(call, &tile, logits)
     elif call.output == LOGSUMEXP:
         finish_logsumexp(call, &tile, logits)
     if grad_out == NULL:
@@ -955,12 +1268,20 @@ cdef void run_tile(
         finish_pivots(call, &tile, grad_out)
 
 
+cdef size_t scratch_elements(const Call* call) noexcept nogil:
+    """How many logits the scratch memory of one thread holds: a block, and the slopes of another."""
+    cdef size_t block = call.block_classes * call.tile_width
+    if call.by_rows:
+        return block if transforms(call) else 0
+    return 2 * block if call.softcap > 0 else block
+
+
 cdef int run(
     const Call* call, const floating* logits, floating* grad_out, int num_threads, double* loss_out
 ) except -1 nogil:
     """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
     cdef size_t stats_size = <size_t> (call.n_blocks * N_STATS * call.tile_width) * sizeof(double)
-    cdef size_t packed_size = 0 if call.by_rows else TILE * call.block_classes * sizeof(floating)
+    cdef size_t packed_size = scratch_elements(call) * sizeof(floating)
     cdef int n_threads = threads_for(call.n_positions * call.n_classes, MIN_SHARE, num_threads)
     cdef bint split = (
         n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
@@ -1017,21 +1338,32 @@ cdef struct TargetCount:
 
 
 cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_t block) noexcept nogil:
-    """Weighted count of the targets of one block of positions."""
+    """Weighted count of one block of positions."""
     cdef TargetCount count
     cdef Py_ssize_t position
     cdef int64_t target
     cdef double lost = 0
+    cdef double mass
+    cdef const floating* sample_weight = <const floating*> call.sample_weight
+    cdef Py_ssize_t first = block * TARGET_BLOCK
+    cdef Py_ssize_t end = min(call.n_positions, first + TARGET_BLOCK)
     count.weight = 0
     count.bad = -1
-    for position in range(block * TARGET_BLOCK, min(call.n_positions, (block + 1) * TARGET_BLOCK)):
+    if call.target == NULL:
+        for position in range(first, end):
+            add[double](&count.weight, &lost, sample_weight[position])
+        end = first
+    for position in range(first, end):
         target = load_target(call.target, call.target_format, position)
         if target == call.ignore_index:
             continue
         if not is_class(target, call.n_classes):
             count.bad = position
             break
-        add[double](&count.weight, &lost, weight[target] if weight != NULL else 1.0)
+        mass = weight[target] if weight != NULL else 1.0
+        if sample_weight != NULL:
+            mass *= sample_weight[position]
+        add[double](&count.weight, &lost, mass)
     count.weight = settled(count.weight, lost)
     return count
 
@@ -1130,20 +1462,54 @@ cdef int take_like_positions(
     return 0
 
 
+cdef int take_per_position(object array, Py_buffer* view, const Py_buffer* logits, Call* call) except -1:
+    """Take an array with one element of the logits' dtype per position that is read."""
+    expect(take(array, PyBUF_ND, view) == call.n_positions, "wrong number of grad_output or sample_weight")
+    expect(format_of(view) == format_of(logits), "grad_output or sample_weight is not of the logits' dtype")
+    return 0
+
+
+cdef int take_stats(object arrays, Py_buffer* views, const Py_buffer* logits, Call* call) except -1:
+    """Take the arrays (lse, probability, entropy, prediction, rank), five buffers."""
+    cdef int i
+    call.has_stats = arrays is not None
+    if not call.has_stats:
+        return 0
+    for i in range(5):
+        expect(
+            take(arrays[i], PyBUF_ND | PyBUF_WRITABLE, &views[i]) == call.n_positions,
+            "wrong number of statistics",
+        )
+        if i < 3:
+            expect(format_of(&views[i]) == format_of(logits), "statistics are not of the logits' dtype")
+        else:
+            expect(integer_format_of(&views[i]) == c"q", "classes and ranks are not int64")
+    call.stats_out.lse = <char*> views[0].buf
+    call.stats_out.probability = <char*> views[1].buf
+    call.stats_out.entropy = <char*> views[2].buf
+    call.stats_out.prediction = <int64_t*> views[3].buf
+    call.stats_out.rank = <int64_t*> views[4].buf
+    return 0
+
+
 def cross_entropy(
     logits, int axis, target, probabilities, weight, int64_t ignore_index, double smoothing,
     bint mean, loss_out, grad_out, grad_output, double upstream, int num_threads,
+    sample_weight=None, double normalizer=0, bint zero_if_empty=False, double z_loss=0, double softcap=0,
+    double temperature=1, stats_out=None,
 ):
     """Sum or mean of the losses; writes loss_out and grad_out unless they are None.
 
     logits, probabilities, grad_out: shape positions with the classes at `axis`, any strides.
-    target, loss_out, grad_output: one element per position, C-contiguous. weight: (n_classes,).
-    Exactly one of target (any integer type) and probabilities (float or double) is not None. logits,
-    weight, loss_out, grad_out and grad_output are all float or all double, native and aligned.
+    target, loss_out, grad_output, sample_weight: one element per position, C-contiguous. weight:
+    (n_classes,). Exactly one of target (any integer type) and probabilities (float or double) is not
+    None. All others but stats_out are float or double as the logits are, native and aligned.
+    mean: divide by `normalizer` unless that is 0, else by the weighted count. softcap 0: none.
+    stats_out: what `take_stats` takes, or None; of a target, not of probabilities.
     Raises IndexError(position) for a target that is no class, before anything is written, and
     IndexError(-1) where another thread made a target bad during the call.
     """
-    cdef Py_buffer views[6]
+    cdef Py_buffer views[12]
     cdef Call call
     cdef TargetCount count
     cdef char format
@@ -1193,21 +1559,31 @@ def cross_entropy(
 
         call.grad_output = NULL
         if grad_output is not None:
-            expect(take(grad_output, PyBUF_ND, &views[5]) == call.n_positions, "wrong size of grad_output")
-            expect(format_of(&views[5]) == format, "grad_output is not of the logits' dtype")
+            take_per_position(grad_output, &views[5], &views[0], &call)
             call.grad_output = <const char*> views[5].buf
+
+        call.sample_weight = NULL
+        if sample_weight is not None:
+            take_per_position(sample_weight, &views[6], &views[0], &call)
+            call.sample_weight = <const char*> views[6].buf
+
+        take_stats(stats_out, &views[7], &views[0], &call)
+        expect(stats_out is None or target is not None, "statistics need a target")
 
         call.ignore_index = ignore_index
         if call.target_format == c"Q" and ignore_index < 0:
             # No unsigned target equals it, nor does the -1 that stands for a large one.
             call.ignore_index = INT64_MIN
         call.smoothing = smoothing
+        call.z_loss = z_loss
+        call.softcap = softcap
+        call.temperature = temperature
         call.has_dense = target is None or smoothing > 0
         call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
         plan(&call)
 
         with nogil:
-            if call.target == NULL:
+            if call.target == NULL and call.sample_weight == NULL:
                 # n_positions; without classes NaN, as torch
                 denominator = <double> n_logits / call.n_classes
             else:
@@ -1216,12 +1592,14 @@ def cross_entropy(
                 else:
                     count_targets[double](&call, <const double*> call.weight, num_threads, &count)
                 denominator = count.weight
-        if call.target != NULL and count.bad >= 0:
+        if count.bad >= 0:
             raise IndexError(count.bad)
-        if mean and denominator == 0:
-            # nothing counts: 0 / 0, whatever smoothing adds to the sum, as torch
-            denominator = NAN
-        call.grad_scale = upstream / denominator if mean else upstream
+        if normalizer != 0:
+            denominator = normalizer
+        elif denominator == 0:
+            # nothing counts: 0 / 0, whatever smoothing adds to the sum, as torch; or 0
+            denominator = INFINITY if zero_if_empty else NAN
+        call.grad_scale = (upstream / denominator if mean else upstream) / temperature
         if n_logits > 0:
             with nogil:
                 if format == c"f":
@@ -1242,7 +1620,7 @@ def cross_entropy(
         # Rounded here: NumPy would warn of a loss that float32 cannot hold.
         return <double> <float> value if format == c"f" else value
     finally:
-        for i in range(6):
+        for i in range(12):
             PyBuffer_Release(&views[i])
 
 
@@ -1261,6 +1639,7 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
         call.grad.class_stride = 1
         call.grad_scale = 1
         call.dense_scale = 1
+        call.temperature = 1
         if output == LOGSUMEXP:
             take_like_positions(out, &views[1], &views[0], &call)
         else:

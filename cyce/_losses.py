@@ -47,6 +47,9 @@ def evaluator_of(loss: Any) -> Evaluator | None:
 class LossModule:
     """Settings of a loss function; calling it computes the loss."""
 
+    per_call: frozenset[str] = frozenset()
+    """Settings that a call may override, because they belong to its data."""
+
     def __init__(self, size_average: bool | None, reduce: bool | None, reduction: str) -> None:
         if size_average is not None or reduce is not None:
             # from there: here, the subclass, its caller
@@ -57,13 +60,20 @@ class LossModule:
         """Return the loss function and the keyword arguments that these settings are."""
         raise NotImplementedError
 
-    def forward(self, input: Any, target: Any) -> Any:
-        """Return the loss; the same as calling the module."""
-        function, settings = self.loss_and_settings()
-        return function(input, target, **settings)
+    def settings_of_call(self, named: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings with what a call overrides by name."""
+        for name in named:
+            if name not in self.per_call:
+                raise TypeError(f"{type(self).__name__}: a call takes no argument {name!r}")
+        return {**self.loss_and_settings()[1], **named}
 
-    def __call__(self, input: Any, target: Any) -> Any:
-        return self.forward(input, target)
+    def forward(self, input: Any, target: Any, **named: Any) -> Any:
+        """Return the loss; the same as calling the module."""
+        function, _ = self.loss_and_settings()
+        return function(input, target, **self.settings_of_call(named))
+
+    def __call__(self, input: Any, target: Any, **named: Any) -> Any:
+        return self.forward(input, target, **named)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

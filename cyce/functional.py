@@ -4,15 +4,17 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cyce import _threads
 from cyce._arguments import (
+    FLOAT64,
     as_array,
     as_axis,
+    as_empty,
     as_factor,
     as_flag,
     as_floating,
@@ -21,9 +23,11 @@ from cyce._arguments import (
     as_indices,
     as_label_smoothing,
     as_logits,
+    as_number,
     as_operand,
     as_out,
     as_reduction,
+    as_sample_weight,
     as_target,
     as_weight,
     check_probabilities,
@@ -38,9 +42,12 @@ from cyce._dispatch import elementwise, kernels
 from cyce._losses import GradientRequest, has_gradient
 
 __all__ = [
+    "CrossEntropyMeans",
+    "CrossEntropyStats",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "cross_entropy_stats",
     "kl_div",
     "log_softmax",
     "logsumexp",
@@ -61,14 +68,23 @@ def _cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
     *,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: str = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
     gradient: GradientRequest | None = None,
+    stats_out: list[NDArray[Any]] | None = None,
 ) -> tuple[Any, Any]:
-    """Compute the loss and, if asked for, the gradient."""
+    """Compute the loss and, if asked for, the gradient, and the arrays of `CrossEntropyStats`."""
     reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
     logits = as_logits(input)
-    axis = class_axis(logits)
-    indices, probabilities = as_target(target, logits)
-    weight = as_weight(weight, logits)
+    dtype = logits.dtype
+    axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
+    indices, probabilities = as_target(target, logits, axis)
+    weight = as_weight(weight, logits, axis)
     ignore_index = as_ignore_index(ignore_index)
     smoothing = as_label_smoothing(label_smoothing)
     if probabilities is not None and ignore_index >= 0:
@@ -76,18 +92,34 @@ def _cross_entropy(
             "ignore_index is not supported for floating point target: target is class probabilities, "
             f"ignore_index must be negative; got {ignore_index}"
         )
+    if sample_weight is not None:
+        sample_weight = as_sample_weight(sample_weight, logits, axis)
+    if normalizer is not None:
+        normalizer = as_number(normalizer, "normalizer", FLOAT64)
+        if reduction != "mean":
+            raise ValueError(f"normalizer: divides what is averaged; reduction is {reduction!r}, not 'mean'")
+    if type(z_loss) is not float or z_loss != 0.0:
+        z_loss = as_number(z_loss, "z_loss", FLOAT64, positive=False)
+    if softcap is not None:
+        softcap = as_number(softcap, "softcap", dtype)
+    if type(temperature) is not float or temperature != 1.0:
+        temperature = as_number(temperature, "temperature", dtype)
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
         upstream, grad_output = as_grad_output(
-            gradient.grad_output, logits.dtype, position_shape(logits), reduction
+            gradient.grad_output, dtype, position_shape(logits, axis), reduction
         )
         if gradient.out is None:
             grad_out = np.empty_like(logits)
         else:
             read = {"target": indices if probabilities is None else probabilities}
-            read |= {"weight": weight, "grad_output": grad_output}
+            read |= {"weight": weight, "sample_weight": sample_weight, "grad_output": grad_output}
             grad_out = as_out(gradient.out, logits, read)
-    loss_out = np.empty(position_shape(logits), logits.dtype) if reduction == "none" else None
+    loss_out = None
+    if stats_out is not None:
+        loss_out, *stats_out = stats_out
+    elif reduction == "none":
+        loss_out = np.empty(position_shape(logits, axis), dtype)
     try:
         value = kernels.cross_entropy(
             logits,
@@ -103,6 +135,13 @@ def _cross_entropy(
             grad_output,
             upstream,
             _threads.threads_for_call(),
+            sample_weight,
+            0.0 if normalizer is None else normalizer,
+            as_empty(empty),
+            z_loss,
+            0.0 if softcap is None else softcap,
+            temperature,
+            stats_out,
         )
     except IndexError as error:
         if indices is None:
@@ -112,7 +151,7 @@ def _cross_entropy(
         ) from None
     if gradient is not None and gradient.out is not None:
         grad_out = gradient.out
-    return logits.dtype.type(value) if loss_out is None else loss_out, grad_out
+    return loss_out if reduction == "none" else dtype.type(value), grad_out
 
 
 @has_gradient(_cross_entropy)
@@ -125,6 +164,14 @@ def cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    *,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: str = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
 ) -> Any:
     r"""Cross-entropy between logits and targets, as `torch.nn.functional.cross_entropy`.
 
@@ -155,7 +202,27 @@ def cross_entropy(
         summed weights of the target classes that are not ignored; of class probabilities, by the
         number of positions.
     label_smoothing : float in [0, 1], default=0.0
-        Part of every target that is spread evenly over the classes (Szegedy et al., 2016).
+        Part of every target that is spread evenly over the classes [2]_.
+    axis : int, default=None
+        The axis of the classes, such as -1 for logits of shape (N, L, C), which are neither transposed
+        nor copied; the positions are the other axes, in their order. None stands for torch's: 1, or 0 if
+        there is but one. Like all that follow, torch has not got it.
+    sample_weight : array_like of the positions' shape, default=None
+        A weight for each position, cast to the dtype of `input`. A weight of 2 counts as two such
+        positions, in the mean's denominator, too; a weight of 0 as an ignored one.
+    normalizer : float, default=None
+        What "mean" divides the sum by instead, such as the count of all micro-batches over which a
+        gradient is accumulated; positive.
+    empty : {"nan", "zero"}, default="nan"
+        The mean of nothing: where what "mean" divides by is 0, NaN as in torch, or 0 with a gradient of 0.
+    z_loss : float, default=0.0
+        Coefficient :math:`\zeta` of the squared log-sum-exp that is added to the loss of each position,
+        which keeps the logits from drifting ([3]_; `lse_square_scale` of [4]_).
+    softcap : float, default=None
+        Bound :math:`\kappa` of the logits, which are replaced by :math:`\kappa \tanh(x / \kappa)` ([4]_,
+        [5]_); positive.
+    temperature : float, default=1.0
+        What the logits, after the softcap, are divided by ([6]_); positive.
 
     Returns
     -------
@@ -171,9 +238,10 @@ def cross_entropy(
         `input`; if another argument is not numeric.
     ValueError
         If shapes do not fit, `reduction` is none of the three, `label_smoothing` lies outside
-        [0, 1], or `ignore_index` is not negative with class probabilities.
+        [0, 1], `ignore_index` is not negative with class probabilities, `normalizer`, `softcap` or
+        `temperature` is not positive and finite, or there is a `normalizer` without "mean".
     IndexError
-        If a class index is neither in [0, C) nor `ignore_index`.
+        If a class index is neither in [0, C) nor `ignore_index`, or `axis` is no axis of `input`.
 
     Warns
     -----
@@ -184,6 +252,7 @@ def cross_entropy(
     --------
     cyce.CrossEntropyLoss : The same as an object that holds the settings.
     cyce.value_and_grad : Loss and gradient in one pass.
+    cross_entropy_stats : Losses, predictions, ranks and more, in one pass.
 
     Notes
     -----
@@ -202,6 +271,14 @@ def cross_entropy(
         \ell = -\sum_c a_c s_c, \qquad
         \frac{\partial \ell}{\partial x_c} = p_c \sum_j a_j - a_c
 
+    A z-loss adds :math:`\zeta L^2` to :math:`\ell`, where :math:`L = \log \sum_j e^{x_j}`, and
+    :math:`2 \zeta L p_c` to its gradient; class weights do not scale it. The sample weight multiplies
+    :math:`\ell` with all of this. Softcap and temperature replace :math:`x` by
+    :math:`x' = \kappa \tanh(x / \kappa) / T`, rounded to the dtype of `input`, and multiply the gradient by
+    :math:`\partial x'_c / \partial x_c = (1 - \tanh^2(x_c / \kappa)) / T`. "mean" divides by
+    :math:`\sum s_n w_{y_n}` over the positions that are not ignored, where :math:`s` are the sample
+    weights; of class probabilities, by :math:`\sum s_n`.
+
     Rows are computed as :math:`(m - x_y) + \operatorname{log1p}(r)` with the maximum :math:`m` and
     :math:`r = \sum e^{x_j - m}` over the other classes, so that nothing cancels and small losses
     keep their precision. Results are the same bits for any number of threads.
@@ -216,6 +293,14 @@ def cross_entropy(
        <https://pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html>`_
     .. [2] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016,
        arXiv:1512.00567.
+    .. [3] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, section 5,
+       arXiv:2204.02311.
+    .. [4] P.-L. Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024,
+       arXiv:2410.10989.
+    .. [5] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, section 2,
+       arXiv:2408.00118.
+    .. [6] G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2,
+       arXiv:1503.02531.
 
     Examples
     --------
@@ -236,10 +321,177 @@ def cross_entropy(
 
     >>> print(F.cross_entropy(np.float32([[20, 0, 0]]), [0]))
     4.1223074e-09
+
+    Sequences with the classes last, as language models have them:
+
+    >>> sequences = np.zeros((2, 5, 7))
+    >>> print(F.cross_entropy(sequences, np.ones((2, 5), int), axis=-1).round(4))
+    1.9459
     """
     return _cross_entropy(
-        input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
+        input,
+        target,
+        weight,
+        size_average,
+        ignore_index,
+        reduce,
+        reduction,
+        label_smoothing,
+        axis=axis,
+        sample_weight=sample_weight,
+        normalizer=normalizer,
+        empty=empty,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
     )[0]
+
+
+class CrossEntropyMeans(NamedTuple):
+    """Means of `CrossEntropyStats` over the positions that are not ignored; NaN if there are none."""
+
+    loss: Any
+    """As ``cross_entropy(..., reduction="mean")``."""
+    lse: Any
+    """Of the log-sum-exp."""
+    correct: Any
+    """The accuracy."""
+    probability: Any
+    """Of the target."""
+    entropy: Any
+    """Of the predictions."""
+    rank: Any
+    """Of the target."""
+
+
+class CrossEntropyStats(NamedTuple):
+    """What `cross_entropy_stats` returns: arrays of the positions' shape, and their means."""
+
+    loss: NDArray[Any]
+    """As ``cross_entropy(..., reduction="none")``; 0 of ignored positions."""
+    lse: NDArray[Any]
+    """Log-sum-exp of the logits; 0 of ignored positions."""
+    prediction: NDArray[np.int64]
+    """Class of the highest logit, the first of equals; -1 of ignored positions."""
+    correct: NDArray[np.bool_]
+    """Whether the prediction is the target."""
+    probability: NDArray[Any]
+    """Softmax of the target's class; 0 of ignored positions."""
+    entropy: NDArray[Any]
+    """Entropy of the softmax, in nats; 0 of ignored positions."""
+    rank: NDArray[np.int64]
+    """Number of classes before the target's where logits descend, equal ones in order: the target is
+    among the top k where ``0 <= rank < k``. -1 of ignored positions."""
+    means: CrossEntropyMeans
+    """Means over the positions that are not ignored."""
+
+
+def cross_entropy_stats(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    *,
+    axis: int | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> CrossEntropyStats:
+    r"""Cross-entropy of each position with what the same pass over the logits can tell besides.
+
+    Parameters
+    ----------
+    input : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
+        Logits, as in `cross_entropy`.
+    target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
+        Class indices, as in `cross_entropy`.
+    weight : array_like of shape (C,), default=None
+        A weight for each class, of the losses only.
+    ignore_index : int, default=-100
+        Class index of the positions that are left out.
+    label_smoothing : float in [0, 1], default=0.0
+        As in `cross_entropy`, of the losses only.
+    axis : int, default=None
+        The axis of the classes, as in `cross_entropy`.
+    z_loss : float, default=0.0
+        As in `cross_entropy`, of the losses only.
+    softcap : float, default=None
+        As in `cross_entropy`; all statistics are those of the capped logits.
+    temperature : float, default=1.0
+        As in `cross_entropy`; all statistics are those of the divided logits.
+
+    Returns
+    -------
+    CrossEntropyStats
+        Named tuple of arrays of the positions' shape: `loss`, `lse`, `prediction`, `correct`,
+        `probability`, `entropy`, `rank`, and their `means`, a named tuple, too, without `prediction`.
+
+    Raises
+    ------
+    TypeError
+        If `target` is not integer, or as `cross_entropy`.
+    ValueError
+        As `cross_entropy`.
+    IndexError
+        As `cross_entropy`.
+
+    See Also
+    --------
+    cross_entropy : The loss alone.
+
+    Notes
+    -----
+    With :math:`s_c = x_c - \log \sum_j e^{x_j}` and :math:`p_c = e^{s_c}`, the entropy is
+    :math:`-\sum_c p_c s_c`. Where a logit is NaN or the highest is infinite, loss, probability and
+    entropy are NaN, and a NaN is the highest logit, as for `numpy.argmax`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> logits = np.array([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5], [1.0, 2.0, 3.0]])
+    >>> stats = F.cross_entropy_stats(logits, [0, 1, -100])
+    >>> stats.prediction
+    array([ 0,  2, -1])
+    >>> stats.rank
+    array([ 0,  1, -1])
+    >>> print(stats.means.correct, stats.means.loss.round(4))
+    0.5 1.4077
+    """
+    logits = as_logits(input)
+    axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
+    indices, _ = as_target(target, logits, axis)
+    if indices is None:
+        raise TypeError(
+            "target: class indices are needed, got class probabilities, which are not right or wrong; pass "
+            f"target.argmax(axis={axis})"
+        )
+    positions = position_shape(logits, axis)
+    loss, lse, probability, entropy = (np.zeros(positions, logits.dtype) for _ in range(4))
+    prediction, rank = (np.full(positions, -1, np.int64) for _ in range(2))
+    mean_loss, _ = _cross_entropy(
+        logits,
+        indices,
+        weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        axis=axis,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+        stats_out=[loss, lse, probability, entropy, prediction, rank],
+    )
+    correct = rank == 0
+    counts = rank >= 0
+    with np.errstate(all="ignore"):
+        means = (
+            logits.dtype.type(values.sum(where=counts, dtype=np.float64) / np.count_nonzero(counts))
+            for values in (lse, correct, probability, entropy, rank)
+        )
+        return CrossEntropyStats(
+            loss, lse, prediction, correct, probability, entropy, rank, CrossEntropyMeans(mean_loss, *means)
+        )
 
 
 def _nll_loss(
@@ -258,10 +510,12 @@ def _nll_loss(
     log_probabilities = as_logits(input, "log-probabilities")
     dtype, axis = log_probabilities.dtype, class_axis(log_probabilities)
     n_classes = log_probabilities.shape[axis]
-    indices = as_indices(as_array(target, "target"), log_probabilities, had_dtype=hasattr(target, "dtype"))
-    weight = as_weight(weight, log_probabilities)
+    indices = as_indices(
+        as_array(target, "target"), log_probabilities, axis, had_dtype=hasattr(target, "dtype")
+    )
+    weight = as_weight(weight, log_probabilities, axis)
     ignore_index = as_ignore_index(ignore_index)
-    positions = position_shape(log_probabilities)
+    positions = position_shape(log_probabilities, axis)
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
         upstream, grad_output = as_grad_output(gradient.grad_output, dtype, positions, reduction)

@@ -105,8 +105,9 @@ class ValueAndGrad:
     ) -> tuple[Any, NDArray[Any]]:
         """Return the value and the gradient, see `value_and_grad`."""
         # A module's settings may have changed since.
-        settings = self._loss.loss_and_settings()[1] if isinstance(self._loss, LossModule) else {}
-        return self._evaluate(*arguments, **settings, **named, gradient=GradientRequest(grad_output, out))
+        if isinstance(self._loss, LossModule):
+            named = self._loss.settings_of_call(named)
+        return self._evaluate(*arguments, **named, gradient=GradientRequest(grad_output, out))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
         return value_and_grad, (self._loss,)
@@ -117,12 +118,14 @@ class ValueAndGrad:
     @property
     def __signature__(self) -> inspect.Signature:
         """The loss's signature, with what a gradient takes on top."""
-        loss = self._loss.forward if isinstance(self._loss, LossModule) else self._loss
+        loss, per_call = self._loss, []
+        if isinstance(loss, LossModule):
+            loss, per_call = loss.forward, sorted(loss.per_call)
         extra = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Any)
-            for name in ("grad_output", "out")
+            for name in (*per_call, "grad_output", "out")
         ]
         signature = inspect.signature(loss)
-        return signature.replace(
-            parameters=[*signature.parameters.values(), *extra], return_annotation=tuple[Any, NDArray[Any]]
-        )
+        # A module's **named are those in per_call.
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        return signature.replace(parameters=[*own, *extra], return_annotation=tuple[Any, NDArray[Any]])

@@ -40,6 +40,21 @@ class CrossEntropyLoss(LossModule):
         How the losses of the positions become one number, or that they stay as they are.
     label_smoothing : float in [0, 1], default=0.0
         How much of each target is spread evenly over all classes.
+    axis : int, default=None
+        The axis of the classes. Like all that follow, torch has not got it; see
+        `cyce.functional.cross_entropy`.
+    sample_weight : array_like of the positions' shape, default=None
+        A weight for each position; a call may give its own: ``criterion(input, target, sample_weight=w)``.
+    normalizer : float, default=None
+        What "mean" divides by instead; a call may give its own.
+    empty : {"nan", "zero"}, default="nan"
+        The mean of nothing.
+    z_loss : float, default=0.0
+        Coefficient of the squared log-sum-exp.
+    softcap : float, default=None
+        Bound of the logits.
+    temperature : float, default=1.0
+        What the logits are divided by.
 
     Warns
     -----
@@ -60,6 +75,8 @@ class CrossEntropyLoss(LossModule):
     0.2577
     """
 
+    per_call = frozenset({"sample_weight", "normalizer"})
+
     def __init__(
         self,
         weight: Any = None,
@@ -68,11 +85,26 @@ class CrossEntropyLoss(LossModule):
         reduce: bool | None = None,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        *,
+        axis: int | None = None,
+        sample_weight: Any = None,
+        normalizer: float | None = None,
+        empty: str = "nan",
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.weight = weight
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
+        self.axis = axis
+        self.sample_weight = sample_weight
+        self.normalizer = normalizer
+        self.empty = empty
+        self.z_loss = z_loss
+        self.softcap = softcap
+        self.temperature = temperature
 
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return `cyce.functional.cross_entropy` and its keyword arguments."""
@@ -81,6 +113,13 @@ class CrossEntropyLoss(LossModule):
             "ignore_index": self.ignore_index,
             "reduction": self.reduction,
             "label_smoothing": self.label_smoothing,
+            "axis": self.axis,
+            "sample_weight": self.sample_weight,
+            "normalizer": self.normalizer,
+            "empty": self.empty,
+            "z_loss": self.z_loss,
+            "softcap": self.softcap,
+            "temperature": self.temperature,
         }
 
 

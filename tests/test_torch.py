@@ -187,6 +187,36 @@ def test_random_calls(shape, weighted, reduction, smoothing, kind, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("shape", [(5,), (9, 3), (9, 4, 40), (3, 5, 5000)], ids=str)
+def test_extensions_by_composition(shape, smoothing, dtype):
+    """The extensions of cross_entropy as torch users write them, differentiated by torch."""
+
+    def theirs(logits, target, axis, softcap, temperature, z_loss, sample_weight, normalizer, **named):
+        logits = softcap * torch.tanh(logits.movedim(axis, 1 if logits.ndim > 1 else 0) / softcap)
+        logits = logits / temperature
+        losses = torch.nn.functional.cross_entropy(logits, target, reduction="none", **named)
+        lse = torch.logsumexp(logits, dim=1 if logits.ndim > 1 else 0)
+        return ((losses + z_loss * lse**2 * (target != -1)) * sample_weight).sum() / normalizer
+
+    generator = torch.Generator().manual_seed(zlib.crc32(repr((shape, smoothing)).encode()))
+    logits = torch.randn(shape, generator=generator, dtype=dtype) * 4
+    target = torch.randint(-1, shape[-1], shape[:-1], generator=generator)
+    named = {
+        "axis": -1,
+        "softcap": 6.0,
+        "temperature": 1.5,
+        "z_loss": 0.02,
+        "sample_weight": torch.rand(shape[:-1], generator=generator, dtype=dtype),
+        "normalizer": 17.0,
+        "label_smoothing": smoothing,
+        "ignore_index": -1,
+        "weight": torch.rand(shape[-1], generator=generator, dtype=dtype),
+    }
+    assert_agree(F.cross_entropy, theirs, logits, [target], named)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize(
     ("rows", "target", "named"),
     [
