@@ -49,14 +49,15 @@ def _parser() -> argparse.ArgumentParser:
         help="train a classifier of handwritten digits, show its loss and accuracy",
         description="Train a softmax classifier on real handwritten digits by cyce.value_and_grad, and "
         "show its loss and accuracy on held-out digits. Where matplotlib is installed, draw "
-        "some of them with their predicted probabilities.",
+        "some of them with their predicted probabilities, and how far these can be trusted.",
     )
     demo.add_argument(
         "--png",
         type=_png,
         default=Path("cyce-demo.png"),
         metavar="FILE",
-        help="where to write the picture (default: cyce-demo.png)",
+        help="where to write the picture of the probabilities (default: cyce-demo.png); that of their "
+        "reliability is written beside it, to FILE with -reliability before .png",
     )
     demo.add_argument("--no-png", action="store_const", const=None, dest="png", help="draw nothing")
     commands.add_parser(

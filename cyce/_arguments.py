@@ -59,34 +59,36 @@ def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return array
 
 
-def as_logits(value: Any, what: str = "logits") -> NDArray[Any]:
+def as_logits(value: Any, what: str = "logits", name: str = "input") -> NDArray[Any]:
     """Return logits as a native, aligned float32 or float64 array of at least one dimension.
 
-    what: else than logits `input` is, for errors.
+    what: it is, and the name of the argument, for errors.
     """
     if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
         return value if value.flags.aligned else _native(value, value.dtype)
-    array = as_array(value, "input")
+    array = as_array(value, name)
     kind = array.dtype.kind
     if kind in "iub":
         raise TypeError(
-            f"input: {what} must be floating point, got {array.dtype.name}; cast them: "
-            f"input.astype(np.float32)"
+            f"{name}: {what} must be floating point, got {array.dtype.name}; cast them: "
+            f"{name}.astype(np.float32)"
         )
     if kind == "f" and array.dtype.itemsize not in (4, 8):
         raise TypeError(
-            f"input: {what} must be float32 or float64, got {array.dtype.name}; cast them: "
-            f"input.astype(np.float{32 if array.dtype.itemsize < 4 else 64})"
+            f"{name}: {what} must be float32 or float64, got {array.dtype.name}; cast them: "
+            f"{name}.astype(np.float{32 if array.dtype.itemsize < 4 else 64})"
         )
     if kind == "c":
-        raise TypeError(f"input: {what} must be real, got {array.dtype.name}; pass input.real or abs(input)")
+        raise TypeError(
+            f"{name}: {what} must be real, got {array.dtype.name}; pass {name}.real or abs({name})"
+        )
     if kind != "f":
         raise TypeError(
-            f"input: {what} must be an array of float32 or float64, got dtype {array.dtype.name}; "
-            f"convert them: np.asarray(input, dtype=np.float32)"
+            f"{name}: {what} must be an array of float32 or float64, got dtype {array.dtype.name}; "
+            f"convert them: np.asarray({name}, dtype=np.float32)"
         )
     if not array.ndim:
-        raise ValueError(f"input: {what} need at least one dimension, the classes; got a scalar")
+        raise ValueError(f"{name}: {what} need at least one dimension, the classes; got a scalar")
     return _native(array, array.dtype.newbyteorder("="))
 
 
@@ -536,7 +538,7 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
     return False
 
 
-def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ignore_index: int) -> str:
+def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ignore_index: int | None) -> str:
     """Return the message for the target at a position, its number in C order.
 
     The position is negative where a target was bad only when it was used.
@@ -549,4 +551,5 @@ def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ign
     message = f"Target {value} is out of bounds. {place}"
     if not n_classes:
         return f"{message} cannot be a class: input has no classes"
-    return f"{message} must be a class index from 0 to {n_classes - 1} or ignore_index ({ignore_index})"
+    message = f"{message} must be a class index from 0 to {n_classes - 1}"
+    return message if ignore_index is None else f"{message} or ignore_index ({ignore_index})"

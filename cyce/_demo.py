@@ -8,7 +8,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce.functional import cross_entropy
+from cyce import plotting
+from cyce.functional import cross_entropy, cross_entropy_stats
 from cyce.gradients import value_and_grad
 
 N_EPOCHS = 60
@@ -68,29 +69,35 @@ def train(
 
 def draw(
     path: Path, pixels: NDArray[np.float32], digits: NDArray[np.uint8], logits: NDArray[np.float32]
-) -> None:
-    """Write a PNG of the digits, each beside the bars of its predicted probabilities."""
+) -> Path:
+    """Write two PNGs: some digits over their predicted probabilities, and the reliability of all.
+
+    Returns the path of the second, beside the first.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    n_rows, n_columns = 3, 4
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    n_columns = 8
+    stats = cross_entropy_stats(logits, digits)
+    # the first, and those with the largest loss
+    half = n_columns // 2
+    shown = np.concatenate([np.arange(half), half + np.argsort(-stats.loss[half:])[:half]])
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(n_rows, 2 * n_columns, width_ratios=[1, 1.6] * n_columns)
-    for number, (image_axes, bar_axes) in enumerate(axes.reshape(-1, 2)):
+    grid: Any = figure.add_gridspec(2, n_columns, height_ratios=[1, 2.5])
+    for column, number in enumerate(shown):
+        image_axes: Any = figure.add_subplot(grid[0, column])
         image_axes.imshow(pixels[number].reshape(8, 8), cmap="gray_r")
         image_axes.set(xticks=[], yticks=[], title=f"a {digits[number]}")
-        colours = ["tab:green" if c == digits[number] else "tab:grey" for c in range(10)]
-        bar_axes.bar(range(10), probabilities[number], color=colours)
-        bar_axes.set(ylim=(0, 1), xticks=range(10), yticks=[0, 0.5, 1])
-        bar_axes.tick_params(labelsize=7)
-    figure.suptitle(
-        "Predicted probabilities (green: the true digit) of four held-out digits, "
-        "and below, of the eight with the largest loss"
-    )
-    figure.savefig(path, dpi=100)
+    plotting.probabilities(logits[shown], digits[shown], ax=figure.add_subplot(grid[1, :]))
+    figure.savefig(path, dpi=80)
+
+    reliability = path.with_name(f"{path.stem}-reliability{path.suffix}")
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    plotting.reliability_diagram(logits, digits, ax=figure.add_subplot())
+    figure.savefig(reliability, dpi=80)
+    return reliability
 
 
 def run(png: Path | None, seed: int) -> None:
@@ -101,18 +108,16 @@ def run(png: Path | None, seed: int) -> None:
     print(f"Training a softmax classifier on {len(rest)} of {len(pixels)} handwritten digits ...")
     weights, biases = train(pixels[rest], digits[rest], Progress(N_EPOCHS, sys.stderr), seed)
     logits = pixels[held_out] @ weights + biases
-    loss = cross_entropy(logits, digits[held_out])
-    accuracy = np.mean(logits.argmax(axis=1) == digits[held_out])
-    print(f"Held-out loss {loss:.4f}, accuracy {accuracy:.1%} on {N_HELD_OUT} digits.")
+    means = cross_entropy_stats(logits, digits[held_out]).means
+    print(f"Held-out loss {means.loss:.4f}, accuracy {means.correct:.1%} on {N_HELD_OUT} digits.")
     if png is None:
         return
     try:
-        losses = cross_entropy(logits, digits[held_out], reduction="none")
-        shown = np.concatenate([np.arange(4), np.argsort(-losses)[:8]])
-        draw(png, pixels[held_out][shown], digits[held_out][shown], logits[shown])
+        reliability = draw(png, pixels[held_out], digits[held_out], logits)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         print("No picture: matplotlib is not installed (python -m pip install matplotlib).")
     else:
         print(f"Some digits and their predicted probabilities: {png}")
+        print(f"How far these probabilities can be trusted: {reliability}")

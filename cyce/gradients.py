@@ -118,9 +118,10 @@ class ValueAndGrad:
     @property
     def __signature__(self) -> inspect.Signature:
         """The loss's signature, with what a gradient takes on top."""
-        loss, per_call = self._loss, []
-        if isinstance(loss, LossModule):
-            loss, per_call = loss.forward, sorted(loss.per_call)
+        loss: Callable[..., Any] = self._loss
+        per_call: list[str] = []
+        if isinstance(self._loss, LossModule):
+            loss, per_call = self._loss.forward, sorted(self._loss.per_call)
         extra = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Any)
             for name in (*per_call, "grad_output", "out")

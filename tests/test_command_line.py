@@ -32,7 +32,10 @@ class TestDemo:
         assert float(loss) < 0.2
         assert float(accuracy) > 94
         assert str(picture) in out
-        assert picture.read_bytes().startswith(b"\x89PNG")
+        reliability = tmp_path / "digits-reliability.png"
+        assert str(reliability) in out
+        for written in (picture, reliability):
+            assert written.read_bytes().startswith(b"\x89PNG")
         assert err == ""  # no terminal, no progress bar
 
     def test_the_seed_is_all_the_chance_there_is(self, capsys):

@@ -1,0 +1,227 @@
+"""Pictures of predicted probabilities, by matplotlib (the extra `plot`)."""
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce._arguments import as_array, as_indices, as_logits, class_axis, describe_bad_target
+from cyce.functional import cross_entropy_stats, softmax
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["probabilities", "reliability_diagram"]
+
+# As many classes have a colour of their own in matplotlib's default cycle, and a place in a legend.
+MAX_NAMED_COLOURS = 10
+MAX_LEGEND = 20
+
+
+def _new_axes() -> Any:
+    """Return the Axes of a new figure."""
+    try:
+        from matplotlib import pyplot
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "cyce.plotting needs matplotlib: python -m pip install 'cyce[plot]'", name=error.name
+        ) from error
+    return pyplot.subplots(layout="constrained")[1]
+
+
+def probabilities(
+    logits: Any,
+    target: Any = None,
+    class_names: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw the predicted probabilities of each sample as bars, the true class marked.
+
+    Parameters
+    ----------
+    logits : array_like of shape (C,) or (N, C)
+        Logits of C classes, float32 or float64, not probabilities.
+    target : array_like of int of shape () or (N,), default=None
+        The true classes; None marks none.
+    class_names : sequence of str, default=None
+        Names of the C classes, for the legend; None stands for their numbers.
+    ax : matplotlib Axes, default=None
+        Where to draw; None stands for a new figure.
+
+    Returns
+    -------
+    matplotlib Axes
+        With one bar container per class, one bar per sample in each, and a line of markers over the
+        true classes.
+
+    Raises
+    ------
+    TypeError
+        If `logits` is not floating point, or `target` not integer.
+    ValueError
+        If `logits` has another number of dimensions, `target` or `class_names` does not fit, or there
+        are no samples or no classes.
+    IndexError
+        If a target is no class.
+    ModuleNotFoundError
+        If matplotlib is not installed.
+
+    See Also
+    --------
+    cyce.functional.softmax : The probabilities.
+    reliability_diagram : Whether they can be trusted.
+
+    Examples
+    --------
+    >>> import cyce.plotting
+    >>> logits = [[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]]
+    >>> ax = cyce.plotting.probabilities(logits, target=[0, 1], class_names=["cat", "dog", "owl"])
+    >>> len(ax.containers)
+    3
+    """
+    scores = as_logits(logits, name="logits")
+    if scores.ndim > 2:
+        raise ValueError(f"logits: shape (C,) or (N, C) is needed, got {list(scores.shape)}")
+    classes = None
+    if target is not None:
+        classes = as_indices(
+            as_array(target, "target"), scores, class_axis(scores), had_dtype=hasattr(target, "dtype")
+        )
+        bad = np.flatnonzero((classes < 0) | (classes >= scores.shape[-1]))
+        if bad.size:
+            raise IndexError(describe_bad_target(int(bad[0]), classes, scores.shape[-1], None))
+    if not scores.size:
+        raise ValueError(f"logits: at least one sample and one class are needed, got {list(scores.shape)}")
+    shown = softmax(scores, dim=-1).reshape(-1, scores.shape[-1])
+    n_samples, n_classes = shown.shape
+    names = list(map(str, range(n_classes) if class_names is None else class_names))
+    if len(names) != n_classes:
+        raise ValueError(f"class_names: one name for each of {n_classes} classes is needed, got {len(names)}")
+
+    axes: Any = _new_axes() if ax is None else ax
+    width = 0.8 / n_classes
+    offsets = (np.arange(n_classes) - (n_classes - 1) / 2) * width
+    samples = np.arange(n_samples)
+    for number, name in enumerate(names):
+        colour = f"C{number}"
+        if n_classes > MAX_NAMED_COLOURS:
+            from matplotlib import colormaps
+
+            colour = colormaps["viridis"](number / (n_classes - 1))
+        axes.bar(samples + offsets[number], shown[:, number], width, color=colour, label=name)
+    if classes is not None:
+        true = classes.ravel()
+        axes.plot(
+            samples + offsets[true],
+            shown[samples, true] + 0.03,
+            linestyle="none",
+            marker="v",
+            color="black",
+            label="true class",
+        )
+    axes.set(
+        xlabel="sample", ylabel="probability", xticks=samples, xlim=(-0.5, n_samples - 0.5), ylim=(0, 1.08)
+    )
+    if n_classes <= MAX_LEGEND:
+        # beside the bars, which may be anywhere
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    return axes  # type: ignore[no-any-return]
+
+
+def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | None" = None) -> "Axes":
+    r"""Draw how often predictions are right beside how sure they are.
+
+    Predictions are sorted into bins by their probability, the confidence. For calibrated logits the bars,
+    the accuracies of the bins, end on the diagonal.
+
+    Parameters
+    ----------
+    logits : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
+        Logits of C classes, float32 or float64.
+    target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
+        The true classes; -100 leaves a position out.
+    n_bins : int, default=15
+        Number of bins of equal width.
+    ax : matplotlib Axes, default=None
+        Where to draw; None stands for a new figure.
+
+    Returns
+    -------
+    matplotlib Axes
+        With the bars of the accuracies, those of the gaps to the confidences, the diagonal, and the
+        expected calibration error in the title.
+
+    Raises
+    ------
+    TypeError
+        If `logits` is not floating point, `target` not integer, or `n_bins` no integer.
+    ValueError
+        If `target` does not fit, `n_bins` is not positive, no position is left, or a probability is NaN.
+    IndexError
+        If a target is neither a class nor -100.
+    ModuleNotFoundError
+        If matplotlib is not installed.
+
+    See Also
+    --------
+    cyce.functional.cross_entropy : Its `temperature` calibrates logits.
+
+    Notes
+    -----
+    With the mean confidence and the accuracy of the positions in bin :math:`b`, of which there are
+    :math:`n_b` among :math:`n`, the expected calibration error is
+    :math:`\sum_b \frac{n_b}{n} |\mathrm{accuracy}_b - \mathrm{confidence}_b|` [1]_.
+
+    References
+    ----------
+    .. [1] C. Guo et al., "On Calibration of Modern Neural Networks", 2017, arXiv:1706.04599.
+
+    Examples
+    --------
+    >>> import cyce.plotting
+    >>> logits = [[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]]
+    >>> ax = cyce.plotting.reliability_diagram(logits, target=[0, 1])
+    >>> ax.get_title()
+    'expected calibration error 0.5642'
+    """
+    try:
+        n = operator.index(n_bins)
+    except TypeError:
+        raise TypeError(f"n_bins: an integer is needed, got {type(n_bins).__name__}") from None
+    if n < 1:
+        raise ValueError(f"n_bins: at least 1 is needed, got {n}")
+    scores = as_logits(logits, name="logits")
+    stats = cross_entropy_stats(scores, target)
+    # The confidence is the probability of the prediction, as if that were the target.
+    confidences = cross_entropy_stats(scores, stats.prediction, ignore_index=-1).probability
+    counts = stats.prediction >= 0
+    confidence, correct = confidences[counts].astype(np.float64), stats.correct[counts]
+    if not confidence.size:
+        raise ValueError("target: at least one position that is not left out is needed")
+    if np.isnan(confidence).any():
+        raise ValueError("logits: there are NaN or infinite maxima, which have no probabilities")
+    edges = np.linspace(0, 1, n + 1)
+    number = np.clip(np.searchsorted(edges, confidence) - 1, 0, n - 1)
+    n_in_bin = np.bincount(number, minlength=n)
+    filled = n_in_bin > 0
+    accuracy = np.bincount(number, correct, n)[filled] / n_in_bin[filled]
+    mean_confidence = np.bincount(number, confidence, n)[filled] / n_in_bin[filled]
+    error = np.sum(n_in_bin[filled] * np.abs(accuracy - mean_confidence)) / confidence.size
+
+    axes: Any = _new_axes() if ax is None else ax
+    where: dict[str, Any] = {"x": edges[:-1][filled], "width": 1 / n, "align": "edge"}
+    gap: NDArray[np.float64] = mean_confidence - accuracy
+    axes.bar(height=accuracy, color="lightsteelblue", edgecolor="black", label="accuracy", **where)
+    axes.bar(height=gap, bottom=accuracy, color="tab:red", alpha=0.4, label="gap to the confidence", **where)
+    axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="calibrated")
+    axes.set(
+        xlabel="confidence",
+        ylabel="accuracy",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        title=f"expected calibration error {error:.4f}",
+    )
+    axes.legend(loc="best", fontsize="small")
+    return axes  # type: ignore[no-any-return]
