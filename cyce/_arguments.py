@@ -102,8 +102,9 @@ def as_floating(value: Any, dtype: Any = None, what: str = "logits") -> NDArray[
         message = f"dtype: numpy.float32 or numpy.float64 is needed, got {dtype!r}"
         try:
             wanted = np.dtype(dtype)
-        except TypeError:
-            raise TypeError(message) from None
+        except Exception as error:
+            # of strings that it cannot parse, NumPy raises TypeError, ValueError or SyntaxError
+            raise TypeError(message) from error
         if wanted not in (FLOAT32, FLOAT64):
             raise TypeError(message)
         if array.dtype.kind not in "iubf":
@@ -130,11 +131,16 @@ def as_axis(dim: Any, n_dims: int, name: str = "dim") -> int:
 def implicit_axis(n_dims: int, name: str, stacklevel: int) -> int:
     """Return the axis that torch takes where dim is None, with torch's warning."""
     axis = 0 if n_dims in (0, 1, 3) else 1
+    try:
+        stacklevel = operator.index(stacklevel)
+    except TypeError:
+        raise TypeError(f"_stacklevel: an integer is needed, got {type(stacklevel).__name__}") from None
     warnings.warn(
         f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "
         "argument.",
         UserWarning,
-        stacklevel=stacklevel,
+        # No stack is deeper; 1: this function.
+        stacklevel=min(max(stacklevel, 0), 10_000) + 1,
     )
     return axis
 

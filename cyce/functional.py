@@ -2,6 +2,7 @@
 
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -927,6 +928,7 @@ def _kl_div(
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient."""
     choices = ("none", "batchmean", "mean", "sum")
+    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4, choices=choices)
     if reduction == "mean" and size_average is None and reduce is None:
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size. "
@@ -934,7 +936,6 @@ def _kl_div(
             UserWarning,
             stacklevel=3,
         )
-    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4, choices=choices)
     log_probabilities = as_floating(input, what="log-probabilities")
     operands = {"target": as_operand(target, "target", log_probabilities.dtype, kinds="f")}
     shape = common_shape(log_probabilities, operands["target"])
@@ -1028,7 +1029,7 @@ def _normalize(
 ) -> Any:
     """Apply one of the kernels that turn logits into an array of their shape."""
     logits = as_floating(input, dtype)
-    axis = implicit_axis(logits.ndim, name, stacklevel + 1) if dim is None else as_axis(dim, logits.ndim)
+    axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
     result = np.empty_like(logits) if out is None else as_out(out, logits, {})
     # A scalar is one class.
     arrays = (array.reshape(1) if array.ndim == 0 else array for array in (logits, result))
@@ -1289,7 +1290,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
         else:
             summed[...] = -np.inf
         result = summed
-    if keepdim and n_dims:
+    if as_flag(keepdim, "keepdim") and n_dims:
         result = np.expand_dims(result, tuple(axes))
     if out is None:
         return result
@@ -1346,6 +1347,8 @@ def one_hot(tensor: Any, num_classes: int = -1) -> NDArray[np.int64]:
         raise ValueError(f"Class values must be non-negative. tensor has {indices.min()}")
     if n_classes == -1:
         n_classes = int(indices.max()) + 1
+    if max(indices.size, 1) * n_classes > sys.maxsize // 8:
+        raise ValueError(f"num_classes: {n_classes} for {indices.size} indices are more than memory can hold")
     if indices.size and indices.max() >= n_classes:
         raise ValueError(
             f"Class values must be smaller than num_classes. tensor has {indices.max()}, num_classes is "

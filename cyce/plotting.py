@@ -96,7 +96,12 @@ def probabilities(
         raise ValueError(f"logits: at least one sample and one class are needed, got {list(scores.shape)}")
     shown = softmax(scores, dim=-1).reshape(-1, scores.shape[-1])
     n_samples, n_classes = shown.shape
-    names = list(map(str, range(n_classes) if class_names is None else class_names))
+    try:
+        names = list(map(str, range(n_classes) if class_names is None else class_names))
+    except TypeError:
+        raise TypeError(
+            f"class_names: a sequence of str is needed, got {type(class_names).__name__}"
+        ) from None
     if len(names) != n_classes:
         raise ValueError(f"class_names: one name for each of {n_classes} classes is needed, got {len(names)}")
 
