@@ -7,7 +7,7 @@ Nothing of the size of the logits is copied unless its dtype, byte order or alig
 
 import operator
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,29 +169,32 @@ def as_target(value: Any, logits: NDArray[Any], axis: int) -> tuple[NDArray[Any]
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.shape == logits.shape:
         return None, _as_probabilities(target, logits, axis)
-    return as_indices(target, logits, axis, had_dtype=hasattr(value, "dtype")), None
+    # What is empty may be a list, which has no dtype of its own.
+    return as_indices(target if target.size else value, logits, axis), None
 
 
-def as_indices(target: NDArray[Any], logits: NDArray[Any], axis: int, had_dtype: bool) -> NDArray[Any]:
+def as_indices(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any]:
     """Return class indices as a native, C-contiguous array of an integer dtype."""
-    if target.dtype.kind not in "iu" and target.size == 0 and not had_dtype:
-        # An empty list has no dtype of its own.
+    target = value if type(value) is np.ndarray else as_array(value, "target")
+    if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
         target = target.astype(np.int64)
-    if target.dtype.kind not in "iufbc":
+    kind, flags = target.dtype.kind, target.flags
+    if kind not in "iufbc":
         raise TypeError(
             f"target: numbers are needed, got dtype {target.dtype.name}: class indices of shape "
             f"{_sizes(position_shape(logits, axis))}, or class probabilities of input's shape "
             f"{_sizes(logits.shape)}"
         )
-    _check_target_shape(target.shape, logits, axis)
-    if target.dtype.kind not in "iu":
+    if target.shape != position_shape(logits, axis):
+        _check_target_shape(target.shape, logits, axis)
+    if kind not in "iu":
         raise TypeError(
             f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
             f"be integer class indices of shape {_sizes(position_shape(logits, axis))}, or floating point "
             f"class probabilities of input's shape {_sizes(logits.shape)}; got {target.dtype.name} of shape "
             f"{_sizes(target.shape)}"
         )
-    if not (target.flags.c_contiguous and target.flags.aligned and target.dtype.isnative):
+    if not (flags.c_contiguous and flags.aligned and target.dtype.isnative):
         target = np.array(target, dtype=target.dtype.newbyteorder("="), order="C", copy=True)
     return target
 
@@ -217,10 +220,11 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int) -> 
 
 
 def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int) -> None:
-    """Raise unless class indices of this shape belong to the logits."""
+    """Raise for class indices of another shape than the positions', unless that is (1,) of one."""
     n_dims, shape = logits.ndim, _sizes(logits.shape)
+    expected = position_shape(logits, axis)
     if n_dims == 1:
-        if target in ((), (1,)):
+        if target == (1,):
             return
         if len(target) > 1:
             raise ValueError(
@@ -231,9 +235,6 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
             f"For 1D input, 1D target must have size 1, but got target size: {target[0]}: "
             f"for input of shape {shape}, target must be one class index"
         )
-    expected = position_shape(logits, axis)
-    if target == expected:
-        return
     batch, target_batch = expected[0], target[0] if target else 0
     if target_batch != batch:
         raise ValueError(
@@ -345,10 +346,47 @@ def as_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any] | Non
     return weight
 
 
-def as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any] | None:
-    """Return weights of the positions in the logits' dtype, or None."""
-    if value is None:
-        return None
+class Extensions(NamedTuple):
+    """What cross_entropy takes on top of torch, as the kernels take it."""
+
+    sample_weight: NDArray[Any] | None
+    normalizer: float
+    """0 stands for none."""
+    zero_if_empty: bool
+    z_loss: float
+    softcap: float
+    """0 stands for none."""
+    temperature: float
+
+
+def as_extensions(
+    sample_weight: Any,
+    normalizer: Any,
+    empty: Any,
+    z_loss: Any,
+    softcap: Any,
+    temperature: Any,
+    logits: NDArray[Any],
+    axis: int,
+    reduction: str,
+) -> Extensions:
+    """Return what cross_entropy takes on top of torch."""
+    if not isinstance(empty, str) or empty not in ("nan", "zero"):
+        raise ValueError(f"empty: must be 'nan' or 'zero', got {empty!r}")
+    if normalizer is not None and reduction != "mean":
+        raise ValueError(f"normalizer: divides what is averaged; reduction is {reduction!r}, not 'mean'")
+    return Extensions(
+        None if sample_weight is None else _as_sample_weight(sample_weight, logits, axis),
+        0.0 if normalizer is None else _as_number(normalizer, "normalizer", FLOAT64),
+        empty == "zero",
+        _as_number(z_loss, "z_loss", FLOAT64, positive=False),
+        0.0 if softcap is None else _as_number(softcap, "softcap", logits.dtype),
+        _as_number(temperature, "temperature", logits.dtype),
+    )
+
+
+def _as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Return weights of the positions in the logits' dtype."""
     sample_weight = _real(value, "sample_weight", logits.dtype)
     positions = position_shape(logits, axis)
     if sample_weight.shape != positions:
@@ -359,8 +397,8 @@ def as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any
     return sample_weight
 
 
-def as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True) -> float:
-    """Return a finite number that is positive in this dtype, too, or, if `positive` is False, any."""
+def _as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True) -> float:
+    """Return a number that is finite, and positive unless that is False, in this dtype, too."""
     array = as_array(value, name)
     if array.ndim or array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: a number is needed, got {_described(value)}")
@@ -369,13 +407,6 @@ def as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True
     if not np.isfinite(number) or (positive and number <= 0):
         raise ValueError(f"{name}: a {'positive, ' if positive else ''}finite number is needed, got {value}")
     return float(array)
-
-
-def as_empty(value: Any) -> bool:
-    """Return whether the mean of nothing is 0, not NaN."""
-    if not isinstance(value, str) or value not in ("nan", "zero"):
-        raise ValueError(f"empty: must be 'nan' or 'zero', got {value!r}")
-    return value == "zero"
 
 
 def _described(value: Any) -> str:
@@ -501,11 +532,12 @@ def as_out(
         raise TypeError(f"out: must have {whose} dtype {logits.dtype.name}, got {array.dtype.name}")
     if array.shape != logits.shape:
         raise ValueError(f"out: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
-    if not array.flags.writeable:
+    flags = array.flags
+    if not flags.writeable:
         raise ValueError("out: is read-only")
-    if not array.flags.aligned:
+    if not flags.aligned:
         raise ValueError("out: its memory is not aligned to its dtype")
-    if _overlaps_itself(array):
+    if not flags.forc and _overlaps_itself(array):
         raise ValueError("out: several of its elements share memory, such as those of a broadcast array")
     if _share_memory(array, logits) and not _same_memory(array, logits):
         raise ValueError(

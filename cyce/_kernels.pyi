@@ -20,12 +20,7 @@ def cross_entropy(
     grad_output: NDArray[Any] | None,
     upstream: float,
     num_threads: int,
-    sample_weight: NDArray[Any] | None = None,
-    normalizer: float = 0,
-    zero_if_empty: bool = False,
-    z_loss: float = 0,
-    softcap: float = 0,
-    temperature: float = 1,
+    extensions: tuple[NDArray[Any] | None, float, bool, float, float, float] | None = None,
     stats_out: list[NDArray[Any]] | None = None,
 ) -> float: ...
 def softmax(logits: NDArray[Any], axis: int, out: NDArray[Any], num_threads: int) -> None: ...

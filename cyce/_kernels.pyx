@@ -1430,6 +1430,7 @@ cdef int take_logits(object logits, int axis, Py_buffer* view, Call* call) excep
     cdef int dim
     take(logits, PyBUF_STRIDES, view)
     expect(format_of(view) in (c"f", c"d"), "logits are neither float nor double")
+    expect(axis >= 0, "no such axis")
     place(view, axis, &call.logits)
     call.n_classes = view.shape[axis]
     call.n_positions = 1
@@ -1494,9 +1495,8 @@ cdef int take_stats(object arrays, Py_buffer* views, const Py_buffer* logits, Ca
 
 def cross_entropy(
     logits, int axis, target, probabilities, weight, int64_t ignore_index, double smoothing,
-    bint mean, loss_out, grad_out, grad_output, double upstream, int num_threads,
-    sample_weight=None, double normalizer=0, bint zero_if_empty=False, double z_loss=0, double softcap=0,
-    double temperature=1, stats_out=None,
+    bint mean, loss_out, grad_out, grad_output, double upstream, int num_threads, extensions=None,
+    stats_out=None,
 ):
     """Sum or mean of the losses; writes loss_out and grad_out unless they are None.
 
@@ -1504,7 +1504,8 @@ def cross_entropy(
     target, loss_out, grad_output, sample_weight: one element per position, C-contiguous. weight:
     (n_classes,). Exactly one of target (any integer type) and probabilities (float or double) is not
     None. All others but stats_out are float or double as the logits are, native and aligned.
-    mean: divide by `normalizer` unless that is 0, else by the weighted count. softcap 0: none.
+    extensions: None, or (sample_weight, normalizer, zero_if_empty, z_loss, softcap, temperature), where 0
+    stands for no normalizer, by which the mean divides instead of the weighted count, and no softcap.
     stats_out: what `take_stats` takes, or None; of a target, not of probabilities.
     Raises IndexError(position) for a target that is no class, before anything is written, and
     IndexError(-1) where another thread made a target bad during the call.
@@ -1515,6 +1516,9 @@ def cross_entropy(
     cdef char format
     cdef double value = 0
     cdef double denominator = 0
+    cdef object sample_weight = None
+    cdef double normalizer = 0
+    cdef bint zero_if_empty = False
     cdef Py_ssize_t n_logits
     cdef int i
     count.weight = 0
@@ -1563,6 +1567,10 @@ def cross_entropy(
             call.grad_output = <const char*> views[5].buf
 
         call.sample_weight = NULL
+        call.z_loss = call.softcap = 0
+        call.temperature = 1
+        if extensions is not None:
+            sample_weight, normalizer, zero_if_empty, call.z_loss, call.softcap, call.temperature = extensions
         if sample_weight is not None:
             take_per_position(sample_weight, &views[6], &views[0], &call)
             call.sample_weight = <const char*> views[6].buf
@@ -1575,9 +1583,6 @@ def cross_entropy(
             # No unsigned target equals it, nor does the -1 that stands for a large one.
             call.ignore_index = INT64_MIN
         call.smoothing = smoothing
-        call.z_loss = z_loss
-        call.softcap = softcap
-        call.temperature = temperature
         call.has_dense = target is None or smoothing > 0
         call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
         plan(&call)
@@ -1599,7 +1604,7 @@ def cross_entropy(
         elif denominator == 0:
             # nothing counts: 0 / 0, whatever smoothing adds to the sum, as torch; or 0
             denominator = INFINITY if zero_if_empty else NAN
-        call.grad_scale = (upstream / denominator if mean else upstream) / temperature
+        call.grad_scale = (upstream / denominator if mean else upstream) / call.temperature
         if n_logits > 0:
             with nogil:
                 if format == c"f":

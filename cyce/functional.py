@@ -12,10 +12,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from cyce import _threads
 from cyce._arguments import (
-    FLOAT64,
     as_array,
     as_axis,
-    as_empty,
+    as_extensions,
     as_factor,
     as_flag,
     as_floating,
@@ -24,11 +23,9 @@ from cyce._arguments import (
     as_indices,
     as_label_smoothing,
     as_logits,
-    as_number,
     as_operand,
     as_out,
     as_reduction,
-    as_sample_weight,
     as_target,
     as_weight,
     check_probabilities,
@@ -93,18 +90,17 @@ def _cross_entropy(
             "ignore_index is not supported for floating point target: target is class probabilities, "
             f"ignore_index must be negative; got {ignore_index}"
         )
-    if sample_weight is not None:
-        sample_weight = as_sample_weight(sample_weight, logits, axis)
-    if normalizer is not None:
-        normalizer = as_number(normalizer, "normalizer", FLOAT64)
-        if reduction != "mean":
-            raise ValueError(f"normalizer: divides what is averaged; reduction is {reduction!r}, not 'mean'")
-    if type(z_loss) is not float or z_loss != 0.0:
-        z_loss = as_number(z_loss, "z_loss", FLOAT64, positive=False)
-    if softcap is not None:
-        softcap = as_number(softcap, "softcap", dtype)
-    if type(temperature) is not float or temperature != 1.0:
-        temperature = as_number(temperature, "temperature", dtype)
+    extensions = None
+    # Of what may be anything, even an array, the type is asked first.
+    if not (
+        sample_weight is normalizer is softcap is None
+        and (type(empty) is str and empty == "nan")
+        and (type(z_loss) is float and z_loss == 0.0)
+        and (type(temperature) is float and temperature == 1.0)
+    ):
+        extensions = as_extensions(
+            sample_weight, normalizer, empty, z_loss, softcap, temperature, logits, axis, reduction
+        )
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
         upstream, grad_output = as_grad_output(
@@ -114,7 +110,8 @@ def _cross_entropy(
             grad_out = np.empty_like(logits)
         else:
             read = {"target": indices if probabilities is None else probabilities}
-            read |= {"weight": weight, "sample_weight": sample_weight, "grad_output": grad_output}
+            read |= {"weight": weight, "grad_output": grad_output}
+            read["sample_weight"] = None if extensions is None else extensions.sample_weight
             grad_out = as_out(gradient.out, logits, read)
     loss_out = None
     if stats_out is not None:
@@ -136,12 +133,7 @@ def _cross_entropy(
             grad_output,
             upstream,
             _threads.threads_for_call(),
-            sample_weight,
-            0.0 if normalizer is None else normalizer,
-            as_empty(empty),
-            z_loss,
-            0.0 if softcap is None else softcap,
-            temperature,
+            extensions,
             stats_out,
         )
     except IndexError as error:
@@ -511,9 +503,7 @@ def _nll_loss(
     log_probabilities = as_logits(input, "log-probabilities")
     dtype, axis = log_probabilities.dtype, class_axis(log_probabilities)
     n_classes = log_probabilities.shape[axis]
-    indices = as_indices(
-        as_array(target, "target"), log_probabilities, axis, had_dtype=hasattr(target, "dtype")
-    )
+    indices = as_indices(target, log_probabilities, axis)
     weight = as_weight(weight, log_probabilities, axis)
     ignore_index = as_ignore_index(ignore_index)
     positions = position_shape(log_probabilities, axis)

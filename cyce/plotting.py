@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_array, as_indices, as_logits, class_axis, describe_bad_target
+from cyce._arguments import as_indices, as_logits, class_axis, describe_bad_target
 from cyce.functional import cross_entropy_stats, softmax
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def probabilities(
         raise ValueError(f"logits: shape (C,) or (N, C) is needed, got {list(scores.shape)}")
     classes = None
     if target is not None:
-        classes = as_indices(
-            as_array(target, "target"), scores, class_axis(scores), had_dtype=hasattr(target, "dtype")
-        )
+        classes = as_indices(target, scores, class_axis(scores))
         bad = np.flatnonzero((classes < 0) | (classes >= scores.shape[-1]))
         if bad.size:
             raise IndexError(describe_bad_target(int(bad[0]), classes, scores.shape[-1], None))

@@ -277,6 +277,48 @@ class TestMemory:
                 results.add((value, gradient.tobytes()))
         assert len(results) <= 1
 
+    @pytest.mark.parametrize("loss", LOSSES)
+    @pytest.mark.parametrize("shape", [(1,), (511,), (513,), (7, 11)], ids=str)
+    def test_nothing_beside_the_outputs_is_written(self, level, loss, shape, dtype, rng):
+        given, target = draw(loss, rng, shape, dtype)
+        memory = np.full(np.prod(shape) + 128, 77, dtype)
+        both(loss, given, target, reduction="sum", out=memory[64:-64].reshape(shape))
+        assert np.all(memory[:64] == 77)
+        assert np.all(memory[-64:] == 77)
+
+    def test_more_than_two_to_the_31_elements(self):
+        # All the same element: no memory is needed.
+        logits = np.broadcast_to(np.float32(0), (2**16, 2**15 + 1))
+        assert BCE_WITH_LOGITS(logits, logits) == np.float32(np.log(2))
+
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("target", np.zeros(4, np.float32)),
+            ("target", np.zeros(3)),
+            ("target", np.zeros((3, 1), np.float32)),
+            ("weight", np.zeros(2, np.float32)),
+            ("pos_weight", np.zeros(3, np.int32)),
+            ("loss_out", np.zeros(4, np.float32)),
+            ("grad_out", np.zeros(3)),
+            ("grad_output", np.zeros((), np.float32)),
+            ("input", np.zeros(3, np.int32)),
+        ],
+    )
+    def test_the_kernels_do_not_trust_the_facade(self, level, argument, value):
+        arguments = {
+            "input": np.zeros(3, np.float32),
+            "target": np.zeros(3, np.float32),
+            **dict.fromkeys(["weight", "pos_weight", "loss_out", "grad_out", "grad_output"]),
+            "upstream": 1.0,
+            "divisor": 1.0,
+            "num_threads": 1,
+        }
+        kernel = _dispatch.load_level(level, "_elementwise").binary_cross_entropy_with_logits
+        kernel(**arguments)
+        with pytest.raises(ValueError, match="kernel call"):
+            kernel(**{**arguments, argument: value})
+
 
 class TestArguments:
     @pytest.mark.parametrize("kind", [bool, np.int8, np.uint16, np.int64, np.float16, np.float32, ">f8"])

@@ -227,6 +227,13 @@ def test_more_than_two_to_the_31_logits(level, rng):
         ("grad_out", np.zeros((3, 5))),
         ("grad_output", np.zeros(4, np.float32)),
         ("logits", np.zeros((3, 5), np.int32)),
+        ("extensions", (np.ones(4, np.float32), 0, False, 0, 0, 1)),
+        ("extensions", (np.ones(3), 0, False, 0, 0, 1)),
+        ("extensions", (None, 0, False, 0, 0)),
+        ("stats_out", [np.zeros(3, np.float32)] * 3 + [np.zeros(3, np.int64)]),
+        ("stats_out", [np.zeros(3, np.float32)] * 3 + [np.zeros(2, np.int64)] * 2),
+        ("stats_out", [np.zeros(3, np.float32)] * 5),
+        ("stats_out", [np.zeros(3)] * 3 + [np.zeros(3, np.int64)] * 2),
     ],
 )
 def test_the_kernels_do_not_trust_the_facade(level, argument, value):
@@ -247,7 +254,7 @@ def test_the_kernels_do_not_trust_the_facade(level, argument, value):
     }
     kernels = _dispatch.load_level(level)
     kernels.cross_entropy(**arguments)
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises((ValueError, TypeError, IndexError)):
         kernels.cross_entropy(**{**arguments, argument: value})
 
 
