@@ -93,10 +93,10 @@ class TestFormulas:
         assert abs(value - losses.sum() / divisor) <= 2 * eps * np.abs(losses).sum() / divisor
         np.testing.assert_allclose(gradient, slopes * 3 / divisor, rtol=4 * eps, atol=4 * eps / divisor)
 
-    @pytest.mark.parametrize("shape", [(5, 7), (7,), (5, 1), (1, 1), ()], ids=str)
+    @pytest.mark.parametrize("shape", [(300, 7), (7,), (300, 1), (1, 1), ()], ids=str)
     def test_weights_are_broadcast(self, level, shape, dtype, rng):
         for loss in (BCE_WITH_LOGITS, F.binary_cross_entropy):
-            given, target = draw(loss, rng, (5, 7), dtype)
+            given, target = draw(loss, rng, (300, 7), dtype)
             named = {"weight": np.asarray(rng.random(shape), dtype)}
             if loss is BCE_WITH_LOGITS:
                 named["pos_weight"] = np.asarray(rng.random(shape) * 5, dtype)
@@ -254,6 +254,8 @@ class TestMemory:
         for name, out in (("target", target), ("weight", weight), ("pos_weight", weight)):
             with pytest.raises(ValueError, match=f"out: shares memory with {name}"):
                 both(BCE_WITH_LOGITS, given, target, **({} if name == "target" else {name: weight}), out=out)
+        with pytest.raises(ValueError, match="out: shares memory with grad_output"):
+            both(BCE_WITH_LOGITS, given, target, reduction="none", grad_output=weight, out=weight)
 
     @pytest.mark.parametrize("loss", LOSSES)
     def test_the_same_bits_for_any_number_of_threads(self, level, loss, dtype, rng, threads):

@@ -229,6 +229,12 @@ class TestSampleWeight:
         np.testing.assert_array_equal(gradient[10:20], 0)
         np.testing.assert_allclose(gradient[kept], slopes, rtol=4 * eps_of(dtype))
 
+    def test_out_must_not_share_its_memory(self, loss_and_gradient):
+        memory = np.ones(6)
+        with pytest.raises(ValueError, match="out: shares memory with sample_weight"):
+            loss_and_gradient(np.zeros((3, 2)), [0, 1, 0], sample_weight=memory[:3], out=memory.reshape(3, 2))
+        np.testing.assert_array_equal(memory, 1)
+
     @pytest.mark.parametrize(
         ("value", "error"),
         [(np.ones(2), ValueError), (1.0, ValueError), (np.ones((3, 1)), ValueError), (["a"] * 3, TypeError)],
