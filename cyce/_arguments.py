@@ -5,6 +5,7 @@ raises an error that begins with torch's words, where torch has some, and says w
 Nothing of the size of the logits is copied unless its dtype, byte order or alignment asks for it.
 """
 
+import inspect
 import operator
 import warnings
 from typing import Any, NamedTuple
@@ -258,14 +259,6 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
     )
 
 
-def _real(value: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return real numbers as a C-contiguous array of the logits' dtype."""
-    array = as_array(value, name)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: real numbers are needed, got dtype {array.dtype.name}")
-    return np.asarray(_native(array, dtype), order="C")
-
-
 def as_operand(value: Any, name: str, dtype: np.dtype[Any], kinds: str = "biuf") -> NDArray[Any]:
     """Return what a loss combines with `input`, element by element, in that one's dtype."""
     array = as_array(value, name)
@@ -273,6 +266,11 @@ def as_operand(value: Any, name: str, dtype: np.dtype[Any], kinds: str = "biuf")
         needed = "real" if "i" in kinds else "floating point"
         raise TypeError(f"{name}: {needed} numbers are needed, got dtype {array.dtype.name}")
     return _native(array, dtype)
+
+
+def _contiguous(value: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return real numbers as a C-contiguous array of the logits' dtype."""
+    return np.asarray(as_operand(value, name, dtype), order="C")
 
 
 def as_factor(value: Any, name: str, input: NDArray[Any]) -> NDArray[Any] | None:
@@ -335,7 +333,7 @@ def as_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any] | Non
     """Return class weights in the logits' dtype, or None."""
     if value is None:
         return None
-    weight = _real(value, "weight", logits.dtype)
+    weight = _contiguous(value, "weight", logits.dtype)
     n_classes = logits.shape[axis]
     if weight.shape != (n_classes,):
         raise ValueError(
@@ -387,7 +385,7 @@ def as_extensions(
 
 def _as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any]:
     """Return weights of the positions in the logits' dtype."""
-    sample_weight = _real(value, "sample_weight", logits.dtype)
+    sample_weight = _contiguous(value, "sample_weight", logits.dtype)
     positions = position_shape(logits, axis)
     if sample_weight.shape != positions:
         raise ValueError(
@@ -399,14 +397,20 @@ def _as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[An
 
 def _as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True) -> float:
     """Return a number that is finite, and positive unless that is False, in this dtype, too."""
-    array = as_array(value, name)
-    if array.ndim or array.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: a number is needed, got {_described(value)}")
+    number = _number(value, name)
     with np.errstate(over="ignore", under="ignore"):
-        number = float(array.astype(dtype))
-    if not np.isfinite(number) or (positive and number <= 0):
+        rounded = dtype.type(number)
+    if not np.isfinite(rounded) or (positive and rounded <= 0):
         raise ValueError(f"{name}: a {'positive, ' if positive else ''}finite number is needed, got {value}")
-    return float(array)
+    return number
+
+
+def _number(value: Any, name: str) -> float:
+    """Return a number as a float; an int may be larger than any."""
+    array = as_array(value, name)
+    if array.ndim or not (array.dtype.kind in "fiu" or type(value) is int):
+        raise TypeError(f"{name}: a number is needed, got {_described(value)}")
+    return float(array) if array.dtype.kind in "fiu" else np.inf
 
 
 def _described(value: Any) -> str:
@@ -429,13 +433,7 @@ def as_ignore_index(value: Any) -> int:
 
 def as_label_smoothing(value: Any) -> float:
     """Return label_smoothing as a float in [0, 1]."""
-    smoothing: float = value
-    if type(value) is not float:
-        array = as_array(value, "label_smoothing")
-        if array.ndim or not (array.dtype.kind in "fiu" or isinstance(value, int)):
-            raise TypeError(f"label_smoothing: a number is needed, got {type(value).__name__}")
-        # An int may be larger than any float.
-        smoothing = float(array) if array.dtype.kind in "fiu" else np.inf
+    smoothing: float = value if type(value) is float else _number(value, "label_smoothing")
     if not 0.0 <= smoothing <= 1.0:
         raise ValueError(f"label_smoothing must be between 0.0 and 1.0. Got: {smoothing}")
     return smoothing
@@ -445,15 +443,11 @@ def as_reduction(
     reduction: Any,
     size_average: bool | None,
     reduce: bool | None,
-    stacklevel: int,
     choices: tuple[str, ...] = ("none", "mean", "sum"),
 ) -> str:
-    """Return one of the choices, which the deprecated arguments override.
-
-    stacklevel: of a warning, counted from here.
-    """
+    """Return one of the choices, which the deprecated arguments override."""
     if size_average is not None or reduce is not None:
-        reduction = legacy_reduction(size_average, reduce, stacklevel + 1)
+        reduction = legacy_reduction(size_average, reduce)
     if not isinstance(reduction, str) or reduction not in choices:
         *others, last = map(repr, choices)
         raise ValueError(
@@ -470,11 +464,8 @@ def as_flag(value: Any, name: str) -> bool:
         raise TypeError(f"{name}: True or False is needed, got {type(value).__name__}") from None
 
 
-def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
-    """Return what the deprecated `size_average` and `reduce` stand for, with a warning.
-
-    stacklevel: of the warning, counted from here.
-    """
+def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
+    """Return what the deprecated `size_average` and `reduce` stand for, with a warning."""
     averages = size_average is None or as_flag(size_average, "size_average")
     if not (reduce is None or as_flag(reduce, "reduce")):
         reduction = "none"
@@ -482,12 +473,19 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None, stacklevel:
         reduction = "mean"
     else:
         reduction = "sum"
-    warnings.warn(
+    warn(
         f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
         DeprecationWarning,
-        stacklevel=stacklevel,
     )
     return reduction
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn whoever called cyce, from whichever function."""
+    frame, stacklevel = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame, stacklevel = frame.f_back, stacklevel + 1
+    warnings.warn(message, category, stacklevel=stacklevel)
 
 
 def as_grad_output(
@@ -499,7 +497,7 @@ def as_grad_output(
     """
     if value is None:
         return 1.0, None
-    upstream = _real(value, "grad_output", dtype)
+    upstream = _contiguous(value, "grad_output", dtype)
     if upstream.ndim == 0:
         return float(upstream), None
     if reduction != "none":
@@ -576,7 +574,7 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
     return False
 
 
-def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ignore_index: int | None) -> str:
+def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ignore_index: int) -> str:
     """Return the message for the target at a position, its number in C order.
 
     The position is negative where a target was bad only when it was used.
@@ -589,5 +587,4 @@ def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ign
     message = f"Target {value} is out of bounds. {place}"
     if not n_classes:
         return f"{message} cannot be a class: input has no classes"
-    message = f"{message} must be a class index from 0 to {n_classes - 1}"
-    return message if ignore_index is None else f"{message} or ignore_index ({ignore_index})"
+    return f"{message} must be a class index from 0 to {n_classes - 1} or ignore_index ({ignore_index})"

@@ -7,8 +7,9 @@ Compiled once per instruction-set level like `_kernels.pyx`, and for the same re
 * All operands have one shape and any strides, 0 included. CHUNK elements are computed at a time, in C
   order; an operand that is not contiguous is gathered first, the gradient is written last, so that it
   may lie in the input's own memory.
-* Everything is computed in double. Losses are written as sums of mass * cost with cost >= 0, so that
-  nothing cancels and tiny losses keep their precision; a mass of 0 adds nothing, whatever the cost.
+* Everything is computed in double. Binary cross-entropies are written as sums of mass * cost with
+  cost >= 0, so that nothing cancels and tiny losses keep their precision. A mass or weight of 0 adds
+  nothing, whatever the cost.
 * Shares of SHARE elements are added up in order: the number of threads does not change a bit.
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
@@ -202,8 +203,8 @@ cdef double run_chunk(
             <const floating*> call.weight.start, &call.weight.positions, first, n, gathered[2]
         )
         for k in range(n):
-            loss[k] *= factor[k]
-            slope[k] *= factor[k]
+            loss[k] = weighed(factor[k], loss[k])
+            slope[k] = weighed(factor[k], slope[k])
     if call.loss_out.start != NULL:
         scatter(loss, first, n, &call.loss_out.positions, <floating*> call.loss_out.start)
     if call.grad_out.start != NULL:

@@ -113,6 +113,7 @@ cdef struct Call:
     double dense_scale              # what the dense mass of a class is multiplied by at the end
     bint has_dense
     const char* sample_weight       # (n_positions,)
+    bint all_ignored                # whatever the targets
     double z_loss
     double softcap                  # 0: none
     double temperature
@@ -319,6 +320,10 @@ cdef void begin_tile(
                 tile.scale[k] *= sample_weight
             tile.n_ignored += tile.counts[k] and sample_weight == 0
             tile.counts[k] = tile.counts[k] and sample_weight != 0
+    if call.all_ignored:
+        tile.n_ignored = tile.width
+        for k in range(tile.width):
+            tile.counts[k] = False
     for k in range(tile.width, tile.lanes):
         tile.counts[k] = False
         tile.pivot[k] = 0
@@ -734,6 +739,9 @@ cdef void tile_fill_dense(
         return
     for k in range(tile.width):
         fill_dense(call, weight, tile.probabilities_at[k], c, 1, dense_out + k)
+    if tile.n_ignored:
+        for k in range(tile.width):
+            dense_out[k] = dense_out[k] if tile.counts[k] else <floating> 0.0
     for k in range(tile.width, tile.lanes):
         dense_out[k] = 0
 
@@ -1472,13 +1480,14 @@ cdef int take_per_position(object array, Py_buffer* view, const Py_buffer* logit
 
 cdef int take_stats(object arrays, Py_buffer* views, const Py_buffer* logits, Call* call) except -1:
     """Take the arrays (lse, probability, entropy, prediction, rank), five buffers."""
-    cdef int i
+    cdef int i = 0
     call.has_stats = arrays is not None
     if not call.has_stats:
         return 0
-    for i in range(5):
+    expect(len(arrays) == 5, "five statistics are needed")
+    for i, array in enumerate(arrays):
         expect(
-            take(arrays[i], PyBUF_ND | PyBUF_WRITABLE, &views[i]) == call.n_positions,
+            take(array, PyBUF_ND | PyBUF_WRITABLE, &views[i]) == call.n_positions,
             "wrong number of statistics",
         )
         if i < 3:
@@ -1567,6 +1576,7 @@ def cross_entropy(
             call.grad_output = <const char*> views[5].buf
 
         call.sample_weight = NULL
+        call.all_ignored = False
         call.z_loss = call.softcap = 0
         call.temperature = 1
         if extensions is not None:
@@ -1601,9 +1611,10 @@ def cross_entropy(
             raise IndexError(count.bad)
         if normalizer != 0:
             denominator = normalizer
-        elif denominator == 0:
-            # nothing counts: 0 / 0, whatever smoothing adds to the sum, as torch; or 0
-            denominator = INFINITY if zero_if_empty else NAN
+        elif denominator == 0 or call.n_positions == 0:
+            # nothing counts: 0 / 0, whatever smoothing adds to the sum, as torch; or 0 / 1
+            call.all_ignored = mean and zero_if_empty
+            denominator = 1.0 if zero_if_empty else NAN
         call.grad_scale = (upstream / denominator if mean else upstream) / call.temperature
         if n_logits > 0:
             with nogil:

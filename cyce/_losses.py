@@ -16,6 +16,17 @@ class GradientRequest(NamedTuple):
     out: Any
 
 
+class StatsRequest(NamedTuple):
+    """Arrays for what `cross_entropy_stats` returns of each position, in place of a gradient."""
+
+    loss: Any
+    lse: Any
+    probability: Any
+    entropy: Any
+    prediction: Any
+    rank: Any
+
+
 _evaluators: dict[Any, Evaluator] = {}
 
 
@@ -52,8 +63,7 @@ class LossModule:
 
     def __init__(self, size_average: bool | None, reduce: bool | None, reduction: str) -> None:
         if size_average is not None or reduce is not None:
-            # from there: here, the subclass, its caller
-            reduction = legacy_reduction(size_average, reduce, stacklevel=4)
+            reduction = legacy_reduction(size_average, reduce)
         self.reduction = reduction
 
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:

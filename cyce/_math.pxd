@@ -310,7 +310,7 @@ cdef inline double log1p_of_fraction(double t) noexcept nogil:
 
 
 cdef inline double log_nonnegative(double x) noexcept nogil:
-    """log(x) for 0 < x < inf, to 1 ulp of the larger of that and 1; NaN of other x, but not of 0."""
+    """log(x) for x > 0, to 1 ulp of the larger of that and 1; large for 0, NaN of other x."""
     # 2**200 keeps (1 - x) / x finite.
     cdef bint tiny = x < 1e-290
     cdef double scaled = x * 1.6069380442589903e60 if tiny else x
@@ -319,7 +319,8 @@ cdef inline double log_nonnegative(double x) noexcept nogil:
     cdef double logarithm = log1p_nonnegative(odds if odds < DBL_MAX else DBL_MAX)
     logarithm = logarithm if scaled >= 1.0 else -logarithm
     logarithm = logarithm - 138.62943611198907 if tiny else logarithm
-    return logarithm if 0.0 <= x < INFINITY else NAN
+    logarithm = logarithm if x < INFINITY else x
+    return logarithm if x >= 0.0 else NAN
 
 
 # ---------------------------------------------------------------------------------------------

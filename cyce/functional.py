@@ -3,7 +3,6 @@
 import math
 import operator
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,9 +34,10 @@ from cyce._arguments import (
     describe_bad_target,
     implicit_axis,
     position_shape,
+    warn,
 )
 from cyce._dispatch import elementwise, kernels
-from cyce._losses import GradientRequest, has_gradient
+from cyce._losses import GradientRequest, StatsRequest, has_gradient
 
 __all__ = [
     "CrossEntropyMeans",
@@ -54,6 +54,11 @@ __all__ = [
     "softmax",
     "softmin",
 ]
+
+
+def _empty_like(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a new array with the axes of an array in the same order in memory; C order if that has none."""
+    return np.empty_like(array, order="C" if 0 in array.strides else "K")
 
 
 def _cross_entropy(
@@ -73,11 +78,10 @@ def _cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
-    gradient: GradientRequest | None = None,
-    stats_out: list[NDArray[Any]] | None = None,
+    gradient: GradientRequest | StatsRequest | None = None,
 ) -> tuple[Any, Any]:
-    """Compute the loss and, if asked for, the gradient, and the arrays of `CrossEntropyStats`."""
-    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
+    """Compute the loss and, if asked for, the gradient or the arrays of `CrossEntropyStats`."""
+    reduction = as_reduction(reduction, size_average, reduce)
     logits = as_logits(input)
     dtype = logits.dtype
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
@@ -101,23 +105,24 @@ def _cross_entropy(
         extensions = as_extensions(
             sample_weight, normalizer, empty, z_loss, softcap, temperature, logits, axis, reduction
         )
-    upstream, grad_output, grad_out = 1.0, None, None
-    if gradient is not None:
+    upstream, grad_output, grad_out, given_out = 1.0, None, None, None
+    loss_out, stats_out = None, None
+    if reduction == "none":
+        loss_out = np.empty(position_shape(logits, axis), dtype)
+    if isinstance(gradient, StatsRequest):
+        loss_out, *stats_out = gradient
+    elif gradient is not None:
         upstream, grad_output = as_grad_output(
             gradient.grad_output, dtype, position_shape(logits, axis), reduction
         )
-        if gradient.out is None:
-            grad_out = np.empty_like(logits)
+        given_out = gradient.out
+        if given_out is None:
+            grad_out = _empty_like(logits)
         else:
             read = {"target": indices if probabilities is None else probabilities}
             read |= {"weight": weight, "grad_output": grad_output}
             read["sample_weight"] = None if extensions is None else extensions.sample_weight
-            grad_out = as_out(gradient.out, logits, read)
-    loss_out = None
-    if stats_out is not None:
-        loss_out, *stats_out = stats_out
-    elif reduction == "none":
-        loss_out = np.empty(position_shape(logits, axis), dtype)
+            grad_out = as_out(given_out, logits, read)
     try:
         value = kernels.cross_entropy(
             logits,
@@ -142,9 +147,8 @@ def _cross_entropy(
         raise IndexError(
             describe_bad_target(error.args[0], indices, logits.shape[axis], ignore_index)
         ) from None
-    if gradient is not None and gradient.out is not None:
-        grad_out = gradient.out
-    return loss_out if reduction == "none" else dtype.type(value), grad_out
+    loss = loss_out if reduction == "none" else dtype.type(value)
+    return loss, grad_out if given_out is None else given_out
 
 
 @has_gradient(_cross_entropy)
@@ -213,7 +217,7 @@ def cross_entropy(
         which keeps the logits from drifting ([3]_; `lse_square_scale` of [4]_).
     softcap : float, default=None
         Bound :math:`\kappa` of the logits, which are replaced by :math:`\kappa \tanh(x / \kappa)` ([4]_,
-        [5]_); positive.
+        [5]_); positive. It bounds -inf, too, which then masks nothing.
     temperature : float, default=1.0
         What the logits, after the softcap, are divided by ([6]_); positive.
 
@@ -419,6 +423,7 @@ def cross_entropy_stats(
     CrossEntropyStats
         Named tuple of arrays of the positions' shape: `loss`, `lse`, `prediction`, `correct`,
         `probability`, `entropy`, `rank`, and their `means`, a named tuple, too, without `prediction`.
+        There are no sample weights: ``np.average(stats.entropy, weights=...)`` takes them.
 
     Raises
     ------
@@ -473,9 +478,9 @@ def cross_entropy_stats(
         z_loss=z_loss,
         softcap=softcap,
         temperature=temperature,
-        stats_out=[loss, lse, probability, entropy, prediction, rank],
+        gradient=StatsRequest(loss, lse, probability, entropy, prediction, rank),
     )
-    correct = rank == 0
+    correct = np.asarray(rank == 0)
     counts = rank >= 0
     with np.errstate(all="ignore"):
         means = (
@@ -499,7 +504,7 @@ def _nll_loss(
     gradient: GradientRequest | None = None,
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient."""
-    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
+    reduction = as_reduction(reduction, size_average, reduce)
     log_probabilities = as_logits(input, "log-probabilities")
     dtype, axis = log_probabilities.dtype, class_axis(log_probabilities)
     n_classes = log_probabilities.shape[axis]
@@ -511,7 +516,7 @@ def _nll_loss(
     if gradient is not None:
         upstream, grad_output = as_grad_output(gradient.grad_output, dtype, positions, reduction)
         if gradient.out is None:
-            grad_out = np.empty_like(log_probabilities)
+            grad_out = _empty_like(log_probabilities)
         else:
             read = {"target": indices, "weight": weight, "grad_output": grad_output}
             grad_out = as_out(gradient.out, log_probabilities, read)
@@ -623,7 +628,7 @@ def _of_elements(
 ) -> tuple[Any, Any]:
     """Apply one of the kernels that take the input and its operands element by element.
 
-    shape: that all of these are broadcast to; only where they differ is the input's own another.
+    shape: what all of these are broadcast to, the input, too.
     """
     divisor = 1
     if reduction == "mean":
@@ -634,7 +639,7 @@ def _of_elements(
     if gradient is not None:
         upstream, grad_output = as_grad_output(gradient.grad_output, input.dtype, shape, reduction)
         if gradient.out is None:
-            grad_out = np.empty_like(input)
+            grad_out = _empty_like(input)
         else:
             grad_out = as_out(gradient.out, input, {**operands, "grad_output": grad_output})
     is_broadcast = input.shape != shape
@@ -689,7 +694,7 @@ def _binary_cross_entropy_with_logits(
     gradient: GradientRequest | None = None,
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient."""
-    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
+    reduction = as_reduction(reduction, size_average, reduce)
     logits = as_floating(input)
     targets = as_operand(target, "target", logits.dtype)
     check_same_size(targets, logits, "Target size ({target}) must be the same as input size ({input})")
@@ -816,7 +821,7 @@ def _binary_cross_entropy(
     gradient: GradientRequest | None = None,
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient."""
-    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4)
+    reduction = as_reduction(reduction, size_average, reduce)
     probabilities = as_floating(input, what="probabilities")
     targets = as_operand(target, "target", probabilities.dtype)
     check_same_size(
@@ -918,13 +923,12 @@ def _kl_div(
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient."""
     choices = ("none", "batchmean", "mean", "sum")
-    reduction = as_reduction(reduction, size_average, reduce, stacklevel=4, choices=choices)
+    reduction = as_reduction(reduction, size_average, reduce, choices)
     if reduction == "mean" and size_average is None and reduce is None:
-        warnings.warn(
+        warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size. "
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition.",
             UserWarning,
-            stacklevel=3,
         )
     log_probabilities = as_floating(input, what="log-probabilities")
     operands = {"target": as_operand(target, "target", log_probabilities.dtype, kinds="f")}

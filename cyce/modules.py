@@ -302,6 +302,8 @@ class KLDivLoss(LossModule):
 
     Warns
     -----
+    UserWarning
+        When called, if `reduction` is "mean".
     DeprecationWarning
         If `size_average` or `reduce` is given.
 

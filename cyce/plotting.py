@@ -18,10 +18,20 @@ __all__ = ["probabilities", "reliability_diagram"]
 # As many classes have a colour of their own in matplotlib's default cycle, and a place in a legend.
 MAX_NAMED_COLOURS = 10
 MAX_LEGEND = 20
+MAX_TICKS = 30
+
+# What marks positions to leave out, as in cross_entropy.
+IGNORE_INDEX = -100
+
+NO_PROBABILITIES = "logits: there are NaN or infinite maxima, which have no probabilities"
 
 
-def _new_axes() -> Any:
-    """Return the Axes of a new figure."""
+def _as_axes(ax: Any) -> Any:
+    """Return the Axes to draw on, those of a new figure if there are none."""
+    if ax is not None:
+        if not hasattr(ax, "bar"):
+            raise TypeError(f"ax: matplotlib Axes are needed, got {type(ax).__name__}")
+        return ax
     try:
         from matplotlib import pyplot
     except ModuleNotFoundError as error:
@@ -44,7 +54,7 @@ def probabilities(
     logits : array_like of shape (C,) or (N, C)
         Logits of C classes, float32 or float64, not probabilities.
     target : array_like of int of shape () or (N,), default=None
-        The true classes; None marks none.
+        The true classes; None marks none, -100 not this sample's.
     class_names : sequence of str, default=None
         Names of the C classes, for the legend; None stands for their numbers.
     ax : matplotlib Axes, default=None
@@ -59,12 +69,12 @@ def probabilities(
     Raises
     ------
     TypeError
-        If `logits` is not floating point, or `target` not integer.
+        If `logits` is not floating point, `target` not integer, or `ax` no Axes.
     ValueError
-        If `logits` has another number of dimensions, `target` or `class_names` does not fit, or there
-        are no samples or no classes.
+        If `logits` has another number of dimensions, `target` or `class_names` does not fit, there are
+        no samples or no classes, or a probability is NaN.
     IndexError
-        If a target is no class.
+        If a target is neither a class nor -100.
     ModuleNotFoundError
         If matplotlib is not installed.
 
@@ -87,13 +97,15 @@ def probabilities(
     classes = None
     if target is not None:
         classes = as_indices(target, scores, class_axis(scores))
-        bad = np.flatnonzero((classes < 0) | (classes >= scores.shape[-1]))
+        bad = np.flatnonzero(((classes < 0) | (classes >= scores.shape[-1])) & (classes != IGNORE_INDEX))
         if bad.size:
-            raise IndexError(describe_bad_target(int(bad[0]), classes, scores.shape[-1], None))
+            raise IndexError(describe_bad_target(int(bad[0]), classes, scores.shape[-1], IGNORE_INDEX))
     if not scores.size:
         raise ValueError(f"logits: at least one sample and one class are needed, got {list(scores.shape)}")
     shown = softmax(scores, dim=-1).reshape(-1, scores.shape[-1])
     n_samples, n_classes = shown.shape
+    if np.isnan(shown).any():
+        raise ValueError(NO_PROBABILITIES)
     try:
         names = list(map(str, range(n_classes) if class_names is None else class_names))
     except TypeError:
@@ -103,7 +115,7 @@ def probabilities(
     if len(names) != n_classes:
         raise ValueError(f"class_names: one name for each of {n_classes} classes is needed, got {len(names)}")
 
-    axes: Any = _new_axes() if ax is None else ax
+    axes = _as_axes(ax)
     width = 0.8 / n_classes
     offsets = (np.arange(n_classes) - (n_classes - 1) / 2) * width
     samples = np.arange(n_samples)
@@ -115,18 +127,19 @@ def probabilities(
             colour = colormaps["viridis"](number / (n_classes - 1))
         axes.bar(samples + offsets[number], shown[:, number], width, color=colour, label=name)
     if classes is not None:
-        true = classes.ravel()
+        marked = np.flatnonzero(classes.ravel() != IGNORE_INDEX)
+        true = classes.ravel()[marked]
         axes.plot(
-            samples + offsets[true],
-            shown[samples, true] + 0.03,
+            marked + offsets[true],
+            shown[marked, true] + 0.03,
             linestyle="none",
             marker="v",
             color="black",
             label="true class",
         )
-    axes.set(
-        xlabel="sample", ylabel="probability", xticks=samples, xlim=(-0.5, n_samples - 0.5), ylim=(0, 1.08)
-    )
+    axes.set(xlabel="sample", ylabel="probability", xlim=(-0.5, n_samples - 0.5), ylim=(0, 1.08))
+    if n_samples <= MAX_TICKS:
+        axes.set_xticks(samples)
     if n_classes <= MAX_LEGEND:
         # beside the bars, which may be anywhere
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
@@ -159,7 +172,7 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     Raises
     ------
     TypeError
-        If `logits` is not floating point, `target` not integer, or `n_bins` no integer.
+        If `logits` is not floating point, `target` not integer, `n_bins` no integer, or `ax` no Axes.
     ValueError
         If `target` does not fit, `n_bins` is not positive, no position is left, or a probability is NaN.
     IndexError
@@ -200,12 +213,13 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     # The confidence is the probability of the prediction, as if that were the target.
     confidences = cross_entropy_stats(scores, stats.prediction, ignore_index=-1).probability
     counts = stats.prediction >= 0
-    confidence, correct = confidences[counts].astype(np.float64), stats.correct[counts]
+    confidence, correct = confidences[counts], stats.correct[counts]
     if not confidence.size:
         raise ValueError("target: at least one position that is not left out is needed")
     if np.isnan(confidence).any():
-        raise ValueError("logits: there are NaN or infinite maxima, which have no probabilities")
-    edges = np.linspace(0, 1, n + 1)
+        raise ValueError(NO_PROBABILITIES)
+    # in the dtype of the confidences, of which 1 / C is one
+    edges = np.linspace(0, 1, n + 1).astype(confidence.dtype)
     number = np.clip(np.searchsorted(edges, confidence) - 1, 0, n - 1)
     n_in_bin = np.bincount(number, minlength=n)
     filled = n_in_bin > 0
@@ -213,8 +227,8 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     mean_confidence = np.bincount(number, confidence, n)[filled] / n_in_bin[filled]
     error = np.sum(n_in_bin[filled] * np.abs(accuracy - mean_confidence)) / confidence.size
 
-    axes: Any = _new_axes() if ax is None else ax
-    where: dict[str, Any] = {"x": edges[:-1][filled], "width": 1 / n, "align": "edge"}
+    axes = _as_axes(ax)
+    where: dict[str, Any] = {"x": np.flatnonzero(filled) / n, "width": 1 / n, "align": "edge"}
     gap: NDArray[np.float64] = mean_confidence - accuracy
     axes.bar(height=accuracy, color="lightsteelblue", edgecolor="black", label="accuracy", **where)
     axes.bar(height=gap, bottom=accuracy, color="tab:red", alpha=0.4, label="gap to the confidence", **where)

@@ -177,6 +177,18 @@ class TestPrecision:
         np.testing.assert_allclose(losses, [0, 30, 100, 100, 70, 0], rtol=1e-6)
         np.testing.assert_allclose(gradient, [0, -3e11, -1e12, 1e12, 7e11, 0], rtol=1e-6)
 
+    @pytest.mark.parametrize("loss", [BCE_WITH_LOGITS, F.binary_cross_entropy])
+    def test_a_weight_of_0_adds_nothing(self, level, loss, dtype):
+        given = np.array([np.nan if loss is BCE_WITH_LOGITS else 0.5, 0.5], dtype)
+        value, gradient = both(loss, given, [1, 1], weight=[0, 1], reduction="sum")
+        single, slope = both(loss, given[1:], [1], reduction="sum")
+        assert value == single
+        np.testing.assert_array_equal(gradient, [0, slope[0]])
+
+    def test_infinite_targets_of_kl_div(self, level, dtype):
+        losses = F.kl_div(np.array([-1, -np.inf], dtype), np.array([np.inf, np.inf], dtype), reduction="none")
+        np.testing.assert_array_equal(losses, np.inf)
+
     def test_all_exponents_of_probabilities(self, level, dtype):
         exponents = np.arange(np.finfo(dtype).minexp, 0)
         probabilities = np.ldexp(dtype.type(1.3), exponents).clip(max=1).astype(dtype)
@@ -219,13 +231,21 @@ class TestMemory:
         shape = (6, 33, 5)
         given, target = draw(loss, rng, shape, dtype)
         options = {"reduction": "none"}
-        expected = both(loss, given, target, **options)
+        upstream = rng.random(shape).astype(dtype)
+        named = {"grad_output": upstream}
+        if loss is not F.kl_div:
+            named["weight"] = rng.random(shape).astype(dtype)
+        if loss is BCE_WITH_LOGITS:
+            named["pos_weight"] = rng.random(shape).astype(dtype)
+        expected = both(loss, given, target, **options, **named)
+        strided_target = np.repeat(target, 2, axis=1)[:, ::2]
+        strided = {name: np.asfortranarray(array)[:, ::-1].copy()[:, ::-1] for name, array in named.items()}
         for order in itertools.permutations(range(3)):
             there, back = np.argsort(order), order
             out = np.zeros([2 * n for n in shape], dtype)[::2, ::-2, 1::2]
             view = np.empty([shape[axis] for axis in there], dtype).transpose(back)
             view[...] = given
-            results = both(loss, view, target[::-1][::-1], **options, out=out)
+            results = both(loss, view, strided_target, **options, **strided, out=out)
             assert results[1] is out
             for result, wanted in zip(results, expected, strict=True):
                 np.testing.assert_array_equal(result, wanted)
@@ -433,9 +453,10 @@ class TestArguments:
         assert caught[0].filename == __file__
         assert value == loss([0.5, 0.25], [0.5, 0.5], reduction="sum")
 
-    def test_warning_of_kl_div(self):
+    @pytest.mark.parametrize("loss", [F.kl_div, cyce.KLDivLoss(), cyce.value_and_grad(cyce.KLDivLoss())])
+    def test_warning_of_kl_div(self, loss):
         with pytest.warns(UserWarning, match="batchmean") as caught:
-            F.kl_div([0.5], [0.5])
+            loss([0.5], [0.5])
         assert caught[0].filename == __file__
 
 

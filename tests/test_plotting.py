@@ -58,6 +58,14 @@ class TestProbabilities:
             assert x == pytest.approx(bar.get_x() + bar.get_width() / 2)
             assert 0 < y - bar.get_height() < 0.1
 
+    def test_a_sample_that_is_left_out(self, rng):
+        (marks,) = plotting.probabilities(rng.standard_normal((3, 2)), [0, -100, 1]).lines
+        np.testing.assert_array_equal(np.round(marks.get_xdata()), [0, 2])
+
+    def test_many_samples(self, rng):
+        ax = plotting.probabilities(rng.standard_normal((300, 2)))
+        assert len(ax.get_xticks()) < 30
+
     def test_names(self, rng):
         ax = plotting.probabilities(rng.standard_normal((2, 3)), [0, 1], ["cat", "dog", "owl"])
         texts = [text.get_text() for text in ax.get_legend().get_texts()]
@@ -82,8 +90,11 @@ class TestProbabilities:
             ((np.zeros((2, 0)),), ValueError, "logits: at least one sample and one class"),
             ((np.zeros((2, 3)), [0]), ValueError, "target"),
             ((np.zeros((2, 3)), [0.0, 1.0]), TypeError, "target"),
-            ((np.zeros((2, 3)), [0, 3]), IndexError, r"target\[1\] must be a class index from 0 to 2$"),
+            ((np.zeros((2, 3)), [0, 3]), IndexError, r"target\[1\] must be a class index from 0 to 2"),
             ((np.zeros((2, 3)), [0, -1]), IndexError, "Target -1 is out of bounds"),
+            ((np.array([[np.nan, 0]]),), ValueError, "logits: there are NaN"),
+            ((np.zeros((2, 3)), None, None, 3), TypeError, "ax: matplotlib Axes are needed, got int"),
+            ((np.zeros((2, 3)), None, 5), TypeError, "class_names: a sequence of str is needed, got int"),
             ((np.zeros((2, 3)), None, ["a", "b"]), ValueError, "class_names: one name for each of 3 classes"),
         ],
     )
@@ -134,6 +145,12 @@ class TestReliabilityDiagram:
         flat = np.moveaxis(logits, 1, -1).reshape(-1, 3)
         expected = plotting.reliability_diagram(flat, target.ravel()).get_title()
         assert plotting.reliability_diagram(logits, target).get_title() == expected
+
+    @pytest.mark.parametrize("n_classes", range(2, 21))
+    def test_bins_have_their_upper_edges(self, n_classes, dtype):
+        # the confidence of constant logits is an edge
+        ax = plotting.reliability_diagram(np.zeros((2, n_classes), dtype), [0, 0], n_bins=n_classes)
+        assert [bar.get_x() for bar in ax.containers[0]] == [0]
 
     def test_certainty_belongs_to_the_last_bin(self):
         ax = plotting.reliability_diagram([[1000.0, 0.0], [0.0, 1000.0]], [0, 0], n_bins=4)
