@@ -266,11 +266,19 @@ cdef void begin_tile(
     const Call* call, const floating* logits, Py_ssize_t number, Tile* tile
 ) noexcept nogil:
     """Look up the positions of a tile and their targets, before anything is written."""
+    # Copies, because for all the compiler knows the tile might lie in the call.
     cdef const floating* weight = <const floating*> call.weight
-    cdef Py_ssize_t k, position
+    cdef Py_ssize_t n_classes = call.n_classes
+    cdef Py_ssize_t class_stride = call.logits.class_stride
+    cdef char target_format = call.target_format
+    cdef int64_t ignore_index = call.ignore_index
+    cdef double unpicked = 0 if call.output == GRADIENT else 1
+    cdef double picked = 1.0 - call.smoothing
+    cdef double grad_scale = call.grad_scale
+    cdef bint changes = transforms(call)
     cdef int64_t target
     cdef floating logit, sample_weight
-    cdef bint changes = transforms(call)
+    cdef Py_ssize_t k
     tile.first = number * call.tile_width
     tile.width = min(call.tile_width, call.n_positions - tile.first)
     tile.lanes = 1 if call.by_rows else (tile.width + LANES - 1) // LANES * LANES
@@ -283,36 +291,37 @@ cdef void begin_tile(
     if call.probabilities.start != NULL:
         offsets_of(&call.probabilities.positions, tile.first, tile.width, tile.probabilities_at)
     for k in range(tile.width):
-        position = tile.first + k
         tile.counts[k] = True
         tile.pivot[k] = 0
         tile.pivot_logit[k] = 0
         # softmax is the gradient of a mass of 1, before its target is subtracted
-        tile.hard[k] = tile.total[k] = 0 if call.output == GRADIENT else 1
-        if call.probabilities.start == NULL:
+        tile.hard[k] = tile.total[k] = unpicked
+    if call.probabilities.start == NULL:
+        for k in range(tile.width):
             tile.probabilities_at[k] = 0
-        if call.target != NULL:
-            target = load_target(call.target, call.target_format, position)
-            if target == call.ignore_index:
+    if call.target != NULL:
+        for k in range(tile.width):
+            target = load_target(call.target, target_format, tile.first + k)
+            if target == ignore_index:
                 tile.counts[k] = False
-            elif not is_class(target, call.n_classes):
+            elif not is_class(target, n_classes):
                 tile.counts[k] = False
                 tile.target_changed = True
             else:
                 tile.pivot[k] = target
-                logit = logits[tile.logits_at[k] + target * call.logits.class_stride]
+                logit = logits[tile.logits_at[k] + target * class_stride]
                 if changes:
                     tile.pivot_slope[k] = slope_at(call, logit)
                     transform(call, 1, &logit)
                 tile.pivot_logit[k] = logit
-                tile.hard[k] = 1.0 - call.smoothing
-                if weight != NULL:
-                    tile.hard[k] *= weight[target]
+                tile.hard[k] = picked * weight[target] if weight != NULL else picked
             tile.n_ignored += not tile.counts[k]
-        if call.grad.start != NULL:
-            tile.scale[k] = call.grad_scale
-            if call.grad_output != NULL:
-                tile.scale[k] *= (<const floating*> call.grad_output)[position]
+    if call.grad.start != NULL:
+        for k in range(tile.width):
+            tile.scale[k] = grad_scale
+        if call.grad_output != NULL:
+            for k in range(tile.width):
+                tile.scale[k] *= (<const floating*> call.grad_output)[tile.first + k]
     if call.sample_weight != NULL:
         for k in range(tile.width):
             sample_weight = (<const floating*> call.sample_weight)[tile.first + k]
@@ -1118,10 +1127,11 @@ cdef double finish_positions(
     """Losses of a tile and what its gradient is made of; returns the sum of the losses."""
     cdef floating* loss_out = <floating*> call.loss_out
     cdef double loss[TILE]
-    cdef double total = 0, lost = 0
+    cdef double total[LANES]
+    cdef double lost[LANES]
     cdef double lse
     cdef floating dense
-    cdef Py_ssize_t k
+    cdef Py_ssize_t group, k
     for k in range(tile.lanes):
         tile.mass[k] *= call.dense_scale
         tile.gap[k] *= call.dense_scale
@@ -1138,11 +1148,19 @@ cdef double finish_positions(
     if call.sample_weight != NULL:
         for k in range(tile.width):
             loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
-    for k in range(tile.width):
+    for k in range(tile.lanes):
         if not tile.counts[k]:
             loss[k] = 0
             tile.scale[k] = 0
-        add[double](&total, &lost, loss[k])
+    if tile.lanes == 1:
+        total[0] = loss[0]
+    else:
+        for k in range(LANES):
+            total[k] = lost[k] = 0
+        for group in range(tile.lanes // LANES):
+            for k in range(LANES):
+                add[double](&total[k], &lost[k], loss[group * LANES + k])
+        sum_of_lanes[double](total, lost, 0)
     if loss_out != NULL:
         for k in range(tile.width):
             loss_out[tile.first + k] = <floating> loss[k]
@@ -1163,7 +1181,7 @@ cdef double finish_positions(
                         &dense,
                     )
                     tile.pivot_mass[k] += call.dense_scale * dense
-    return settled(total, lost)
+    return total[0] if tile.lanes == 1 else settled(total[0], lost[0])
 
 
 cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) noexcept nogil:
@@ -1353,6 +1371,11 @@ cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_
     cdef double lost = 0
     cdef double mass
     cdef const floating* sample_weight = <const floating*> call.sample_weight
+    cdef bint weighted = weight != NULL or sample_weight != NULL
+    cdef Py_ssize_t n_classes = call.n_classes
+    cdef char target_format = call.target_format
+    cdef int64_t ignore_index = call.ignore_index
+    cdef Py_ssize_t n_counted = 0
     cdef Py_ssize_t first = block * TARGET_BLOCK
     cdef Py_ssize_t end = min(call.n_positions, first + TARGET_BLOCK)
     count.weight = 0
@@ -1362,17 +1385,19 @@ cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_
             add[double](&count.weight, &lost, sample_weight[position])
         end = first
     for position in range(first, end):
-        target = load_target(call.target, call.target_format, position)
-        if target == call.ignore_index:
+        target = load_target(call.target, target_format, position)
+        if target == ignore_index:
             continue
-        if not is_class(target, call.n_classes):
+        if not is_class(target, n_classes):
             count.bad = position
             break
-        mass = weight[target] if weight != NULL else 1.0
-        if sample_weight != NULL:
-            mass *= sample_weight[position]
-        add[double](&count.weight, &lost, mass)
-    count.weight = settled(count.weight, lost)
+        n_counted += 1
+        if weighted:
+            mass = weight[target] if weight != NULL else 1.0
+            if sample_weight != NULL:
+                mass *= sample_weight[position]
+            add[double](&count.weight, &lost, mass)
+    count.weight = settled(count.weight, lost) if weighted else <double> n_counted
     return count
 
 
