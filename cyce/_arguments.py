@@ -63,7 +63,7 @@ def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 def as_logits(value: Any, what: str = "logits", name: str = "input") -> NDArray[Any]:
     """Return logits as a native, aligned float32 or float64 array of at least one dimension.
 
-    what: it is, and the name of the argument, for errors.
+    what, name: for errors, what the argument holds and what it is called.
     """
     if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
         return value if value.flags.aligned else _native(value, value.dtype)
@@ -96,7 +96,7 @@ def as_logits(value: Any, what: str = "logits", name: str = "input") -> NDArray[
 def as_floating(value: Any, dtype: Any = None, what: str = "logits") -> NDArray[Any]:
     """Return `input` where it may be a scalar, cast to dtype unless that is None.
 
-    what: it is, for errors.
+    what: for errors, what it holds.
     """
     array = as_array(value, "input")
     if dtype is not None:

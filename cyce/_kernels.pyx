@@ -24,7 +24,7 @@ into vectors of whatever width the level has, and every width adds in the same o
 * Options that change the logits (temperature, softcap) change a block of them at a time, in scratch
   memory, before it is reduced; the loops that follow do not know. With a softcap, the second half of
   the pass starts from the logits again, whose slopes it needs. z-loss and sample weights act on whole
-  positions, statistics are one more loop over a chunk that was just computed.
+  positions, statistics are one more loop over a block that is in the cache, exponentials and all.
 * Softmax is the gradient of a mass of 1 before its target is subtracted; log-softmax and log-sum-exp
   follow from the same reduction (`Output`).
 * The gradient buffer holds the exponentials between the two halves of the fused pass; it may be the

@@ -34,7 +34,7 @@ def has_gradient(evaluate: Evaluator) -> Callable[[Loss], Loss]:
     """Decorate a loss function with what computes its gradient too.
 
     `evaluate` takes the loss's arguments and `gradient`, a GradientRequest, and returns
-    (loss, gradient).
+    (loss, gradient), this over the memory of `out` if that is not None.
     """
 
     def register(loss: Loss) -> Loss:
@@ -70,17 +70,18 @@ class LossModule:
         """Return the loss function and the keyword arguments that these settings are."""
         raise NotImplementedError
 
-    def settings_of_call(self, named: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings with what a call overrides by name."""
+    def of_call(self, named: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the loss function and the settings, with what a call overrides by name."""
         for name in named:
             if name not in self.per_call:
                 raise TypeError(f"{type(self).__name__}: a call takes no argument {name!r}")
-        return {**self.loss_and_settings()[1], **named}
+        function, settings = self.loss_and_settings()
+        return function, {**settings, **named}
 
     def forward(self, input: Any, target: Any, **named: Any) -> Any:
         """Return the loss; the same as calling the module."""
-        function, _ = self.loss_and_settings()
-        return function(input, target, **self.settings_of_call(named))
+        function, settings = self.of_call(named)
+        return function(input, target, **settings)
 
     def __call__(self, input: Any, target: Any, **named: Any) -> Any:
         return self.forward(input, target, **named)

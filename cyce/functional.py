@@ -61,6 +61,23 @@ def _empty_like(array: NDArray[Any]) -> NDArray[Any]:
     return np.empty_like(array, order="C" if 0 in array.strides else "K")
 
 
+def _gradient_arrays(
+    gradient: GradientRequest,
+    like: NDArray[Any],
+    loss_shape: tuple[int, ...],
+    reduction: str,
+    read: Mapping[str, NDArray[Any] | None],
+) -> tuple[float, NDArray[Any] | None, NDArray[Any]]:
+    """Return the upstream gradient, as a number and as an array, and where the gradient goes.
+
+    read: what is read while that is written, besides the input, which it is like.
+    """
+    upstream, grad_output = as_grad_output(gradient.grad_output, like.dtype, loss_shape, reduction)
+    if gradient.out is None:
+        return upstream, grad_output, _empty_like(like)
+    return upstream, grad_output, as_out(gradient.out, like, {**read, "grad_output": grad_output})
+
+
 def _cross_entropy(
     input: Any,
     target: Any,
@@ -86,16 +103,20 @@ def _cross_entropy(
     dtype = logits.dtype
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
     indices, probabilities = as_target(target, logits, axis)
-    weight = as_weight(weight, logits, axis)
-    ignore_index = as_ignore_index(ignore_index)
-    smoothing = as_label_smoothing(label_smoothing)
+    # What is left at its default is not looked at further: small calls are as long as their checks. Of
+    # what may be anything, even an array, the type is asked first.
+    if weight is not None:
+        weight = as_weight(weight, logits, axis)
+    if type(ignore_index) is not int or ignore_index != -100:
+        ignore_index = as_ignore_index(ignore_index)
+    if type(label_smoothing) is not float or label_smoothing != 0.0:
+        label_smoothing = as_label_smoothing(label_smoothing)
     if probabilities is not None and ignore_index >= 0:
         raise ValueError(
             "ignore_index is not supported for floating point target: target is class probabilities, "
             f"ignore_index must be negative; got {ignore_index}"
         )
     extensions = None
-    # Of what may be anything, even an array, the type is asked first.
     if not (
         sample_weight is normalizer is softcap is None
         and (type(empty) is str and empty == "nan")
@@ -105,24 +126,21 @@ def _cross_entropy(
         extensions = as_extensions(
             sample_weight, normalizer, empty, z_loss, softcap, temperature, logits, axis, reduction
         )
-    upstream, grad_output, grad_out, given_out = 1.0, None, None, None
+    upstream, grad_output, grad_out = 1.0, None, None
     loss_out, stats_out = None, None
     if reduction == "none":
         loss_out = np.empty(position_shape(logits, axis), dtype)
     if isinstance(gradient, StatsRequest):
         loss_out, *stats_out = gradient
     elif gradient is not None:
-        upstream, grad_output = as_grad_output(
-            gradient.grad_output, dtype, position_shape(logits, axis), reduction
+        read = {
+            "target": indices if probabilities is None else probabilities,
+            "weight": weight,
+            "sample_weight": None if extensions is None else extensions.sample_weight,
+        }
+        upstream, grad_output, grad_out = _gradient_arrays(
+            gradient, logits, position_shape(logits, axis), reduction, read
         )
-        given_out = gradient.out
-        if given_out is None:
-            grad_out = _empty_like(logits)
-        else:
-            read = {"target": indices if probabilities is None else probabilities}
-            read |= {"weight": weight, "grad_output": grad_output}
-            read["sample_weight"] = None if extensions is None else extensions.sample_weight
-            grad_out = as_out(given_out, logits, read)
     try:
         value = kernels.cross_entropy(
             logits,
@@ -131,7 +149,7 @@ def _cross_entropy(
             probabilities,
             weight,
             ignore_index,
-            smoothing,
+            label_smoothing,
             reduction == "mean",
             loss_out,
             grad_out,
@@ -147,8 +165,7 @@ def _cross_entropy(
         raise IndexError(
             describe_bad_target(error.args[0], indices, logits.shape[axis], ignore_index)
         ) from None
-    loss = loss_out if reduction == "none" else dtype.type(value)
-    return loss, grad_out if given_out is None else given_out
+    return loss_out if reduction == "none" else dtype.type(value), grad_out
 
 
 @has_gradient(_cross_entropy)
@@ -514,12 +531,10 @@ def _nll_loss(
     positions = position_shape(log_probabilities, axis)
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
-        upstream, grad_output = as_grad_output(gradient.grad_output, dtype, positions, reduction)
-        if gradient.out is None:
-            grad_out = _empty_like(log_probabilities)
-        else:
-            read = {"target": indices, "weight": weight, "grad_output": grad_output}
-            grad_out = as_out(gradient.out, log_probabilities, read)
+        read = {"target": indices, "weight": weight}
+        upstream, grad_output, grad_out = _gradient_arrays(
+            gradient, log_probabilities, positions, reduction, read
+        )
     # A copy: what is checked here is what is used below.
     classes = np.array(indices).reshape(positions)
     counts = classes != ignore_index
@@ -546,8 +561,6 @@ def _nll_loss(
             if n_classes:
                 slopes = np.where(counts, -masses * scale, 0).astype(dtype)
                 np.put_along_axis(grad_out, at, np.expand_dims(slopes, axis), axis)
-    if gradient is not None and gradient.out is not None:
-        grad_out = gradient.out
     return loss, grad_out
 
 
@@ -637,11 +650,7 @@ def _of_elements(
         divisor = input.shape[0]
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
-        upstream, grad_output = as_grad_output(gradient.grad_output, input.dtype, shape, reduction)
-        if gradient.out is None:
-            grad_out = _empty_like(input)
-        else:
-            grad_out = as_out(gradient.out, input, {**operands, "grad_output": grad_output})
+        upstream, grad_output, grad_out = _gradient_arrays(gradient, input, shape, reduction, operands)
     is_broadcast = input.shape != shape
     full_grad, loss_out = grad_out, None
     if grad_out is not None and is_broadcast:
@@ -662,8 +671,6 @@ def _of_elements(
         n_new = len(shape) - input.ndim
         repeated = tuple(i for i in range(len(shape)) if i < n_new or input.shape[i - n_new] != shape[i])
         grad_out[...] = full_grad.sum(axis=repeated, dtype=np.float64).reshape(input.shape)
-    if gradient is not None and gradient.out is not None:
-        grad_out = gradient.out
     return input.dtype.type(value) if loss_out is None else loss_out, grad_out
 
 

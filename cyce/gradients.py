@@ -106,8 +106,10 @@ class ValueAndGrad:
         """Return the value and the gradient, see `value_and_grad`."""
         # A module's settings may have changed since.
         if isinstance(self._loss, LossModule):
-            named = self._loss.settings_of_call(named)
-        return self._evaluate(*arguments, **named, gradient=GradientRequest(grad_output, out))
+            _, named = self._loss.of_call(named)
+        value, gradient = self._evaluate(*arguments, **named, gradient=GradientRequest(grad_output, out))
+        # `out` itself, which may be another library's array.
+        return value, gradient if out is None else out
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
         return value_and_grad, (self._loss,)
