@@ -1,5 +1,6 @@
 """Arrays as the kernels see them: buffers of any strides, checked where they come in."""
 from cpython.buffer cimport PyBUF_FORMAT, PyObject_GetBuffer
+from cython cimport floating
 
 
 cdef extern from * nogil:
@@ -10,8 +11,53 @@ cdef extern from * nogil:
         const unsigned short one = 1;
         return *(const unsigned char *) &one ? '<' : '>';
     }
+
+    /* Four runs of four numbers, transposed: in registers where the compiler has shuffles. */
+    #if defined(__has_builtin)
+    #if __has_builtin(__builtin_shufflevector)
+    #define CYCE_SHUFFLES 1
+    #endif
+    #endif
+    #if defined(CYCE_SHUFFLES)
+    #define CYCE_TRANSPOSE(name, type, size)                                                             \\
+        static inline void name(const type *a, const type *b, const type *c, const type *d,              \\
+                                type *w, type *x, type *y, type *z)                                      \\
+        {                                                                                                \\
+            typedef type vector __attribute__((vector_size(size), aligned(sizeof(type)), may_alias));    \\
+            const vector r0 = *(const vector *) a, r1 = *(const vector *) b;                             \\
+            const vector r2 = *(const vector *) c, r3 = *(const vector *) d;                             \\
+            const vector low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5);                            \\
+            const vector low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);                            \\
+            const vector high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);                           \\
+            const vector high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);                           \\
+            *(vector *) w = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);                           \\
+            *(vector *) x = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);                           \\
+            *(vector *) y = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);                         \\
+            *(vector *) z = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);                         \\
+        }
+    #else
+    #define CYCE_TRANSPOSE(name, type, size)                                                             \\
+        static inline void name(const type *a, const type *b, const type *c, const type *d,              \\
+                                type *w, type *x, type *y, type *z)                                      \\
+        {                                                                                                \\
+            int k;                                                                                       \\
+            for (k = 0; k < 4; k++) {                                                                    \\
+                type *const out = k == 0 ? w : k == 1 ? x : k == 2 ? y : z;                              \\
+                out[0] = a[k]; out[1] = b[k]; out[2] = c[k]; out[3] = d[k];                              \\
+            }                                                                                            \\
+        }
+    #endif
+    CYCE_TRANSPOSE(cyce_transpose_float, float, 16)
+    CYCE_TRANSPOSE(cyce_transpose_double, double, 32)
     """
     char cyce_own_byte_order() noexcept
+    void cyce_transpose_float(
+        const float* a, const float* b, const float* c, const float* d, float* w, float* x, float* y, float* z
+    ) noexcept
+    void cyce_transpose_double(
+        const double* a, const double* b, const double* c, const double* d,
+        double* w, double* x, double* y, double* z,
+    ) noexcept
 
 
 cdef enum:
@@ -65,6 +111,17 @@ cdef inline bint offsets_of(
             dim -= 1
             index[dim] += 1
     return width == 1 or (step == 1 and run == width)
+
+
+cdef inline void transpose(
+    const floating* a, const floating* b, const floating* c, const floating* d,
+    floating* w, floating* x, floating* y, floating* z,
+) noexcept nogil:
+    """Write the first, second, third and fourth of a, b, c and d to w, x, y and z."""
+    if floating is float:
+        cyce_transpose_float(a, b, c, d, w, x, y, z)
+    else:
+        cyce_transpose_double(a, b, c, d, w, x, y, z)
 
 
 cdef inline char format_of(const Py_buffer* view) noexcept:

@@ -33,14 +33,16 @@ into vectors of whatever width the level has, and every width adds in the same o
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY, NAN, fabsf
 from libc.stdint cimport (
     INT64_MAX, INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from cyce._arrays cimport Operand, expect, format_of, offsets_of, place, same_shape, take, threads_for
+from cyce._arrays cimport (
+    Operand, expect, format_of, offsets_of, place, same_shape, take, threads_for, transpose,
+)
 from cyce._math cimport (
     LANES, add, cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled,
     exponent_bias, finite_or_zero, headroom, ln2_high, ln2_low, log1p_nonnegative, multiply_add, round_shift,
@@ -64,13 +66,14 @@ cdef enum:
     CHUNK = 256
     # Classes of a row that are reduced together: the logits and their exponentials fit into L1.
     ROW_BLOCK = 4096
-    # Positions in a tile, classes of a tile that are reduced together, and the most blocks of these:
-    # blocks grow with the classes, so that what is kept of them stays small.
+    # Positions in a tile, classes of a tile that are reduced together if there are more than twice as
+    # many, and the most blocks of these: blocks grow with the classes, so that what is kept of them
+    # stays small.
     TILE = 128
     TILE_BLOCK = 64
     MAX_TILE_BLOCKS = 256
-    # Below this many classes a tile of positions beats one position at a time.
-    ROW_MIN_CLASSES = 32
+    # Below this many classes a tile of positions beats one position at a time: 3 times at 65 classes.
+    ROW_MIN_CLASSES = 128
     # Targets that are counted together.
     TARGET_BLOCK = 8192
     # A thread's share is at least this many logits: below it, starting threads costs more.
@@ -140,6 +143,8 @@ cdef struct Tile:
     Py_ssize_t width
     Py_ssize_t lanes                # width, rounded up to whole vectors
     bint contiguous                 # the positions are neighbours in memory
+    Py_ssize_t next_at              # where the next tile's logits may be, class by class
+    Py_ssize_t next_stride
     bint grad_contiguous
     Py_ssize_t n_ignored
     bint target_changed
@@ -184,31 +189,44 @@ cdef enum:
 # Positions, targets and masses
 
 
-cdef inline int64_t load_target(const char* target, char format, Py_ssize_t position) noexcept nogil:
-    """Target of a position; what an int64 cannot hold becomes -1."""
+cdef void load_targets(
+    const char* target, char format, Py_ssize_t first, Py_ssize_t n, int64_t* targets_out
+) noexcept nogil:
+    """Targets of n positions from number `first` on; what an int64 cannot hold becomes -1."""
     # volatile: another thread may write to the array, and what was checked must be what is used.
     cdef uint64_t value
+    cdef Py_ssize_t k
     if format == c"q":
-        return (<const volatile int64_t*> target)[position]
-    if format == c"i":
-        return (<const volatile int32_t*> target)[position]
-    if format == c"b":
-        return (<const volatile int8_t*> target)[position]
-    if format == c"h":
-        return (<const volatile int16_t*> target)[position]
-    if format == c"B":
-        return (<const volatile uint8_t*> target)[position]
-    if format == c"H":
-        return (<const volatile uint16_t*> target)[position]
-    if format == c"I":
-        return (<const volatile uint32_t*> target)[position]
-    value = (<const volatile uint64_t*> target)[position]
-    return -1 if value > <uint64_t> INT64_MAX else <int64_t> value
+        for k in range(n):
+            targets_out[k] = (<const volatile int64_t*> target)[first + k]
+    elif format == c"i":
+        for k in range(n):
+            targets_out[k] = (<const volatile int32_t*> target)[first + k]
+    elif format == c"b":
+        for k in range(n):
+            targets_out[k] = (<const volatile int8_t*> target)[first + k]
+    elif format == c"h":
+        for k in range(n):
+            targets_out[k] = (<const volatile int16_t*> target)[first + k]
+    elif format == c"B":
+        for k in range(n):
+            targets_out[k] = (<const volatile uint8_t*> target)[first + k]
+    elif format == c"H":
+        for k in range(n):
+            targets_out[k] = (<const volatile uint16_t*> target)[first + k]
+    elif format == c"I":
+        for k in range(n):
+            targets_out[k] = (<const volatile uint32_t*> target)[first + k]
+    else:
+        for k in range(n):
+            value = (<const volatile uint64_t*> target)[first + k]
+            targets_out[k] = -1 if value > <uint64_t> INT64_MAX else <int64_t> value
 
 
 cdef inline bint is_class(int64_t target, Py_ssize_t n_classes) noexcept nogil:
     """Whether the target is one of the classes."""
-    return 0 <= target < n_classes
+    # One comparison: a negative number is large when taken as unsigned.
+    return <uint64_t> target < <uint64_t> n_classes
 
 
 cdef void fill_dense(
@@ -262,6 +280,26 @@ cdef inline double slope_at(const Call* call, floating logit) noexcept nogil:
     return square_of_sech(logit / call.softcap) if call.softcap > 0 else 1.0
 
 
+cdef void take_pivots(
+    const Call* call, Tile* tile, const floating* logits, Py_ssize_t class_stride, const Py_ssize_t* at,
+    Py_ssize_t first, Py_ssize_t n,
+) noexcept nogil:
+    """Take the targets' logits out of n classes from number `first` on; at: NULL for logits side by side."""
+    cdef floating logit
+    cdef Py_ssize_t c, k
+    for k in range(tile.width):
+        c = tile.pivot[k] - first
+        if is_class(c, n):
+            tile.pivot_logit[k] = logits[c * class_stride + (k if at == NULL else at[k])]
+    if transforms(call):
+        for k in range(tile.width):
+            if is_class(tile.pivot[k] - first, n):
+                logit = <floating> tile.pivot_logit[k]
+                tile.pivot_slope[k] = slope_at(call, logit)
+                transform(call, 1, &logit)
+                tile.pivot_logit[k] = logit
+
+
 cdef void begin_tile(
     const Call* call, const floating* logits, Py_ssize_t number, Tile* tile
 ) noexcept nogil:
@@ -269,53 +307,65 @@ cdef void begin_tile(
     # Copies, because for all the compiler knows the tile might lie in the call.
     cdef const floating* weight = <const floating*> call.weight
     cdef Py_ssize_t n_classes = call.n_classes
-    cdef Py_ssize_t class_stride = call.logits.class_stride
-    cdef char target_format = call.target_format
     cdef int64_t ignore_index = call.ignore_index
     cdef double unpicked = 0 if call.output == GRADIENT else 1
     cdef double picked = 1.0 - call.smoothing
     cdef double grad_scale = call.grad_scale
-    cdef bint changes = transforms(call)
-    cdef int64_t target
-    cdef floating logit, sample_weight
+    cdef int64_t targets[TILE]
+    cdef Py_ssize_t n_counted = 0
+    cdef Py_ssize_t n_bad = 0
+    cdef floating sample_weight
     cdef Py_ssize_t k
     tile.first = number * call.tile_width
     tile.width = min(call.tile_width, call.n_positions - tile.first)
     tile.lanes = 1 if call.by_rows else (tile.width + LANES - 1) // LANES * LANES
-    tile.n_ignored = 0
-    tile.target_changed = False
     tile.contiguous = offsets_of(&call.logits.positions, tile.first, tile.width, tile.logits_at)
+    tile.next_at = tile.logits_at[0]
+    tile.next_stride = 0
+    if tile.contiguous:
+        tile.next_at += TILE
+        tile.next_stride = call.logits.class_stride
+    elif tile.width == TILE and tile.logits_at[TILE - 1] - tile.logits_at[0] == (TILE - 1) * n_classes:
+        tile.next_at += TILE * n_classes
+        tile.next_stride = TILE
     tile.grad_contiguous = False
     if call.grad.start != NULL:
         tile.grad_contiguous = offsets_of(&call.grad.positions, tile.first, tile.width, tile.grad_at)
     if call.probabilities.start != NULL:
         offsets_of(&call.probabilities.positions, tile.first, tile.width, tile.probabilities_at)
-    for k in range(tile.width):
-        tile.counts[k] = True
-        tile.pivot[k] = 0
-        tile.pivot_logit[k] = 0
-        # softmax is the gradient of a mass of 1, before its target is subtracted
-        tile.hard[k] = tile.total[k] = unpicked
-    if call.probabilities.start == NULL:
+    else:
         for k in range(tile.width):
             tile.probabilities_at[k] = 0
     if call.target != NULL:
+        load_targets(call.target, call.target_format, tile.first, tile.width, targets)
+        # Loops of one size of number each, and without branches, so that they become vectors.
         for k in range(tile.width):
-            target = load_target(call.target, target_format, tile.first + k)
-            if target == ignore_index:
-                tile.counts[k] = False
-            elif not is_class(target, n_classes):
-                tile.counts[k] = False
-                tile.target_changed = True
-            else:
-                tile.pivot[k] = target
-                logit = logits[tile.logits_at[k] + target * class_stride]
-                if changes:
-                    tile.pivot_slope[k] = slope_at(call, logit)
-                    transform(call, 1, &logit)
-                tile.pivot_logit[k] = logit
-                tile.hard[k] = picked * weight[target] if weight != NULL else picked
-            tile.n_ignored += not tile.counts[k]
+            n_counted += is_class(targets[k], n_classes) & (targets[k] != ignore_index)
+            n_bad += (not is_class(targets[k], n_classes)) & (targets[k] != ignore_index)
+        for k in range(tile.width):
+            tile.pivot[k] = targets[k] if (
+                is_class(targets[k], n_classes) & (targets[k] != ignore_index)
+            ) else 0
+        for k in range(tile.width):
+            tile.counts[k] = is_class(targets[k], n_classes) & (targets[k] != ignore_index)
+            tile.hard[k] = picked
+        if weight != NULL:
+            for k in range(tile.width):
+                tile.hard[k] = picked * weight[tile.pivot[k]] if tile.counts[k] else 0.0
+    else:
+        n_counted = tile.width
+        for k in range(tile.width):
+            tile.counts[k] = True
+            tile.pivot[k] = 0
+            # softmax is the gradient of a mass of 1, before its target is subtracted
+            tile.hard[k] = tile.total[k] = unpicked
+    tile.target_changed = n_bad > 0
+    tile.n_ignored = tile.width - n_counted
+    for k in range(tile.lanes):
+        tile.pivot_logit[k] = 0
+    # Those of a tile are cheaper once it is packed, but ranks need them in every block.
+    if call.target != NULL and (call.by_rows or call.has_stats):
+        take_pivots(call, tile, logits, call.logits.class_stride, tile.logits_at, 0, n_classes)
     if call.grad.start != NULL:
         for k in range(tile.width):
             tile.scale[k] = grad_scale
@@ -336,7 +386,6 @@ cdef void begin_tile(
     for k in range(tile.width, tile.lanes):
         tile.counts[k] = False
         tile.pivot[k] = 0
-        tile.pivot_logit[k] = 0
         tile.hard[k] = tile.total[k] = 0
         tile.scale[k] = 0
 
@@ -353,7 +402,7 @@ cdef inline floating shift_at(floating row_max) noexcept nogil:
     """
     cdef floating finite = finite_or_zero(row_max)
     if floating is float:
-        return finite if finite > 256 or finite < -256 else <floating> 0.0
+        return finite if fabsf(finite) > 256 else <floating> 0.0
     else:
         return finite
 
@@ -393,27 +442,54 @@ cdef inline void add_dense(
 # One block of one position, vectors along the classes
 
 
-cdef inline floating max_of(const floating* values, Py_ssize_t n, floating* lane) noexcept nogil:
+# The loops over one chunk are functions, called apart for whole chunks, so that the compiler knows how
+# long these are, and for the last one: a tenth off the loss of 1024 x 1000.
+
+
+cdef inline floating max_of(const floating* values, Py_ssize_t n) noexcept nogil:
     """Maximum of n values, n a multiple of LANES; a NaN is passed over."""
+    cdef floating lane[LANES]
+    cdef floating half[16]
+    cdef floating quarter[8]
+    cdef floating eighth[4]
     cdef Py_ssize_t group, k
     cdef floating value
     for k in range(LANES):
-        lane[k] = values[k]
-    for k in range(LANES):
-        lane[k] = lane[k] if lane[k] > -INFINITY else <floating> -INFINITY
-    for group in range(1, n // LANES):
+        lane[k] = -INFINITY
+    for group in range(n // LANES):
         for k in range(LANES):
             value = values[group * LANES + k]
             lane[k] = value if value > lane[k] else lane[k]
     for k in range(16):
-        lane[k] = lane[k] if lane[k] > lane[k + 16] else lane[k + 16]
+        half[k] = lane[k] if lane[k] > lane[k + 16] else lane[k + 16]
     for k in range(8):
-        lane[k] = lane[k] if lane[k] > lane[k + 8] else lane[k + 8]
+        quarter[k] = half[k] if half[k] > half[k + 8] else half[k + 8]
     for k in range(4):
-        lane[k] = lane[k] if lane[k] > lane[k + 4] else lane[k + 4]
+        eighth[k] = quarter[k] if quarter[k] > quarter[k + 4] else quarter[k + 4]
     for k in range(2):
-        lane[k] = lane[k] if lane[k] > lane[k + 2] else lane[k + 2]
-    return lane[0] if lane[0] > lane[1] else lane[1]
+        eighth[k] = eighth[k] if eighth[k] > eighth[k + 2] else eighth[k + 2]
+    return eighth[0] if eighth[0] > eighth[1] else eighth[1]
+
+
+cdef inline void exponentials_of(
+    const floating* values, Py_ssize_t n, floating shift, floating exponent_shift, floating lowest,
+    floating* exps_out,
+) noexcept nogil:
+    """Write exp_scaled of n values, n a multiple of LANES."""
+    cdef Py_ssize_t group, k
+    for group in range(n // LANES):
+        for k in range(LANES):
+            exps_out[group * LANES + k] = exp_scaled(
+                values[group * LANES + k], shift, exponent_shift, lowest
+            )
+
+
+cdef inline void add_chunk(const floating* values, Py_ssize_t n, double* total, double* lost) noexcept nogil:
+    """Add n values, n a multiple of LANES, to LANES totals."""
+    cdef Py_ssize_t group, k
+    for group in range(n // LANES):
+        for k in range(LANES):
+            add(&total[k], &lost[k], values[group * LANES + k])
 
 
 cdef inline int index_of(const floating* values, int n, floating value) noexcept nogil:
@@ -524,7 +600,6 @@ cdef void row_reduce_block(
     cdef floating* block_grad = grad_out
     cdef floating tail[CHUNK]
     cdef floating local[CHUNK]
-    cdef floating lane[LANES]
     cdef double total[LANES]
     cdef double lost[LANES]
     cdef double mass[LANES]
@@ -535,7 +610,7 @@ cdef void row_reduce_block(
     cdef floating* exps
     cdef floating block_max = -INFINITY, at_max = 0
     cdef floating chunk_max, shift, relative, exponent_shift, lowest
-    cdef Py_ssize_t chunk, group, k, size
+    cdef Py_ssize_t chunk, k, size
     cdef Py_ssize_t max_chunk = 0
     cdef int max_at
     cdef double unit
@@ -554,7 +629,7 @@ cdef void row_reduce_block(
 
     for chunk in range(n_chunks):
         values = block_logits + chunk * CHUNK if chunk < n_full else tail
-        chunk_max = max_of(values, min(<Py_ssize_t> CHUNK, whole_lanes(n - chunk * CHUNK)), lane)
+        chunk_max = max_of(values, CHUNK) if chunk < n_full else max_of(values, whole_lanes(n_tail))
         if chunk_max > block_max:
             block_max = chunk_max
             max_chunk = chunk
@@ -583,18 +658,18 @@ cdef void row_reduce_block(
                 call, tile, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
                 mass, mass_lost, gap, gap_lost,
             )
-        for group in range(whole_lanes(size) // LANES):
-            for k in range(LANES):
-                exps[group * LANES + k] = exp_scaled(
-                    values[group * LANES + k], shift, exponent_shift, lowest
-                )
+        if chunk < n_full:
+            exponentials_of(values, CHUNK, shift, exponent_shift, lowest, exps)
+        else:
+            exponentials_of(values, whole_lanes(n_tail), shift, exponent_shift, lowest, exps)
         # The maximum stays out of the sum. Where all is NaN or below there is none.
         if chunk == max_chunk and max_at < size:
             at_max = exps[max_at]
             exps[max_at] = 0
-        for group in range(whole_lanes(size) // LANES):
-            for k in range(LANES):
-                add(&total[k], &lost[k], exps[group * LANES + k])
+        if chunk < n_full:
+            add_chunk(exps, CHUNK, total, lost)
+        else:
+            add_chunk(exps, whole_lanes(n_tail), total, lost)
         if chunk == max_chunk and max_at < size:
             exps[max_at] = at_max
         if grad_out != NULL and chunk == n_full:
@@ -605,7 +680,6 @@ cdef void row_reduce_block(
     stats[BLOCK_ARGMAX] = <double> (first + max_chunk * CHUNK + max_at)
     stats[BLOCK_REST] = total[0] * <double> without_headroom(block_max) * unit
     stats[BLOCK_REST_LOST] = lost[0] * <double> without_headroom(block_max) * unit
-    stats[BLOCK_MASS] = stats[BLOCK_GAP] = 0
     if call.has_dense:
         sum_of_lanes(mass, mass_lost, block_max)
         sum_of_lanes(gap, gap_lost, block_max)
@@ -698,23 +772,30 @@ cdef void tile_pack(
     bint contiguous, Py_ssize_t n, floating* packed_out,
 ) noexcept nogil:
     """Copy n classes of every position of a tile to packed_out, (n, TILE)."""
+    cdef Py_ssize_t n_whole = tile.width // 4 * 4 if class_stride == 1 and n >= 4 else 0
     cdef const floating* row
     cdef floating* lane
-    cdef Py_ssize_t c, k
+    cdef Py_ssize_t c, k, part
+    if contiguous:
+        for c in range(n):
+            memcpy(packed_out + c * TILE, source + c * class_stride + at[0], tile.width * sizeof(floating))
+    else:
+        for k in range(0, n_whole, 4):
+            for part in range((n + 3) // 4):
+                # The last four overlap with those before them.
+                c = min(4 * part, n - 4)
+                row = source + c
+                lane = packed_out + c * TILE + k
+                transpose(
+                    row + at[k], row + at[k + 1], row + at[k + 2], row + at[k + 3],
+                    lane, lane + TILE, lane + 2 * TILE, lane + 3 * TILE,
+                )
+        for c in range(n):
+            for k in range(n_whole, tile.width):
+                packed_out[c * TILE + k] = source[c * class_stride + at[k]]
     for c in range(n):
-        row = source + c * class_stride
-        lane = packed_out + c * TILE
-        if contiguous:
-            memcpy(lane, row + at[0], tile.width * sizeof(floating))
-            # The next tile comes while this one is computed: a fifth off the loss with gradient of
-            # (8, 21, 512, 512) at x86_64_v4. Prefetching beyond the end does no harm.
-            for k in range(TILE * <Py_ssize_t> sizeof(floating) // 64):
-                cyce_prefetch(<const char*> (row + at[0] + TILE) + 64 * k)
-        else:
-            for k in range(tile.width):
-                lane[k] = row[at[k]]
         for k in range(tile.width, tile.lanes):
-            lane[k] = 0
+            packed_out[c * TILE + k] = 0
     # Whatever stands in an ignored position, it computes with zeros.
     if tile.n_ignored:
         for k in range(tile.width):
@@ -727,17 +808,27 @@ cdef void tile_unpack(
     const Tile* tile, const floating* packed, Py_ssize_t class_stride, Py_ssize_t n, floating* target_out,
 ) noexcept nogil:
     """Copy n classes of every position from packed, (n, TILE), to the gradient."""
+    cdef Py_ssize_t n_whole = tile.width // 4 * 4 if class_stride == 1 and n >= 4 else 0
+    cdef const Py_ssize_t* at = &tile.grad_at[0]
     cdef floating* row
     cdef const floating* lane
-    cdef Py_ssize_t c, k
+    cdef Py_ssize_t c, k, part
+    if tile.grad_contiguous:
+        for c in range(n):
+            memcpy(target_out + c * class_stride + at[0], packed + c * TILE, tile.width * sizeof(floating))
+        return
+    for k in range(0, n_whole, 4):
+        for part in range((n + 3) // 4):
+            c = min(4 * part, n - 4)
+            row = target_out + c
+            lane = packed + c * TILE + k
+            transpose(
+                lane, lane + TILE, lane + 2 * TILE, lane + 3 * TILE,
+                row + at[k], row + at[k + 1], row + at[k + 2], row + at[k + 3],
+            )
     for c in range(n):
-        row = target_out + c * class_stride
-        lane = packed + c * TILE
-        if tile.grad_contiguous:
-            memcpy(row + tile.grad_at[0], lane, tile.width * sizeof(floating))
-        else:
-            for k in range(tile.width):
-                row[tile.grad_at[k]] = lane[k]
+        for k in range(n_whole, tile.width):
+            target_out[c * class_stride + at[k]] = packed[c * TILE + k]
 
 
 cdef void tile_fill_dense(
@@ -795,7 +886,7 @@ cdef void tile_reduce_stats(
 
 
 cdef void tile_reduce_block(
-    const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
+    const Call* call, Tile* tile, const floating* logits, floating* grad_out,
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
     """Reduce one block of a tile; leave its exponentials in `packed`, of several blocks in grad_out."""
@@ -817,21 +908,24 @@ cdef void tile_reduce_block(
     cdef floating* lane
     cdef double mass_lost[TILE]
     cdef double gap_lost[TILE]
+    cdef double total[LANES]
+    cdef double total_lost[LANES]
     cdef floating value, class_number
-    cdef Py_ssize_t c, k
+    cdef Py_ssize_t c, group, k
     cdef Py_ssize_t lanes = tile.lanes
 
     tile_pack(
         tile, logits + first * call.logits.class_stride, call.logits.class_stride, tile.logits_at,
         tile.contiguous, n, packed,
     )
+    if call.target != NULL and not call.has_stats:
+        take_pivots(call, tile, packed, TILE, NULL, first, n)
     if transforms(call):
         tile_transform(call, tile, n, packed)
     for k in range(lanes):
         row_max[k] = -INFINITY
         # no class, for positions with nothing above -inf
         argmax[k] = <floating> n
-        rest[k] = lost[k] = mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
     for c in range(n):
         lane = packed + c * TILE
         class_number = <floating> c
@@ -853,6 +947,8 @@ cdef void tile_reduce_block(
     if call.has_stats:
         tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
     if call.has_dense:
+        for k in range(lanes):
+            mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
         for c in range(n):
             lane = packed + c * TILE
             tile_fill_dense(call, tile, first + c, dense)
@@ -866,13 +962,25 @@ cdef void tile_reduce_block(
             gap[k] = settled(gap[k], gap_lost[k])
     for c in range(n):
         lane = packed + c * TILE
-        class_number = <floating> c
+        # The next tile comes while this one is computed. Prefetching beyond the end does no harm.
+        for k in range(TILE * <Py_ssize_t> sizeof(floating) // 64):
+            cyce_prefetch(<const char*> (logits + tile.next_at + (first + c) * tile.next_stride) + 64 * k)
         for k in range(lanes):
-            value = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
-            lane[k] = value
-            # The maximum stays out of the sum.
-            value = <floating> 0.0 if argmax[k] == class_number else value
-            add(&rest[k], &lost[k], value)
+            lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+    # As many positions at a time as there are registers for their sums.
+    for group in range(lanes // LANES):
+        for k in range(LANES):
+            total[k] = total_lost[k] = 0
+        for c in range(n):
+            lane = packed + c * TILE + group * LANES
+            class_number = <floating> c
+            for k in range(LANES):
+                # The maximum stays out of the sum.
+                value = <floating> 0.0 if argmax[group * LANES + k] == class_number else lane[k]
+                add(&total[k], &total_lost[k], value)
+        for k in range(LANES):
+            rest[group * LANES + k] = total[k]
+            lost[group * LANES + k] = total_lost[k]
     for k in range(lanes):
         rest[k] *= <double> without_headroom(row_max[k]) * unit[k]
         lost[k] *= <double> without_headroom(row_max[k]) * unit[k]
@@ -1012,8 +1120,10 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
         tile.argmax[k] = stats[BLOCK_ARGMAX * stride + k]
         tile.rest[k] = stats[BLOCK_REST * stride + k]
         tile.rest_lost[k] = stats[BLOCK_REST_LOST * stride + k]
-        tile.mass[k] = stats[BLOCK_MASS * stride + k]
-        tile.gap[k] = stats[BLOCK_GAP * stride + k]
+    if call.has_dense:
+        for k in range(tile.lanes):
+            tile.mass[k] = stats[BLOCK_MASS * stride + k]
+            tile.gap[k] = stats[BLOCK_GAP * stride + k]
     if call.has_stats:
         for k in range(tile.lanes):
             tile.spread[k] = stats[BLOCK_SPREAD * stride + k]
@@ -1036,13 +1146,14 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
                 tile.spread[k] = block_spread if grew else tile.spread[k]
                 tile.spread[k] += raised(decay, loser_spread + (high - low) * (1.0 + loser_rest))
                 tile.rank[k] += block_stats[BLOCK_RANK * stride + k]
-            block_mass = block_stats[BLOCK_MASS * stride + k]
-            tile.gap[k] += (
-                raised(tile.mass[k], finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
-                + block_stats[BLOCK_GAP * stride + k]
-                + raised(block_mass, finite_or_zero(high) - finite_or_zero(block_max))
-            )
-            tile.mass[k] += block_mass
+            if call.has_dense:
+                block_mass = block_stats[BLOCK_MASS * stride + k]
+                tile.gap[k] += (
+                    raised(tile.mass[k], finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
+                    + block_stats[BLOCK_GAP * stride + k]
+                    + raised(block_mass, finite_or_zero(high) - finite_or_zero(block_max))
+                )
+                tile.mass[k] += block_mass
             tile.argmax[k] = block_stats[BLOCK_ARGMAX * stride + k] if grew else tile.argmax[k]
             tile.rest_lost[k] = block_lost + tile.rest_lost[k] * decay if grew else (
                 tile.rest_lost[k] + block_lost * decay
@@ -1058,7 +1169,7 @@ cdef void normalize_positions(Tile* tile) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         # An infinite maximum has no softmax: NaN, as torch.
-        tile.rest[k] = tile.rest[k] if -INFINITY < tile.row_max[k] < INFINITY else NAN
+        tile.rest[k] = tile.rest[k] if tile.row_max[k] - tile.row_max[k] == 0 else NAN
         tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
         tile.log_normalizer[k] = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
 
@@ -1139,13 +1250,12 @@ cdef double finish_positions(
     cdef floating dense
     cdef Py_ssize_t group, k
     for k in range(tile.lanes):
-        tile.mass[k] *= call.dense_scale
-        tile.gap[k] *= call.dense_scale
-        loss[k] = (
-            tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + tile.log_normalizer[k])
-            + (tile.gap[k] + tile.mass[k] * tile.log_normalizer[k])
-        )
-        tile.total[k] = tile.hard[k] + tile.mass[k]
+        loss[k] = tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + tile.log_normalizer[k])
+        tile.total[k] = tile.hard[k]
+    if call.has_dense:
+        for k in range(tile.lanes):
+            loss[k] += call.dense_scale * (tile.gap[k] + tile.mass[k] * tile.log_normalizer[k])
+            tile.total[k] += call.dense_scale * tile.mass[k]
     if call.z_loss != 0:
         for k in range(tile.lanes):
             lse = tile.row_max[k] + tile.log_normalizer[k]
@@ -1154,10 +1264,11 @@ cdef double finish_positions(
     if call.sample_weight != NULL:
         for k in range(tile.width):
             loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
-    for k in range(tile.lanes):
-        if not tile.counts[k]:
-            loss[k] = 0
-            tile.scale[k] = 0
+    if tile.n_ignored or tile.width < tile.lanes:
+        for k in range(tile.lanes):
+            if not tile.counts[k]:
+                loss[k] = 0
+                tile.scale[k] = 0
     if tile.lanes == 1:
         total[0] = loss[0]
     else:
@@ -1215,7 +1326,7 @@ cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) 
 
 
 cdef inline void reduce_block(
-    const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
+    const Call* call, Tile* tile, const floating* logits, floating* grad_out,
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
     """First half of the pass over one block."""
@@ -1372,37 +1483,43 @@ cdef struct TargetCount:
 cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_t block) noexcept nogil:
     """Weighted count of one block of positions."""
     cdef TargetCount count
-    cdef Py_ssize_t position
-    cdef int64_t target
+    cdef int64_t targets[CHUNK]
     cdef double lost = 0
     cdef double mass
     cdef const floating* sample_weight = <const floating*> call.sample_weight
     cdef bint weighted = weight != NULL or sample_weight != NULL
     cdef Py_ssize_t n_classes = call.n_classes
-    cdef char target_format = call.target_format
     cdef int64_t ignore_index = call.ignore_index
     cdef Py_ssize_t n_counted = 0
     cdef Py_ssize_t first = block * TARGET_BLOCK
     cdef Py_ssize_t end = min(call.n_positions, first + TARGET_BLOCK)
+    cdef Py_ssize_t n, n_bad, k
     count.weight = 0
     count.bad = -1
-    if call.target == NULL:
-        for position in range(first, end):
-            add[double](&count.weight, &lost, sample_weight[position])
-        end = first
-    for position in range(first, end):
-        target = load_target(call.target, target_format, position)
-        if target == ignore_index:
-            continue
-        if not is_class(target, n_classes):
-            count.bad = position
-            break
-        n_counted += 1
-        if weighted:
-            mass = weight[target] if weight != NULL else 1.0
-            if sample_weight != NULL:
-                mass *= sample_weight[position]
-            add[double](&count.weight, &lost, mass)
+    while first < end and count.bad < 0:
+        n = min(<Py_ssize_t> CHUNK, end - first)
+        n_bad = 0
+        if call.target != NULL:
+            load_targets(call.target, call.target_format, first, n, targets)
+            for k in range(n):
+                n_bad += (targets[k] != ignore_index) & (not is_class(targets[k], n_classes))
+                n_counted += targets[k] != ignore_index
+        if n_bad > 0:
+            k = 0
+            while targets[k] == ignore_index or is_class(targets[k], n_classes):
+                k += 1
+            count.bad = first + k
+        elif weighted:
+            for k in range(n):
+                mass = 1.0
+                if call.target != NULL:
+                    mass = 0.0 if targets[k] == ignore_index else (
+                        weight[targets[k]] if weight != NULL else 1.0
+                    )
+                if sample_weight != NULL and mass != 0:
+                    mass *= sample_weight[first + k]
+                add[double](&count.weight, &lost, mass)
+        first += n
     count.weight = settled(count.weight, lost) if weighted else <double> n_counted
     return count
 
@@ -1457,9 +1574,14 @@ cdef void plan(Call* call) noexcept:
         and call.n_classes >= ROW_MIN_CLASSES
     )
     call.tile_width = 1 if call.by_rows else TILE
-    call.block_classes = ROW_BLOCK if call.by_rows else max(
-        <Py_ssize_t> TILE_BLOCK, (call.n_classes + MAX_TILE_BLOCKS - 1) // MAX_TILE_BLOCKS
-    )
+    if call.by_rows:
+        call.block_classes = ROW_BLOCK
+    elif call.n_classes <= 2 * TILE_BLOCK:
+        call.block_classes = 2 * TILE_BLOCK
+    else:
+        call.block_classes = max(
+            <Py_ssize_t> TILE_BLOCK, (call.n_classes + MAX_TILE_BLOCKS - 1) // MAX_TILE_BLOCKS
+        )
     call.n_tiles = (call.n_positions + call.tile_width - 1) // call.tile_width
     call.n_blocks = (call.n_classes + call.block_classes - 1) // call.block_classes
 

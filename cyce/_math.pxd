@@ -270,7 +270,7 @@ cdef inline double log1p_nonnegative(double r) noexcept nogil:
     cdef bint unscaled = k == 0.0
     cdef double f = r if unscaled else m - 1.0
     # what the addition 1 + r lost
-    cdef double lost = 0.0 if unscaled else (r - (one_plus - 1.0)) / one_plus
+    cdef double lost = 0.0 if unscaled else (r - (one_plus - 1.0)) * (1.0 / one_plus)
     cdef double s = f / (2.0 + f)
     cdef double z = s * s
     cdef double p = 1.479819860511658591e-01
@@ -346,7 +346,8 @@ cdef inline void add(double* total, double* lost, floating value) noexcept nogil
 
 cdef inline floating finite_or_zero(floating value) noexcept nogil:
     """value, or 0 where it is infinite or NaN."""
-    return value if -INFINITY < value < INFINITY else <floating> 0.0
+    # One comparison, which compilers make a mask of: value - value is NaN for both.
+    return value if value - value == 0 else <floating> 0.0
 
 
 cdef inline double settled(double total, double lost) noexcept nogil:

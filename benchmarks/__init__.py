@@ -1,0 +1,1 @@
+"""Benchmarks of the cross-entropy and its gradient."""

@@ -1,0 +1,312 @@
+"""Time cyce beside its peers: `python -m benchmarks.compare --help`.
+
+Every contender has a process of its own, which is stopped while another one is at work; rounds are
+interleaved; a time is the median over the rounds of each round's shortest call.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import cases, report, worker
+from benchmarks.contenders import CONTENDERS, Expected
+
+# Compiling is what takes long.
+PATIENCE_SECONDS = 300.0
+# Beyond these, contenders keep as much again for what they return.
+ARRAYS_PER_CONTENDER = 4
+
+
+class ContenderError(Exception):
+    """A contender did not do what it was asked; `kind` is one of the worker's answers."""
+
+    def __init__(self, kind, text):
+        super().__init__(text)
+        self.kind = kind
+
+
+class Process:
+    """A contender's process, stopped unless it has been asked for something."""
+
+    def __init__(self, name, n_threads):
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=worker.main, args=(other, name, n_threads), daemon=True)
+        with pinned(name, n_threads):
+            self._process.start()
+        other.close()
+        try:
+            self.versions = self._answer()
+        except ContenderError:
+            self.end()
+            raise
+        self._signal("SIGSTOP")
+
+    def ask(self, method, *arguments):
+        """Return the answer to a request; raise ContenderError if there is none."""
+        self._signal("SIGCONT")
+        try:
+            self._connection.send((method, arguments))
+            return self._answer()
+        except OSError as error:
+            raise ContenderError("failed", f"its process is gone: {error}") from None
+        finally:
+            self._signal("SIGSTOP")
+
+    def _answer(self):
+        if not self._connection.poll(PATIENCE_SECONDS):
+            self.end()
+            raise ContenderError("failed", f"no answer within {PATIENCE_SECONDS:.0f} s")
+        try:
+            kind, answer = self._connection.recv()
+        except EOFError:
+            raise ContenderError("failed", "its process ended") from None
+        if kind not in ("ready", "done"):
+            raise ContenderError(kind, answer)
+        return answer
+
+    def _signal(self, name):
+        # Without these signals (Windows) the others are merely idle.
+        if hasattr(signal, name) and self._process.is_alive():
+            os.kill(self._process.pid, getattr(signal, name))
+
+    @property
+    def alive(self):
+        """Whether it can be asked again."""
+        return self._process.is_alive()
+
+    def end(self):
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+
+
+@contextlib.contextmanager
+def pinned(name, n_threads):
+    """Have a process that is started now use so many threads, on as many CPUs."""
+    variables = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CYCE_NUM_THREADS"), str(n_threads)
+    )
+    level = name.partition(":")[2]
+    if level:
+        variables["CYCE_LEVEL"] = level
+    before = {variable: os.environ.get(variable) for variable in variables}
+    os.environ.update(variables)
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if cpus is not None:
+        os.sched_setaffinity(0, sorted(cpus)[:n_threads])
+    try:
+        yield
+    finally:
+        if cpus is not None:
+            os.sched_setaffinity(0, cpus)
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
+
+
+class Bench:
+    """A run: its settings, the processes, and what came out."""
+
+    def __init__(self, names, n_rounds, seconds):
+        self._names = names
+        self._n_rounds = n_rounds
+        self._seconds = seconds
+        self._processes = {}
+        self.versions = {}
+        self.missing = {}
+        self.left_out = []
+        self.results = []
+
+    def run(self, selected):
+        """Time all cases, those with the same arrays after one another."""
+        order = list(dict.fromkeys(case.arrays for case in selected))
+        selected = sorted(selected, key=lambda case: (-case.n_threads, order.index(case.arrays)))
+        previous = expected = None
+        try:
+            for number, case in enumerate(selected):
+                progress = f"[{number + 1}/{len(selected)}] {case.shape.name}, {case.mode}, {case.describe()}"
+                if previous is None or case.n_threads != previous.n_threads:
+                    self.end()
+                    self._begin(case.n_threads)
+                    previous = None
+                needed = case.logits_bytes * ARRAYS_PER_CONTENDER * len(self._processes)
+                if needed > available_bytes():
+                    note(f"{progress}: left out, it may need {needed / 2**30:.0f} GiB of memory")
+                    self.left_out.append(case)
+                    continue
+                if previous is None or case.arrays != previous.arrays:
+                    for name in list(self._processes):
+                        self._ask(name, {}, "drop")
+                    expected = Expected(cases.make_inputs(*case.arrays))
+                previous = case
+                result = self._time(case, expected)
+                self.results.append(result)
+                note(f"{progress}: {result.describe()}")
+        finally:
+            self.end()
+
+    def end(self):
+        """End the contenders' processes."""
+        for process in self._processes.values():
+            process.end()
+        self._processes = {}
+
+    def _begin(self, n_threads):
+        for name in self._names:
+            if name in self.missing:
+                continue
+            try:
+                self._processes[name] = Process(name, n_threads)
+                self.versions.update(self._processes[name].versions)
+            except ContenderError as error:
+                self.missing[name] = str(error)
+                note(f"missing: {name} ({error})")
+
+    def _time(self, case, expected):
+        rounds, troubles = {}, {}
+        for name in list(self._processes):
+            if self._ask(name, troubles, "prepare", case, expected) is not None:
+                rounds[name] = []
+        for number in range(self._n_rounds):
+            # Nobody is always the first.
+            names = list(rounds)
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                seconds = self._ask(name, troubles, "round", self._seconds)
+                if seconds is None:
+                    del rounds[name]
+                else:
+                    rounds[name].append(seconds)
+        return report.Result(case, rounds, troubles)
+
+    def _ask(self, name, troubles, *request):
+        """Return an answer, or None after a note of what went wrong."""
+        try:
+            return self._processes[name].ask(*request)
+        except ContenderError as error:
+            troubles[name] = f"{error.kind}: {error}"
+            if error.kind != "unsupported":
+                note(f"{name} {troubles[name]}")
+            if not self._processes[name].alive:
+                self.missing[name] = troubles[name]
+                del self._processes[name]
+            return None
+
+
+def note(text):
+    """Tell how far things are."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def available_bytes():
+    """Return how much memory can be had; no limit where that cannot be known."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return float("inf")
+
+
+def parse(arguments):
+    """Return the settings of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare",
+        description="Time cyce's cross-entropy beside its peers', and beside what memory allows.",
+        epilog="Filters choose among the cases of the selection; --selection full has all of them.",
+    )
+    parser.add_argument("--selection", choices=cases.SELECTIONS, default="usual")
+    parser.add_argument("--quick", action="store_const", dest="selection", const="quick")
+    parser.add_argument("--shapes", nargs="+", metavar="NAME", choices=[*cases.SHAPES, *cases.WIDTHS])
+    parser.add_argument("--modes", nargs="+", choices=cases.MODES)
+    parser.add_argument("--dtypes", nargs="+", choices=cases.DTYPES)
+    parser.add_argument("--targets", nargs="+", choices=cases.TARGETS)
+    parser.add_argument("--data", nargs="+", choices=cases.DATA)
+    parser.add_argument("--threads", nargs="+", type=int, metavar="N")
+    parser.add_argument(
+        "--contenders", nargs="+", metavar="NAME", help=f"of {', '.join(CONTENDERS)}; cyce:LEVEL for a level"
+    )
+    parser.add_argument("--rounds", type=int, help="default: 3 of the quick selection, 7 of the others")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of one contender's turn in a round")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all rounds and the machine's description"
+    )
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw a picture")
+    settings = parser.parse_args(arguments)
+    quick = settings.selection == "quick"
+    if settings.rounds is None:
+        settings.rounds = 3 if quick else 7
+    if settings.contenders is None:
+        # Compiling takes longer than all the rest.
+        settings.contenders = [name for name in CONTENDERS if not (quick and name == "torch.compile")]
+        settings.contenders[1:1] = other_levels()
+    for name in settings.contenders:
+        if name.partition(":")[0] not in CONTENDERS:
+            parser.error(f"--contenders: no {name!r}; there are {', '.join(CONTENDERS)}")
+    settings.cases = [
+        case
+        for case in cases.SELECTIONS[settings.selection]()
+        if case.shape.name in (settings.shapes or [case.shape.name])
+        and case.mode in (settings.modes or [case.mode])
+        and case.dtype in (settings.dtypes or [case.dtype])
+        and case.target in (settings.targets or [case.target])
+        and case.data in (settings.data or [case.data])
+        and case.n_threads in (settings.threads or [case.n_threads])
+    ]
+    if not settings.cases:
+        parser.error(f"no case of the {settings.selection} selection passes the filters")
+    return settings
+
+
+def other_levels():
+    """Name cyce's levels that run here but are not in use."""
+    try:
+        import cyce
+    except ImportError:
+        return []
+    config = cyce.show_config(mode="dicts")
+    return [f"cyce:{level}" for level in config["usable levels"] if level != config["level"]]
+
+
+def main(arguments=None):
+    """Run the bench; return the exit status: 1 if cyce was wrong or failed, or nothing was timed."""
+    settings = parse(arguments)
+    start = time.monotonic()
+    bench = Bench(settings.contenders, settings.rounds, settings.seconds)
+    status = 0
+    try:
+        bench.run(settings.cases)
+    except KeyboardInterrupt:
+        note("interrupted: what follows is not complete")
+        status = 130
+    outcome = report.Outcome(
+        results=bench.results,
+        missing=bench.missing,
+        left_out=bench.left_out,
+        machine=report.describe_machine(),
+        versions=bench.versions,
+        command=" ".join(
+            ["python -m benchmarks.compare", *(sys.argv[1:] if arguments is None else arguments)]
+        ),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        n_rounds=settings.rounds,
+        seconds=time.monotonic() - start,
+    )
+    print(report.text(outcome))
+    if settings.json is not None:
+        settings.json.write_text(json.dumps(report.as_json(outcome), indent=1) + "\n")
+    if settings.png is not None:
+        report.draw(outcome, settings.png)
+    return status or int(any(name.startswith("cyce") for name in report.failed(outcome)) or not bench.results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

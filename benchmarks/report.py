@@ -1,0 +1,245 @@
+"""What came out of a run, as text, JSON and a picture."""
+
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.cases import MODES, Case
+
+
+def is_peer(name):
+    """Tell whether a contender is neither cyce nor the limit."""
+    return not name.startswith("cyce") and name != "limit"
+
+
+class Result(NamedTuple):
+    """The times of one case."""
+
+    case: Case
+    rounds: dict
+    """By contender: the shortest call of each round, in seconds."""
+    troubles: dict
+    """By contender: why there is no time."""
+
+    def seconds(self, name):
+        """Return a contender's median, or None if it has none."""
+        return statistics.median(self.rounds[name]) if self.rounds.get(name) else None
+
+    def ratio(self, name, to="cyce"):
+        """Return how many times as long as another a contender takes, or None."""
+        mine, other = self.seconds(name), self.seconds(to)
+        return mine / other if mine and other else None
+
+    def fastest_peer(self):
+        """Return the name of the fastest peer, or None."""
+        peers = [name for name in self.rounds if is_peer(name) and self.seconds(name)]
+        return min(peers, key=self.seconds, default=None)
+
+    def describe(self):
+        """Return the most important in a few words."""
+        if not self.seconds("cyce"):
+            return "no time of cyce"
+        words = [f"cyce {milliseconds(self.seconds('cyce'))} ms"]
+        if self.ratio("cyce", "limit"):
+            words.append(f"{self.ratio('cyce', 'limit'):.2f}x the limit")
+        peer = self.fastest_peer()
+        if peer:
+            words.append(f"{peer} {milliseconds(self.seconds(peer))} ms ({self.ratio(peer):.1f}x)")
+        return ", ".join(words)
+
+
+class Outcome(NamedTuple):
+    """A whole run."""
+
+    results: list
+    missing: dict
+    left_out: list
+    machine: dict
+    versions: dict
+    command: str
+    date: str
+    n_rounds: int
+    seconds: float
+
+
+def failed(outcome):
+    """Return the contenders that were wrong or failed at least once."""
+    return {
+        name
+        for result in outcome.results
+        for name, trouble in result.troubles.items()
+        if not trouble.startswith("unsupported")
+    } | {name for name in outcome.missing if name.startswith("cyce")}
+
+
+def milliseconds(seconds):
+    """Return a time with three digits."""
+    value = seconds * 1e3
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"
+
+
+def describe_machine():
+    """Return what the times depend on."""
+    machine = {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        lines = [line.partition(":") for line in cpu_info.read_text().splitlines()]
+        fields = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+        wanted = ("model name", "cpu family", "model", "cpu MHz")
+        machine.update({key: fields[key] for key in wanted if key in fields})
+    for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
+        machine[f"L{level} {kind.lower()} cache"] = size
+    return machine
+
+
+def as_json(outcome):
+    """Return everything, for other programs."""
+    return {
+        **{key: getattr(outcome, key) for key in ("command", "date", "machine", "versions", "missing")},
+        "n_rounds": outcome.n_rounds,
+        "seconds": round(outcome.seconds, 1),
+        "left_out": [case_as_json(case) for case in outcome.left_out],
+        "results": [
+            {
+                **case_as_json(result.case),
+                "fastest_peer": result.fastest_peer(),
+                "contenders": {
+                    name: {
+                        "rounds_ms": [seconds * 1e3 for seconds in rounds],
+                        "median_ms": result.seconds(name) * 1e3,
+                        "gb_per_s": result.case.moved_bytes / result.seconds(name) / 1e9,
+                        "times_limit": result.ratio(name, "limit"),
+                        "times_cyce": result.ratio(name),
+                    }
+                    for name, rounds in result.rounds.items()
+                },
+                "troubles": result.troubles,
+            }
+            for result in outcome.results
+        ],
+    }
+
+
+def case_as_json(case):
+    """Return a case as a dictionary."""
+    return {**case._asdict(), "shape": list(case.shape.sizes), "name": case.shape.name}
+
+
+def text(outcome):
+    """Return tables in Markdown, one for each mode of each kind of case."""
+    parts = []
+    groups = {}
+    for result in outcome.results:
+        groups.setdefault((result.case.describe(), result.case.mode), []).append(result)
+    for (description, mode), results in groups.items():
+        parts += [f"### {MODES[mode]}; {description}", "", *table(results), ""]
+    parts.append(
+        "Milliseconds, medians over rounds of each round's shortest call; in parentheses, how many times as "
+        "long as cyce. GB/s and share of the limit are of cyce; the limit reads, or copies, the same bytes."
+    )
+    parts += [f"Missing: {name} ({reason})" for name, reason in outcome.missing.items()]
+    parts += [
+        f"Left out for lack of memory: {case.shape.name}, {case.mode}, {case.describe()}"
+        for case in outcome.left_out
+    ]
+    for result in outcome.results:
+        where = f"{result.case.shape.name}, {result.case.mode}, {result.case.describe()}"
+        parts += [
+            f"{name}: {where}: {trouble.splitlines()[-1] if trouble.strip() else trouble}"
+            for name, trouble in result.troubles.items()
+            if not trouble.startswith("unsupported")
+        ]
+    parts.append(f"{describe_versions(outcome)}; {outcome.date}; {outcome.seconds:.0f} s: {outcome.command}")
+    return "\n".join(parts)
+
+
+def describe_versions(outcome):
+    """Return machine and versions in a line."""
+    machine = [
+        str(outcome.machine.get("model name", outcome.machine["system"])),
+        f"{outcome.machine['cpus']} CPUs",
+    ]
+    return ", ".join(machine + [f"{name} {version}" for name, version in outcome.versions.items()])
+
+
+def table(results):
+    """Return the lines of a table of some cases."""
+    names = list(dict.fromkeys(name for result in results for name in result.rounds))
+    others = [name for name in names if name not in ("cyce", "limit")]
+    lines = [
+        " | ".join(["| shape", "limit", "cyce", "GB/s", "of the limit", *others, "fastest peer |"]),
+        "|---" * (len(others) + 6) + "|",
+    ]
+    for result in results:
+        own, limit, peer = result.seconds("cyce"), result.seconds("limit"), result.fastest_peer()
+        cells = [
+            result.case.shape.name,
+            milliseconds(limit) if limit else "-",
+            milliseconds(own) if own else "-",
+            f"{result.case.moved_bytes / own / 1e9:.1f}" if own else "-",
+            f"{100 * limit / own:.0f} %" if own and limit else "-",
+        ]
+        for name in others:
+            ratio = result.ratio(name)
+            cells.append(
+                "-"
+                if not result.seconds(name)
+                else milliseconds(result.seconds(name)) + (f" ({ratio:.2g}x)" if ratio else "")
+            )
+        cells.append(f"{peer}, {result.ratio(peer):.2g}x" if peer and own else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw(outcome, path):
+    """Draw the first kind of case: time over that of the limit, a panel for each mode."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    first = outcome.results[0].case.describe()
+    results = [result for result in outcome.results if result.case.describe() == first]
+    results = [result for result in results if result.seconds("limit")]
+    modes = list(dict.fromkeys(result.case.mode for result in results))
+    shapes = list(dict.fromkeys(result.case.shape.name for result in results))
+    names = [
+        name
+        for name in dict.fromkeys(name for result in results for name in result.rounds)
+        if name != "limit"
+    ]
+    figure = Figure(figsize=(4.6 * max(1, len(modes)), 1.6 + 0.42 * len(shapes)), layout="constrained")
+    colors = dict(zip(names, mpl.color_sequences["tab10"] * len(names), strict=False))
+    for axes, mode in zip(
+        figure.subplots(1, max(1, len(modes)), sharey=True, squeeze=False)[0], modes, strict=True
+    ):
+        for name in names:
+            points = [
+                (result.ratio(name, "limit"), shapes.index(result.case.shape.name))
+                for result in results
+                if result.case.mode == mode and result.seconds(name)
+            ]
+            axes.scatter(
+                *zip(*points, strict=True) if points else ((), ()),
+                label=name,
+                color=colors[name],
+                marker="D" if name.startswith("cyce") else "o",
+                s=55 if name == "cyce" else 28,
+                zorder=3 if name == "cyce" else 2,
+            )
+        axes.axvline(1, color="0.4", linewidth=1)
+        axes.set(xscale="log", title=MODES[mode], yticks=range(len(shapes)), yticklabels=shapes)
+        axes.grid(axis="both", color="0.9")
+        axes.set_axisbelow(True)
+    figure.axes[0].invert_yaxis()
+    figure.supxlabel(
+        "time, as a multiple of reading (loss) or copying (gradient) the logits", fontsize="medium"
+    )
+    figure.suptitle(f"{first}; {outcome.machine.get('model name', '')}", fontsize="medium")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=110)
