@@ -1,17 +1,20 @@
-"""Options and inputs of the benchmarks."""
+"""Options and inputs of the pytest-benchmark cases."""
 
-import numpy as np
 import pytest
-from contenders import CONTENDERS, assert_right
 
-CASES = {
-    "64 x 10": (64, 10),
-    "1024 x 1000": (1024, 1000),
-    "1,000,000 x 10": (1_000_000, 10),
-    "2048 x 32000": (2048, 32_000),
-    "512 x 128256": (512, 128_256),
-    "(8, 21, 512, 512)": (8, 21, 512, 512),
-}
+from benchmarks.cases import DATA, DTYPES, SHAPES, TARGETS, make_inputs
+from benchmarks.contenders import CONTENDERS, Expected, Unsupported
+
+ALL_SHAPES = [(shape, "float32", "indices", "normal") for shape in SHAPES.values()]
+SPECIAL = [
+    (SHAPES[name], dtype, target, data)
+    for name in ("1024 x 1000", "1,000,000 x 10", "(8, 21, 512, 512)")
+    for dtype in DTYPES
+    for target in TARGETS
+    for data in DATA
+    # one thing at a time is unusual
+    if (dtype, target, data).count("float32") + (target == "indices") + (data == "normal") == 2
+]
 
 
 def pytest_addoption(parser):
@@ -28,12 +31,28 @@ def contender(pytestconfig):
     return CONTENDERS[pytestconfig.getoption("contender")](pytestconfig.getoption("threads"))
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
-def inputs(request, contender):
-    """Return float32 logits N(0, 1) and int64 targets, once the contender has them right."""
-    rng = np.random.default_rng(0)
-    shape = request.param
-    logits = rng.standard_normal(shape, dtype=np.float32)
-    target = rng.integers(shape[1], size=shape[:1] + shape[2:])
-    assert_right(contender, logits, target)
-    return logits, target
+@pytest.fixture(
+    scope="module",
+    params=ALL_SHAPES + SPECIAL,
+    ids=lambda arrays: "-".join(["x".join(map(str, arrays[0].sizes)), *arrays[1:]]),
+)
+def arrays(request):
+    """Return the arrays of a case, what is right of them, and their dtype."""
+    inputs = make_inputs(*request.param)
+    return inputs, Expected(inputs), request.param[1]
+
+
+@pytest.fixture
+def prepare(contender, arrays):
+    """Return a function that makes the call of a mode, once its answer was right."""
+    inputs, expected, dtype = arrays
+
+    def call_of(mode):
+        try:
+            call = getattr(contender, mode.replace(" ", "_"))(inputs)
+        except Unsupported as error:
+            pytest.skip(str(error))
+        expected.check(call(), mode, dtype)
+        return call
+
+    return call_of

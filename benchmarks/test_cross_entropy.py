@@ -4,15 +4,15 @@ import pytest
 
 
 @pytest.mark.benchmark(group="loss")
-def test_loss(benchmark, contender, inputs):
-    benchmark(contender.loss(*inputs))
+def test_loss(benchmark, prepare):
+    benchmark(prepare("loss"))
 
 
 @pytest.mark.benchmark(group="loss + fresh gradient")
-def test_fresh_gradient(benchmark, contender, inputs):
-    benchmark(contender.loss_and_gradient(*inputs))
+def test_fresh_gradient(benchmark, prepare):
+    benchmark(prepare("fresh"))
 
 
 @pytest.mark.benchmark(group="loss + gradient into a reused buffer")
-def test_reused_gradient(benchmark, contender, inputs):
-    benchmark(contender.loss_and_reused_gradient(*inputs))
+def test_reused_gradient(benchmark, prepare):
+    benchmark(prepare("reused"))
