@@ -66,6 +66,10 @@ cdef enum:
     CHUNK = 256
     # Classes of a row that are reduced together: the logits and their exponentials fit into L1.
     ROW_BLOCK = 4096
+    # Short rows in a tile, and the most logits of these: what is computed once per row then becomes
+    # vectors, and the exponentials are still in the cache when they are finished.
+    ROW_TILE = 16
+    ROW_TILE_LOGITS = 8192
     # Positions in a tile, classes of a tile that are reduced together if there are more than twice as
     # many, and the most blocks of these: blocks grow with the classes, so that what is kept of them
     # stays small.
@@ -125,7 +129,7 @@ cdef struct Call:
     char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
     bint has_stats
     StatsOut stats_out
-    bint by_rows                    # a tile is one position, vectors run along its classes
+    bint by_rows                    # vectors run along the classes of a position
     Py_ssize_t tile_width
     Py_ssize_t n_tiles
     Py_ssize_t block_classes
@@ -318,7 +322,7 @@ cdef void begin_tile(
     cdef Py_ssize_t k
     tile.first = number * call.tile_width
     tile.width = min(call.tile_width, call.n_positions - tile.first)
-    tile.lanes = 1 if call.by_rows else (tile.width + LANES - 1) // LANES * LANES
+    tile.lanes = tile.width if call.by_rows else (tile.width + LANES - 1) // LANES * LANES
     tile.contiguous = offsets_of(&call.logits.positions, tile.first, tile.width, tile.logits_at)
     tile.next_at = tile.logits_at[0]
     tile.next_stride = 0
@@ -508,13 +512,13 @@ cdef inline Py_ssize_t whole_lanes(Py_ssize_t n) noexcept nogil:
 
 
 cdef void row_reduce_dense(
-    const Call* call, const Tile* tile, const floating* chunk_logits, Py_ssize_t first, Py_ssize_t n,
-    floating finite_max, double* mass, double* mass_lost, double* gap, double* gap_lost,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* chunk_logits, Py_ssize_t first,
+    Py_ssize_t n, floating finite_max, double* mass, double* mass_lost, double* gap, double* gap_lost,
 ) noexcept nogil:
     """Add the dense mass of one chunk of a row to the LANES totals of masses and gaps."""
     cdef floating dense[CHUNK]
     cdef Py_ssize_t group, k
-    fill_dense(call, <const floating*> call.weight, tile.probabilities_at[0], first, n, dense)
+    fill_dense(call, <const floating*> call.weight, tile.probabilities_at[row], first, n, dense)
     for k in range(n, whole_lanes(n)):
         dense[k] = 0
     for group in range(whole_lanes(n) // LANES):
@@ -546,16 +550,16 @@ cdef inline bint comes_before(
 
 
 cdef void row_reduce_stats(
-    const Tile* tile, const floating* block_logits, Py_ssize_t first, Py_ssize_t n, floating block_max,
-    double* stats,
+    const Tile* tile, Py_ssize_t row, const floating* block_logits, Py_ssize_t first, Py_ssize_t n,
+    floating block_max, double* stats, Py_ssize_t stride,
 ) noexcept nogil:
     """Reduce n classes of a row, from number `first` on, to their spread and rank."""
     cdef floating shift = shift_at(block_max)
     cdef floating relative = finite_or_zero(block_max) - shift
     cdef floating exponent_shift = exponent_shift_at(relative)
     cdef floating lowest = relative + cut_off(relative)
-    cdef Py_ssize_t pivot = tile.pivot[0] - first
-    cdef double pivot_logit = tile.pivot_logit[0]
+    cdef Py_ssize_t pivot = tile.pivot[row] - first
+    cdef double pivot_logit = tile.pivot_logit[row]
     cdef double spread[LANES]
     cdef double lost[LANES]
     cdef Py_ssize_t n_before = 0
@@ -579,23 +583,26 @@ cdef void row_reduce_stats(
     for k in range(n):
         n_before += comes_before(block_logits[k], k, pivot_logit, pivot)
     sum_of_lanes(spread, lost, block_max)
-    stats[BLOCK_SPREAD] = (
-        settled(spread[0], lost[0]) * <double> without_headroom(block_max) * stats[BLOCK_UNIT]
+    stats[BLOCK_SPREAD * stride] = (
+        settled(spread[0], lost[0]) * <double> without_headroom(block_max) * stats[BLOCK_UNIT * stride]
     )
-    stats[BLOCK_RANK] = n_before
+    stats[BLOCK_RANK * stride] = n_before
 
 
 cdef void row_reduce_block(
-    const Call* call, const Tile* tile, const floating* logits, floating* grad_out,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, floating* grad_out,
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
-    """Reduce one block of a row; leave its exponentials in grad_out, unless that is NULL."""
+    """Reduce one block of a row; leave its exponentials in grad_out, unless that is NULL.
+
+    stats: those of this block and row, call.tile_width apart.
+    """
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
     cdef Py_ssize_t n_full = n // CHUNK
     cdef Py_ssize_t n_tail = n - n_full * CHUNK
     cdef Py_ssize_t n_chunks = n_full + (n_tail > 0)
-    cdef const floating* block_logits = logits + tile.logits_at[0] + first
+    cdef const floating* block_logits = logits + tile.logits_at[row] + first
     cdef const floating* next_logits = block_logits + n
     cdef floating* block_grad = grad_out
     cdef floating tail[CHUNK]
@@ -612,11 +619,12 @@ cdef void row_reduce_block(
     cdef floating chunk_max, shift, relative, exponent_shift, lowest
     cdef Py_ssize_t chunk, k, size
     cdef Py_ssize_t max_chunk = 0
+    cdef Py_ssize_t stride = call.tile_width
     cdef int max_at
     cdef double unit
 
     if grad_out != NULL:
-        block_grad = grad_out + tile.grad_at[0] + first
+        block_grad = grad_out + tile.grad_at[row] + first
     if transforms(call):
         memcpy(packed, block_logits, n * sizeof(floating))
         transform(call, n, packed)
@@ -655,7 +663,7 @@ cdef void row_reduce_block(
                 cyce_prefetch(<const char*> (next_logits + chunk * CHUNK) + 64 * k)
         if call.has_dense:
             row_reduce_dense(
-                call, tile, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
+                call, tile, row, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
                 mass, mass_lost, gap, gap_lost,
             )
         if chunk < n_full:
@@ -676,18 +684,25 @@ cdef void row_reduce_block(
             memcpy(block_grad + chunk * CHUNK, local, n_tail * sizeof(floating))
 
     sum_of_lanes(total, lost, block_max)
-    stats[BLOCK_MAX] = block_max
-    stats[BLOCK_ARGMAX] = <double> (first + max_chunk * CHUNK + max_at)
-    stats[BLOCK_REST] = total[0] * <double> without_headroom(block_max) * unit
-    stats[BLOCK_REST_LOST] = lost[0] * <double> without_headroom(block_max) * unit
+    stats[BLOCK_MAX * stride] = block_max
+    stats[BLOCK_ARGMAX * stride] = <double> (first + max_chunk * CHUNK + max_at)
+    stats[BLOCK_REST * stride] = total[0] * <double> without_headroom(block_max) * unit
+    stats[BLOCK_REST_LOST * stride] = lost[0] * <double> without_headroom(block_max) * unit
     if call.has_dense:
         sum_of_lanes(mass, mass_lost, block_max)
         sum_of_lanes(gap, gap_lost, block_max)
-        stats[BLOCK_MASS] = settled(mass[0], mass_lost[0])
-        stats[BLOCK_GAP] = settled(gap[0], gap_lost[0])
-    stats[BLOCK_UNIT] = unit
+        stats[BLOCK_MASS * stride] = settled(mass[0], mass_lost[0])
+        stats[BLOCK_GAP * stride] = settled(gap[0], gap_lost[0])
+    stats[BLOCK_UNIT * stride] = unit
     if call.has_stats:
-        row_reduce_stats(tile, block_logits, first, n, block_max, stats)
+        row_reduce_stats(tile, row, block_logits, first, n, block_max, stats, stride)
+
+
+cdef void row_leave_out(const Call* call, double* stats) noexcept nogil:
+    """What `row_reduce_block` leaves of an ignored row, whatever stands in it."""
+    cdef int stat
+    for stat in range(N_STATS):
+        stats[stat * call.tile_width] = 0
 
 
 cdef void row_restart_block(
@@ -710,21 +725,25 @@ cdef void row_restart_block(
 
 
 cdef void row_finish_block(
-    const Call* call, const Tile* tile, const floating* logits, floating* grad_out, Py_ssize_t block,
-    const double* stats, floating* packed,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, floating* grad_out,
+    Py_ssize_t block, const double* stats, floating* packed,
 ) noexcept nogil:
-    """Turn the exponentials of one block of a row into the gradient."""
+    """Turn the exponentials of one block of a row into the gradient, 0 of an ignored row."""
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
-    cdef floating* block_grad = grad_out + tile.grad_at[0] + first
-    cdef floating factor = <floating> block_factor(tile, stats, 1, 0)
-    cdef floating dense_factor = <floating> (tile.scale[0] * call.dense_scale)
+    cdef floating* block_grad = grad_out + tile.grad_at[row] + first
+    cdef floating factor = <floating> block_factor(tile, stats, call.tile_width, row)
+    cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
     cdef floating dense[CHUNK]
     cdef floating* chunk_grad
     cdef Py_ssize_t chunk, k, size
+    if not tile.counts[row]:
+        memset(block_grad, 0, n * sizeof(floating))
+        return
     if call.softcap > 0:
         row_restart_block(
-            call, logits + tile.logits_at[0] + first, n, <floating> stats[BLOCK_MAX], block_grad, packed
+            call, logits + tile.logits_at[row] + first, n,
+            <floating> stats[BLOCK_MAX * call.tile_width + row], block_grad, packed,
         )
     if not call.has_dense:
         for k in range(n):
@@ -734,8 +753,8 @@ cdef void row_finish_block(
             size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
             chunk_grad = block_grad + chunk * CHUNK
             fill_dense(
-                call, <const floating*> call.weight, tile.probabilities_at[0], first + chunk * CHUNK, size,
-                dense,
+                call, <const floating*> call.weight, tile.probabilities_at[row], first + chunk * CHUNK,
+                size, dense,
             )
             for k in range(size):
                 chunk_grad[k] = chunk_grad[k] * without_headroom(factor) * factor - dense[k] * dense_factor
@@ -750,14 +769,15 @@ cdef inline floating log_softmax_of(floating logit, double row_max, double log_n
 
 
 cdef void row_log_softmax_block(
-    const Call* call, const Tile* tile, const floating* logits, floating* log_softmax_out, Py_ssize_t block,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, floating* log_softmax_out,
+    Py_ssize_t block,
 ) noexcept nogil:
     """Write the log-softmax of one block of a row."""
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
-    cdef const floating* block_logits = logits + tile.logits_at[0] + first
-    cdef floating* block_out = log_softmax_out + tile.grad_at[0] + first
-    cdef double row_max = tile.row_max[0], log_normalizer = tile.log_normalizer[0]
+    cdef const floating* block_logits = logits + tile.logits_at[row] + first
+    cdef floating* block_out = log_softmax_out + tile.grad_at[row] + first
+    cdef double row_max = tile.row_max[row], log_normalizer = tile.log_normalizer[row]
     cdef Py_ssize_t k
     for k in range(n):
         block_out[k] = log_softmax_of(block_logits[k], row_max, log_normalizer)
@@ -1269,11 +1289,12 @@ cdef double finish_positions(
             if not tile.counts[k]:
                 loss[k] = 0
                 tile.scale[k] = 0
-    if tile.lanes == 1:
-        total[0] = loss[0]
+    for k in range(LANES):
+        total[k] = lost[k] = 0
+    if call.by_rows:
+        for k in range(tile.width):
+            add[double](&total[0], &lost[0], loss[k])
     else:
-        for k in range(LANES):
-            total[k] = lost[k] = 0
         for group in range(tile.lanes // LANES):
             for k in range(LANES):
                 add[double](&total[k], &lost[k], loss[group * LANES + k])
@@ -1298,7 +1319,7 @@ cdef double finish_positions(
                         &dense,
                     )
                     tile.pivot_mass[k] += call.dense_scale * dense
-    return total[0] if tile.lanes == 1 else settled(total[0], lost[0])
+    return settled(total[0], lost[0])
 
 
 cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) noexcept nogil:
@@ -1330,14 +1351,16 @@ cdef inline void reduce_block(
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
     """First half of the pass over one block."""
-    if call.by_rows:
-        row_reduce_block(
-            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
-        )
-    else:
-        tile_reduce_block(
-            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
-        )
+    cdef double* block_stats = stats + block * N_STATS * call.tile_width
+    cdef Py_ssize_t row
+    if not call.by_rows:
+        tile_reduce_block(call, tile, logits, grad_out, block, block_stats, packed)
+        return
+    for row in range(tile.width):
+        if tile.counts[row]:
+            row_reduce_block(call, tile, row, logits, grad_out, block, block_stats + row, packed)
+        else:
+            row_leave_out(call, block_stats + row)
 
 
 cdef inline void finish_block(
@@ -1345,19 +1368,18 @@ cdef inline void finish_block(
     const double* stats, floating* packed,
 ) noexcept nogil:
     """Second half of the pass over one block."""
-    if call.output == LOG_SOFTMAX:
-        if call.by_rows:
-            row_log_softmax_block(call, tile, logits, grad_out, block)
-        else:
-            tile_log_softmax_block(call, tile, logits, grad_out, block, packed)
-    elif call.by_rows:
-        row_finish_block(
-            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
-        )
+    cdef const double* block_stats = stats + block * N_STATS * call.tile_width
+    cdef Py_ssize_t row
+    if call.by_rows:
+        for row in range(tile.width):
+            if call.output == LOG_SOFTMAX:
+                row_log_softmax_block(call, tile, row, logits, grad_out, block)
+            else:
+                row_finish_block(call, tile, row, logits, grad_out, block, block_stats, packed)
+    elif call.output == LOG_SOFTMAX:
+        tile_log_softmax_block(call, tile, logits, grad_out, block, packed)
     else:
-        tile_finish_block(
-            call, tile, logits, grad_out, block, stats + block * N_STATS * call.tile_width, packed
-        )
+        tile_finish_block(call, tile, logits, grad_out, block, block_stats, packed)
 
 
 cdef void run_tile(
@@ -1372,14 +1394,6 @@ cdef void run_tile(
     begin_tile(call, logits, number, &tile)
     result.target_changed = tile.target_changed
     result.loss = 0
-    if call.by_rows and not tile.counts[0]:
-        if call.loss_out != NULL:
-            (<floating*> call.loss_out)[tile.first] = 0
-        if grad_out != NULL:
-            memset(grad_out + tile.grad_at[0], 0, call.n_classes * sizeof(floating))
-        if call.has_stats:
-            finish_stats(call, &tile, logits)
-        return
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             reduce_block(
@@ -1415,7 +1429,7 @@ cdef size_t scratch_elements(const Call* call) noexcept nogil:
     """How many logits the scratch memory of one thread holds: a block, and the slopes of another."""
     cdef size_t block = call.block_classes * call.tile_width
     if call.by_rows:
-        return block if transforms(call) else 0
+        return call.block_classes if transforms(call) else 0
     return 2 * block if call.softcap > 0 else block
 
 
@@ -1432,7 +1446,7 @@ cdef int run(
     )
     cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
     # Enough tiles at a time to make up for handing them out.
-    cdef Py_ssize_t n_at_once = 1 + MIN_SHARE // (call.tile_width * call.n_classes)
+    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, MIN_SHARE // (call.tile_width * call.n_classes))
     cdef char* scratch = <char*> malloc(n_workers * stats_size + n_threads * packed_size)
     cdef char* packed = scratch + n_workers * stats_size
     cdef TileResult* results = <TileResult*> malloc(call.n_tiles * sizeof(TileResult))
@@ -1573,9 +1587,13 @@ cdef void plan(Call* call) noexcept:
         call.logits.class_stride == 1 and call.grad.class_stride == 1
         and call.n_classes >= ROW_MIN_CLASSES
     )
-    call.tile_width = 1 if call.by_rows else TILE
+    call.tile_width = TILE
     if call.by_rows:
         call.block_classes = ROW_BLOCK
+        # One row where rows have several blocks: these may be shared among threads.
+        call.tile_width = max(
+            <Py_ssize_t> 1, min(<Py_ssize_t> ROW_TILE, ROW_TILE_LOGITS // call.n_classes)
+        )
     elif call.n_classes <= 2 * TILE_BLOCK:
         call.block_classes = 2 * TILE_BLOCK
     else:
