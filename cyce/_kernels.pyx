@@ -84,6 +84,7 @@ cdef enum:
     MIN_SHARE = 16384
     # Tiles of at least this many logits, when there are few, are split between threads.
     MIN_SPLIT = 65536
+    CACHE_LINE = 64
 
 
 cdef enum Output:
@@ -142,20 +143,11 @@ cdef struct TileResult:
 
 
 cdef struct Tile:
-    # The positions a thread is working at; entry k is position first + k.
-    Py_ssize_t first
-    Py_ssize_t width
-    Py_ssize_t lanes                # width, rounded up to whole vectors
-    bint contiguous                 # the positions are neighbours in memory
-    Py_ssize_t next_at              # where the next tile's logits may be, class by class
-    Py_ssize_t next_stride
-    bint grad_contiguous
-    Py_ssize_t n_ignored
-    bint target_changed
+    # The positions a thread is working at; entry k is position first + k. Arrays come first, so that
+    # they begin where vectors should, as the tile does.
     Py_ssize_t logits_at[TILE]
     Py_ssize_t grad_at[TILE]
     Py_ssize_t probabilities_at[TILE]
-    bint counts[TILE]
     Py_ssize_t pivot[TILE]          # the class whose gradient is computed apart
     double pivot_logit[TILE]
     double pivot_slope[TILE]        # of the softcap there
@@ -173,6 +165,16 @@ cdef struct Tile:
     double rank[TILE]               # number of classes before the target's
     double log_normalizer[TILE]     # log(1 + rest)
     double inverse[TILE]            # 1 / (1 + rest)
+    bint counts[TILE]
+    Py_ssize_t first
+    Py_ssize_t width
+    Py_ssize_t lanes                # width, rounded up to whole vectors
+    bint contiguous                 # the positions are neighbours in memory
+    bint grad_contiguous
+    Py_ssize_t next_at              # where the next tile's logits may be, class by class
+    Py_ssize_t next_stride
+    Py_ssize_t n_ignored
+    bint target_changed
 
 
 cdef enum:
@@ -1382,63 +1384,86 @@ cdef inline void finish_block(
         tile_finish_block(call, tile, logits, grad_out, block, block_stats, packed)
 
 
+cdef struct Scratch:
+    # How the memory that a thread computes in is divided, in bytes; all are whole cache lines.
+    size_t tile
+    size_t stats
+    size_t packed
+
+
+cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
+    """n_bytes, rounded up to whole cache lines."""
+    return (n_bytes + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+
+
+cdef Scratch scratch_of(const Call* call, size_t itemsize) noexcept nogil:
+    """What a thread needs: a tile, what is kept of its blocks, a block, and the slopes of another."""
+    cdef Scratch scratch
+    cdef size_t block = call.block_classes * call.tile_width
+    if call.by_rows:
+        block = call.block_classes if transforms(call) else 0
+    elif call.softcap > 0:
+        block *= 2
+    scratch.tile = whole_lines(sizeof(Tile))
+    scratch.stats = whole_lines(<size_t> (call.n_blocks * N_STATS * call.tile_width) * sizeof(double))
+    scratch.packed = whole_lines(block * itemsize)
+    return scratch
+
+
 cdef void run_tile(
     const Call* call, const floating* logits, floating* grad_out, Py_ssize_t number,
-    double* stats, char* packed, size_t packed_size, int n_threads, TileResult* result,
+    const Scratch* sizes, char* scratch, int n_threads, TileResult* result,
 ) noexcept nogil:
-    """Loss and gradient of one tile; with n_threads > 1, its blocks are shared among them."""
-    cdef Tile tile
+    """Loss and gradient of one tile; with n_threads > 1, its blocks are shared among them.
+
+    scratch: that of one thread, with as much for packing behind it for each of the others.
+    """
+    cdef Tile* tile = <Tile*> scratch
+    cdef double* stats = <double*> (scratch + sizes.tile)
+    cdef char* packed = scratch + sizes.tile + sizes.stats
     cdef Py_ssize_t block
     # log-softmax and slopes of a softcap come from the logits again, not from their exponentials.
     cdef floating* exps_out = NULL if call.output == LOG_SOFTMAX or call.softcap > 0 else grad_out
-    begin_tile(call, logits, number, &tile)
+    begin_tile(call, logits, number, tile)
     result.target_changed = tile.target_changed
     result.loss = 0
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             reduce_block(
-                call, &tile, logits, exps_out, block, stats, <floating*> (packed + threadid() * packed_size)
+                call, tile, logits, exps_out, block, stats, <floating*> (packed + threadid() * sizes.packed)
             )
     else:
         for block in range(call.n_blocks):
-            reduce_block(call, &tile, logits, exps_out, block, stats, <floating*> packed)
-    merge_blocks(call, &tile, stats)
-    normalize_positions(&tile)
+            reduce_block(call, tile, logits, exps_out, block, stats, <floating*> packed)
+    merge_blocks(call, tile, stats)
+    normalize_positions(tile)
     if call.output == GRADIENT:
-        result.loss = finish_positions(call, &tile, logits, grad_out != NULL)
+        result.loss = finish_positions(call, tile, logits, grad_out != NULL)
         if call.has_stats:
-            finish_stats(call, &tile, logits)
+            finish_stats(call, tile, logits)
     elif call.output == LOGSUMEXP:
-        finish_logsumexp(call, &tile, logits)
+        finish_logsumexp(call, tile, logits)
     if grad_out == NULL:
         return
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             finish_block(
-                call, &tile, logits, grad_out, block, stats,
-                <floating*> (packed + threadid() * packed_size),
+                call, tile, logits, grad_out, block, stats,
+                <floating*> (packed + threadid() * sizes.packed),
             )
     else:
         for block in range(call.n_blocks):
-            finish_block(call, &tile, logits, grad_out, block, stats, <floating*> packed)
+            finish_block(call, tile, logits, grad_out, block, stats, <floating*> packed)
     if call.output == GRADIENT:
-        finish_pivots(call, &tile, grad_out)
-
-
-cdef size_t scratch_elements(const Call* call) noexcept nogil:
-    """How many logits the scratch memory of one thread holds: a block, and the slopes of another."""
-    cdef size_t block = call.block_classes * call.tile_width
-    if call.by_rows:
-        return call.block_classes if transforms(call) else 0
-    return 2 * block if call.softcap > 0 else block
+        finish_pivots(call, tile, grad_out)
 
 
 cdef int run(
     const Call* call, const floating* logits, floating* grad_out, int num_threads, double* loss_out
 ) except -1 nogil:
     """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
-    cdef size_t stats_size = <size_t> (call.n_blocks * N_STATS * call.tile_width) * sizeof(double)
-    cdef size_t packed_size = scratch_elements(call) * sizeof(floating)
+    cdef Scratch sizes = scratch_of(call, sizeof(floating))
+    cdef size_t size = sizes.tile + sizes.stats + sizes.packed
     cdef int n_threads = threads_for(call.n_positions * call.n_classes, MIN_SHARE, num_threads)
     cdef bint split = (
         n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
@@ -1447,14 +1472,16 @@ cdef int run(
     cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
     # Enough tiles at a time to make up for handing them out.
     cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, MIN_SHARE // (call.tile_width * call.n_classes))
-    cdef char* scratch = <char*> malloc(n_workers * stats_size + n_threads * packed_size)
-    cdef char* packed = scratch + n_workers * stats_size
+    cdef char* memory = <char*> malloc(
+        CACHE_LINE + (size + (n_threads - 1) * sizes.packed if split else n_workers * size)
+    )
+    cdef char* scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
     cdef TileResult* results = <TileResult*> malloc(call.n_tiles * sizeof(TileResult))
     cdef Py_ssize_t number
     cdef double lost = 0
     cdef bint target_changed = False
-    if scratch == NULL or results == NULL:
-        free(scratch)
+    if memory == NULL or results == NULL:
+        free(memory)
         free(results)
         with gil:
             raise MemoryError("no memory for the scratch space of the loss")
@@ -1463,21 +1490,19 @@ cdef int run(
             call.n_tiles, num_threads=n_workers, schedule="dynamic", chunksize=n_at_once
         ):
             run_tile(
-                call, logits, grad_out, number, <double*> (scratch + threadid() * stats_size),
-                packed + threadid() * packed_size, packed_size, 1, results + number,
+                call, logits, grad_out, number, &sizes, scratch + threadid() * size, 1, results + number
             )
     else:
         for number in range(call.n_tiles):
             run_tile(
-                call, logits, grad_out, number, <double*> scratch,
-                packed, packed_size, n_threads if split else 1, results + number,
+                call, logits, grad_out, number, &sizes, scratch, n_threads if split else 1, results + number
             )
     loss_out[0] = 0
     for number in range(call.n_tiles):
         add[double](loss_out, &lost, results[number].loss)
         target_changed = target_changed or results[number].target_changed
     loss_out[0] = settled(loss_out[0], lost)
-    free(scratch)
+    free(memory)
     free(results)
     if target_changed:
         with gil:
