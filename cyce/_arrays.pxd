@@ -5,6 +5,9 @@ from cython cimport floating
 
 cdef extern from * nogil:
     """
+    #include <stddef.h>
+    #include <string.h>
+
     /* What a buffer's format begins with where it names the byte order of this machine. */
     static inline char cyce_own_byte_order(void)
     {
@@ -49,6 +52,48 @@ cdef extern from * nogil:
     #endif
     CYCE_TRANSPOSE(cyce_transpose_float, float, 16)
     CYCE_TRANSPOSE(cyce_transpose_double, double, 32)
+
+    /* Copy one cache line past the caches, which need not read it first; the address is a multiple of 64. */
+    #if defined(__AVX512F__)
+    #include <immintrin.h>
+    #define CYCE_STREAM_LINE(out, in) _mm512_stream_si512((void *) (out), _mm512_loadu_si512(in))
+    #elif defined(__AVX__)
+    #include <immintrin.h>
+    #define CYCE_STREAM_LINE(out, in)                                                                    \\
+        (_mm256_stream_si256((__m256i *) (out), _mm256_loadu_si256((const __m256i *) (in))),             \\
+         _mm256_stream_si256((__m256i *) ((out) + 32), _mm256_loadu_si256((const __m256i *) ((in) + 32))))
+    #elif defined(__SSE2__)
+    #include <emmintrin.h>
+    #define CYCE_STREAM_HALF(out, in)                                                                    \\
+        (_mm_stream_si128((__m128i *) (out), _mm_loadu_si128((const __m128i *) (in))),                   \\
+         _mm_stream_si128((__m128i *) ((out) + 16), _mm_loadu_si128((const __m128i *) ((in) + 16))))
+    #define CYCE_STREAM_LINE(out, in)                                                                    \\
+        (CYCE_STREAM_HALF(out, in), CYCE_STREAM_HALF((out) + 32, (in) + 32))
+    #endif
+
+    static inline void cyce_stream(void *to, const void *from, size_t n_bytes)
+    {
+    #ifdef CYCE_STREAM_LINE
+        char *out = (char *) to;
+        const char *in = (const char *) from;
+        size_t head = (64 - (size_t) out % 64) % 64;
+        head = head < n_bytes ? head : n_bytes;
+        memcpy(out, in, head);
+        for (out += head, in += head, n_bytes -= head; n_bytes >= 64; out += 64, in += 64, n_bytes -= 64)
+            CYCE_STREAM_LINE(out, in);
+        memcpy(out, in, n_bytes);
+    #else
+        memcpy(to, from, n_bytes);
+    #endif
+    }
+
+    /* What was streamed is seen by others before what is written from now on. */
+    static inline void cyce_stream_end(void)
+    {
+    #ifdef CYCE_STREAM_LINE
+        _mm_sfence();
+    #endif
+    }
     """
     char cyce_own_byte_order() noexcept
     void cyce_transpose_float(
@@ -58,6 +103,8 @@ cdef extern from * nogil:
         const double* a, const double* b, const double* c, const double* d,
         double* w, double* x, double* y, double* z,
     ) noexcept
+    void cyce_stream(void* to, const void* from_, size_t n_bytes) noexcept
+    void cyce_stream_end() noexcept
 
 
 cdef enum:

@@ -41,7 +41,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from cyce._arrays cimport (
-    Operand, expect, format_of, offsets_of, place, same_shape, take, threads_for, transpose,
+    Operand, cyce_stream, cyce_stream_end, expect, format_of, offsets_of, place, same_shape, take,
+    threads_for, transpose,
 )
 from cyce._math cimport (
     LANES, add, cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled,
@@ -85,6 +86,10 @@ cdef enum:
     # Tiles of at least this many logits, when there are few, are split between threads.
     MIN_SPLIT = 65536
     CACHE_LINE = 64
+    # Gradients of at least this many bytes go past the caches, unless they overwrite the logits: nothing
+    # of them would be left there. Exponentials of a tile wait in at most so many bytes of scratch memory.
+    MIN_STREAM = 1 << 26
+    MAX_STREAM_TILE = 3 << 18
 
 
 cdef enum Output:
@@ -130,6 +135,7 @@ cdef struct Call:
     char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
     bint has_stats
     StatsOut stats_out
+    bint streams                    # the gradient goes past the caches
     bint by_rows                    # vectors run along the classes of a position
     Py_ssize_t tile_width
     Py_ssize_t n_tiles
@@ -152,6 +158,7 @@ cdef struct Tile:
     double pivot_logit[TILE]
     double pivot_slope[TILE]        # of the softcap there
     double pivot_mass[TILE]         # what is subtracted from (total mass) * softmax at the pivot
+    double pivot_gradient[TILE]
     double hard[TILE]
     double scale[TILE]              # upstream gradient / denominator
     double row_max[TILE]
@@ -592,10 +599,10 @@ cdef void row_reduce_stats(
 
 
 cdef void row_reduce_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, floating* grad_out,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, floating* row_exps,
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
-    """Reduce one block of a row; leave its exponentials in grad_out, unless that is NULL.
+    """Reduce one block of a row; leave its exponentials in row_exps, unless that is NULL.
 
     stats: those of this block and row, call.tile_width apart.
     """
@@ -606,7 +613,7 @@ cdef void row_reduce_block(
     cdef Py_ssize_t n_chunks = n_full + (n_tail > 0)
     cdef const floating* block_logits = logits + tile.logits_at[row] + first
     cdef const floating* next_logits = block_logits + n
-    cdef floating* block_grad = grad_out
+    cdef floating* block_exps = row_exps
     cdef floating tail[CHUNK]
     cdef floating local[CHUNK]
     cdef double total[LANES]
@@ -625,8 +632,8 @@ cdef void row_reduce_block(
     cdef int max_at
     cdef double unit
 
-    if grad_out != NULL:
-        block_grad = grad_out + tile.grad_at[row] + first
+    if row_exps != NULL:
+        block_exps = row_exps + first
     if transforms(call):
         memcpy(packed, block_logits, n * sizeof(floating))
         transform(call, n, packed)
@@ -657,10 +664,10 @@ cdef void row_reduce_block(
     for chunk in range(n_chunks):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         values = block_logits + chunk * CHUNK if chunk < n_full else tail
-        exps = block_grad + chunk * CHUNK if grad_out != NULL and chunk < n_full else local
+        exps = block_exps + chunk * CHUNK if row_exps != NULL and chunk < n_full else local
         # The next block, or row, comes while this one is computed: a quarter off the loss of 2048 x 32000
         # at x86_64_v4. With a gradient the memory is busy anyhow. Prefetching beyond the end does no harm.
-        if grad_out == NULL:
+        if row_exps == NULL or call.streams:
             for k in range(CHUNK * <Py_ssize_t> sizeof(floating) // 64):
                 cyce_prefetch(<const char*> (next_logits + chunk * CHUNK) + 64 * k)
         if call.has_dense:
@@ -682,8 +689,8 @@ cdef void row_reduce_block(
             add_chunk(exps, whole_lanes(n_tail), total, lost)
         if chunk == max_chunk and max_at < size:
             exps[max_at] = at_max
-        if grad_out != NULL and chunk == n_full:
-            memcpy(block_grad + chunk * CHUNK, local, n_tail * sizeof(floating))
+        if row_exps != NULL and chunk == n_full:
+            memcpy(block_exps + chunk * CHUNK, local, n_tail * sizeof(floating))
 
     sum_of_lanes(total, lost, block_max)
     stats[BLOCK_MAX * stride] = block_max
@@ -727,16 +734,19 @@ cdef void row_restart_block(
 
 
 cdef void row_finish_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, floating* grad_out,
-    Py_ssize_t block, const double* stats, floating* packed,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, const floating* row_exps,
+    floating* row_grad, Py_ssize_t block, const double* stats, floating* packed,
 ) noexcept nogil:
     """Turn the exponentials of one block of a row into the gradient, 0 of an ignored row."""
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
-    cdef floating* block_grad = grad_out + tile.grad_at[row] + first
+    cdef Py_ssize_t pivot = tile.pivot[row] - first
+    cdef floating* block_grad = row_grad + first
     cdef floating factor = <floating> block_factor(tile, stats, call.tile_width, row)
     cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
     cdef floating dense[CHUNK]
+    cdef floating local[CHUNK]
+    cdef const floating* chunk_exps
     cdef floating* chunk_grad
     cdef Py_ssize_t chunk, k, size
     if not tile.counts[row]:
@@ -747,22 +757,26 @@ cdef void row_finish_block(
             call, logits + tile.logits_at[row] + first, n,
             <floating> stats[BLOCK_MAX * call.tile_width + row], block_grad, packed,
         )
-    if not call.has_dense:
-        for k in range(n):
-            block_grad[k] = block_grad[k] * without_headroom(factor) * factor
-    else:
-        for chunk in range((n + CHUNK - 1) // CHUNK):
-            size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
-            chunk_grad = block_grad + chunk * CHUNK
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+        chunk_exps = row_exps + first + chunk * CHUNK
+        chunk_grad = &local[0] if call.streams else block_grad + chunk * CHUNK
+        for k in range(size):
+            chunk_grad[k] = chunk_exps[k] * without_headroom(factor) * factor
+        if call.has_dense:
             fill_dense(
                 call, <const floating*> call.weight, tile.probabilities_at[row], first + chunk * CHUNK,
                 size, dense,
             )
             for k in range(size):
-                chunk_grad[k] = chunk_grad[k] * without_headroom(factor) * factor - dense[k] * dense_factor
-    if call.softcap > 0:
-        for k in range(n):
-            block_grad[k] *= packed[k]
+                chunk_grad[k] -= dense[k] * dense_factor
+        if call.softcap > 0:
+            for k in range(size):
+                chunk_grad[k] *= packed[chunk * CHUNK + k]
+        if call.output == GRADIENT and is_class(pivot - chunk * CHUNK, size):
+            chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
+        if call.streams:
+            cyce_stream(block_grad + chunk * CHUNK, chunk_grad, size * sizeof(floating))
 
 
 cdef inline floating log_softmax_of(floating logit, double row_max, double log_normalizer) noexcept nogil:
@@ -827,7 +841,8 @@ cdef void tile_pack(
 
 
 cdef void tile_unpack(
-    const Tile* tile, const floating* packed, Py_ssize_t class_stride, Py_ssize_t n, floating* target_out,
+    const Tile* tile, const floating* packed, Py_ssize_t class_stride, Py_ssize_t n, bint streams,
+    floating* target_out,
 ) noexcept nogil:
     """Copy n classes of every position from packed, (n, TILE), to the gradient."""
     cdef Py_ssize_t n_whole = tile.width // 4 * 4 if class_stride == 1 and n >= 4 else 0
@@ -837,7 +852,11 @@ cdef void tile_unpack(
     cdef Py_ssize_t c, k, part
     if tile.grad_contiguous:
         for c in range(n):
-            memcpy(target_out + c * class_stride + at[0], packed + c * TILE, tile.width * sizeof(floating))
+            row = target_out + c * class_stride + at[0]
+            if streams:
+                cyce_stream(row, packed + c * TILE, tile.width * sizeof(floating))
+            else:
+                memcpy(row, packed + c * TILE, tile.width * sizeof(floating))
         return
     for k in range(0, n_whole, 4):
         for part in range((n + 3) // 4):
@@ -1008,7 +1027,7 @@ cdef void tile_reduce_block(
         lost[k] *= <double> without_headroom(row_max[k]) * unit[k]
     if grad_out != NULL and call.n_blocks > 1:
         tile_unpack(
-            tile, packed, call.grad.class_stride, n, grad_out + first * call.grad.class_stride
+            tile, packed, call.grad.class_stride, n, False, grad_out + first * call.grad.class_stride
         )
 
 
@@ -1078,7 +1097,11 @@ cdef void tile_finish_block(
         if call.softcap > 0:
             for k in range(tile.lanes):
                 lane[k] *= slopes[c * TILE + k]
-    tile_unpack(tile, packed, call.grad.class_stride, n, block_grad)
+    if call.output == GRADIENT:
+        for k in range(tile.width):
+            if tile.counts[k] and is_class(tile.pivot[k] - first, n):
+                packed[(tile.pivot[k] - first) * TILE + k] = <floating> tile.pivot_gradient[k]
+    tile_unpack(tile, packed, call.grad.class_stride, n, call.streams, block_grad)
 
 
 cdef void tile_log_softmax_block(
@@ -1099,7 +1122,7 @@ cdef void tile_log_softmax_block(
         for k in range(tile.lanes):
             lane[k] = log_softmax_of(lane[k], tile.row_max[k], tile.log_normalizer[k])
     tile_unpack(
-        tile, packed, call.grad.class_stride, n, log_softmax_out + first * call.grad.class_stride
+        tile, packed, call.grad.class_stride, n, False, log_softmax_out + first * call.grad.class_stride
     )
 
 
@@ -1324,8 +1347,8 @@ cdef double finish_positions(
     return settled(total[0], lost[0])
 
 
-cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) noexcept nogil:
-    """Write the gradient at the target, or of class probabilities at the maximum.
+cdef void finish_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """Gradients at the targets, or of class probabilities at the maxima, in the type of `like`.
 
     There, total * softmax - mass may cancel; (total - mass) - total * (1 - softmax) does not.
     """
@@ -1337,37 +1360,47 @@ cdef void finish_pivots(const Call* call, const Tile* tile, floating* grad_out) 
         if tile.pivot_logit[k] == tile.row_max[k]:
             others[k] = tile.rest[k] * tile.inverse[k]
     for k in range(tile.width):
-        if tile.counts[k] and tile.pivot[k] < call.n_classes:
-            total = tile.total[k]
-            grad_out[tile.grad_at[k] + tile.pivot[k] * call.grad.class_stride] = <floating> (
-                tile.scale[k] * ((total - tile.pivot_mass[k]) - total * others[k])
-            )
-            if transforms(call):
-                grad_out[tile.grad_at[k] + tile.pivot[k] * call.grad.class_stride] *= <floating> (
-                    tile.pivot_slope[k]
-                )
+        total = tile.total[k]
+        tile.pivot_gradient[k] = <floating> (
+            tile.scale[k] * ((total - tile.pivot_mass[k]) - total * others[k])
+        )
+    if transforms(call):
+        for k in range(tile.width):
+            tile.pivot_gradient[k] = <floating> tile.pivot_gradient[k] * <floating> tile.pivot_slope[k]
 
 
 cdef inline void reduce_block(
-    const Call* call, Tile* tile, const floating* logits, floating* grad_out,
+    const Call* call, Tile* tile, const floating* logits, floating* exps_out,
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
-    """First half of the pass over one block."""
+    """First half of the pass over one block; exps_out: see `exponentials_at`."""
     cdef double* block_stats = stats + block * N_STATS * call.tile_width
     cdef Py_ssize_t row
     if not call.by_rows:
-        tile_reduce_block(call, tile, logits, grad_out, block, block_stats, packed)
+        tile_reduce_block(call, tile, logits, exps_out, block, block_stats, packed)
         return
     for row in range(tile.width):
         if tile.counts[row]:
-            row_reduce_block(call, tile, row, logits, grad_out, block, block_stats + row, packed)
+            row_reduce_block(
+                call, tile, row, logits, exponentials_at(call, tile, row, exps_out), block,
+                block_stats + row, packed,
+            )
         else:
             row_leave_out(call, block_stats + row)
 
 
+cdef inline floating* exponentials_at(
+    const Call* call, const Tile* tile, Py_ssize_t row, floating* exps
+) noexcept nogil:
+    """Where the exponentials of a row wait: in the gradient, in scratch memory if that streams, or nowhere."""
+    if exps == NULL:
+        return NULL
+    return exps + (row * call.n_classes if call.streams else tile.grad_at[row])
+
+
 cdef inline void finish_block(
-    const Call* call, const Tile* tile, const floating* logits, floating* grad_out, Py_ssize_t block,
-    const double* stats, floating* packed,
+    const Call* call, const Tile* tile, const floating* logits, floating* exps, floating* grad_out,
+    Py_ssize_t block, const double* stats, floating* packed,
 ) noexcept nogil:
     """Second half of the pass over one block."""
     cdef const double* block_stats = stats + block * N_STATS * call.tile_width
@@ -1377,7 +1410,10 @@ cdef inline void finish_block(
             if call.output == LOG_SOFTMAX:
                 row_log_softmax_block(call, tile, row, logits, grad_out, block)
             else:
-                row_finish_block(call, tile, row, logits, grad_out, block, block_stats, packed)
+                row_finish_block(
+                    call, tile, row, logits, exponentials_at(call, tile, row, exps),
+                    grad_out + tile.grad_at[row], block, block_stats, packed,
+                )
     elif call.output == LOG_SOFTMAX:
         tile_log_softmax_block(call, tile, logits, grad_out, block, packed)
     else:
@@ -1388,6 +1424,7 @@ cdef struct Scratch:
     # How the memory that a thread computes in is divided, in bytes; all are whole cache lines.
     size_t tile
     size_t stats
+    size_t exps
     size_t packed
 
 
@@ -1397,7 +1434,7 @@ cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
 
 
 cdef Scratch scratch_of(const Call* call, size_t itemsize) noexcept nogil:
-    """What a thread needs: a tile, what is kept of its blocks, a block, and the slopes of another."""
+    """What a thread needs: a tile, what is kept of its blocks, exponentials, a block, and slopes."""
     cdef Scratch scratch
     cdef size_t block = call.block_classes * call.tile_width
     if call.by_rows:
@@ -1406,6 +1443,9 @@ cdef Scratch scratch_of(const Call* call, size_t itemsize) noexcept nogil:
         block *= 2
     scratch.tile = whole_lines(sizeof(Tile))
     scratch.stats = whole_lines(<size_t> (call.n_blocks * N_STATS * call.tile_width) * sizeof(double))
+    scratch.exps = 0
+    if call.streams and call.by_rows:
+        scratch.exps = whole_lines(<size_t> (call.tile_width * call.n_classes) * itemsize)
     scratch.packed = whole_lines(block * itemsize)
     return scratch
 
@@ -1420,10 +1460,14 @@ cdef void run_tile(
     """
     cdef Tile* tile = <Tile*> scratch
     cdef double* stats = <double*> (scratch + sizes.tile)
-    cdef char* packed = scratch + sizes.tile + sizes.stats
+    cdef char* packed = scratch + sizes.tile + sizes.stats + sizes.exps
+    cdef floating* exps = grad_out
+    cdef floating* exps_out
     cdef Py_ssize_t block
+    if sizes.exps > 0:
+        exps = <floating*> (scratch + sizes.tile + sizes.stats)
     # log-softmax and slopes of a softcap come from the logits again, not from their exponentials.
-    cdef floating* exps_out = NULL if call.output == LOG_SOFTMAX or call.softcap > 0 else grad_out
+    exps_out = NULL if call.output == LOG_SOFTMAX or call.softcap > 0 else exps
     begin_tile(call, logits, number, tile)
     result.target_changed = tile.target_changed
     result.loss = 0
@@ -1445,25 +1489,40 @@ cdef void run_tile(
         finish_logsumexp(call, tile, logits)
     if grad_out == NULL:
         return
+    if call.output == GRADIENT:
+        finish_pivots[floating](call, tile, 0)
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             finish_block(
-                call, tile, logits, grad_out, block, stats,
+                call, tile, logits, exps, grad_out, block, stats,
                 <floating*> (packed + threadid() * sizes.packed),
             )
     else:
         for block in range(call.n_blocks):
-            finish_block(call, tile, logits, grad_out, block, stats, <floating*> packed)
-    if call.output == GRADIENT:
-        finish_pivots(call, tile, grad_out)
+            finish_block(call, tile, logits, exps, grad_out, block, stats, <floating*> packed)
+    if call.streams:
+        cyce_stream_end()
+
+
+cdef bint may_stream(const Call* call, size_t itemsize) noexcept nogil:
+    """Whether the gradient may go past the caches."""
+    if call.grad.start == NULL or call.grad.start == call.logits.start:
+        return False
+    if call.output == LOG_SOFTMAX or call.softcap > 0:
+        return False
+    if <size_t> (call.n_positions * call.n_classes) * itemsize < MIN_STREAM:
+        return False
+    if call.by_rows:
+        return <size_t> (call.tile_width * call.n_classes) * itemsize <= MAX_STREAM_TILE
+    return call.n_blocks == 1
 
 
 cdef int run(
-    const Call* call, const floating* logits, floating* grad_out, int num_threads, double* loss_out
+    Call* call, const floating* logits, floating* grad_out, int num_threads, double* loss_out
 ) except -1 nogil:
     """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
-    cdef Scratch sizes = scratch_of(call, sizeof(floating))
-    cdef size_t size = sizes.tile + sizes.stats + sizes.packed
+    cdef Scratch sizes
+    cdef size_t size
     cdef int n_threads = threads_for(call.n_positions * call.n_classes, MIN_SHARE, num_threads)
     cdef bint split = (
         n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
@@ -1472,14 +1531,19 @@ cdef int run(
     cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
     # Enough tiles at a time to make up for handing them out.
     cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, MIN_SHARE // (call.tile_width * call.n_classes))
-    cdef char* memory = <char*> malloc(
-        CACHE_LINE + (size + (n_threads - 1) * sizes.packed if split else n_workers * size)
-    )
-    cdef char* scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
+    cdef char* memory
+    cdef char* scratch
     cdef TileResult* results = <TileResult*> malloc(call.n_tiles * sizeof(TileResult))
     cdef Py_ssize_t number
     cdef double lost = 0
     cdef bint target_changed = False
+    call.streams = may_stream(call, sizeof(floating)) and not split
+    sizes = scratch_of(call, sizeof(floating))
+    size = sizes.tile + sizes.stats + sizes.exps + sizes.packed
+    memory = <char*> malloc(
+        CACHE_LINE + (size + (n_threads - 1) * sizes.packed if split else n_workers * size)
+    )
+    scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
     if memory == NULL or results == NULL:
         free(memory)
         free(results)
