@@ -22,7 +22,7 @@ TARGETS = {
 
 DATA = {
     "normal": "N(0, 1)",
-    "peaked": "N(0, 1), 20 more at the target",
+    "peaked": "N(0, 1), 5 more at the target",
     "sorted": "N(0, 1), ascending along the classes",
     "masked": "N(0, 1), 30 % of the classes but not the target at -inf",
 }
@@ -136,7 +136,7 @@ def make_inputs(shape: Shape, dtype: str, target: str, data: str) -> Inputs:
         logits.sort(axis=1)
     elif data == "peaked":
         at_target = np.expand_dims(classes, 1)
-        np.put_along_axis(logits, at_target, np.take_along_axis(logits, at_target, 1) + 20, 1)
+        np.put_along_axis(logits, at_target, np.take_along_axis(logits, at_target, 1) + 5, 1)
     elif data == "masked":
         at_target = np.expand_dims(classes, 1)
         kept = np.take_along_axis(logits, at_target, 1)

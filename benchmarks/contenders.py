@@ -171,9 +171,9 @@ class ScikitLearn:
         self._class = HalfMultinomialLoss
 
     def _arguments(self, inputs):
-        if inputs.logits.ndim > 2 or not inputs.by_index or inputs.label_smoothing:
-            raise Unsupported("(samples, classes) and class indices only, no smoothing")
         n_classes = inputs.logits.shape[1]
+        if inputs.logits.ndim > 2 or n_classes == 1 or not inputs.by_index or inputs.label_smoothing:
+            raise Unsupported("(samples, several classes) and class indices only, no smoothing")
         counts = inputs.target != IGNORE_INDEX
         classes = np.where(counts, inputs.target, 0)
         mass = counts.astype(np.float64) if inputs.weight is None else counts * inputs.weight[classes]

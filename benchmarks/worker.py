@@ -89,6 +89,7 @@ def main(connection, name, n_threads):
         except Unsupported as error:
             connection.send(("unsupported", str(error)))
         except AssertionError as error:
-            connection.send(("wrong", str(error)))
-        except Exception:
-            connection.send(("failed", traceback.format_exc(limit=-3)))
+            connection.send(("wrong", " ".join(str(error).split())))
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            connection.send(("failed", f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"))

@@ -178,6 +178,7 @@ cdef struct Tile:
     Py_ssize_t lanes                # width, rounded up to whole vectors
     bint contiguous                 # the positions are neighbours in memory
     bint grad_contiguous
+    bint probabilities_contiguous
     Py_ssize_t next_at              # where the next tile's logits may be, class by class
     Py_ssize_t next_stride
     Py_ssize_t n_ignored
@@ -345,7 +346,9 @@ cdef void begin_tile(
     if call.grad.start != NULL:
         tile.grad_contiguous = offsets_of(&call.grad.positions, tile.first, tile.width, tile.grad_at)
     if call.probabilities.start != NULL:
-        offsets_of(&call.probabilities.positions, tile.first, tile.width, tile.probabilities_at)
+        tile.probabilities_contiguous = offsets_of(
+            &call.probabilities.positions, tile.first, tile.width, tile.probabilities_at
+        )
     else:
         for k in range(tile.width):
             tile.probabilities_at[k] = 0
@@ -877,15 +880,32 @@ cdef void tile_fill_dense(
 ) noexcept nogil:
     """Dense mass of class c of every position of a tile, before dense_scale; 0 of ignored positions."""
     cdef const floating* weight = <const floating*> call.weight
-    cdef floating same
+    cdef Py_ssize_t at = c * call.probabilities.class_stride
+    cdef const float* single = <const float*> call.probabilities.start
+    cdef const double* wide = <const double*> call.probabilities.start
+    cdef floating keep = <floating> (1.0 - call.smoothing)
+    cdef floating spread = <floating> (call.smoothing / call.n_classes)
+    cdef floating factor = weight[c] if weight != NULL else <floating> 1.0
+    cdef bint is_single = call.probabilities_format == c"f"
     cdef Py_ssize_t k
     if call.probabilities.start == NULL:
-        fill_dense(call, weight, 0, c, 1, &same)
-        for k in range(tile.lanes):
-            dense_out[k] = same if tile.counts[k] else <floating> 0.0
-        return
-    for k in range(tile.width):
-        fill_dense(call, weight, tile.probabilities_at[k], c, 1, dense_out + k)
+        for k in range(tile.width):
+            dense_out[k] = factor
+    else:
+        if tile.probabilities_contiguous and is_single:
+            for k in range(tile.width):
+                dense_out[k] = <floating> single[tile.probabilities_at[0] + at + k]
+        elif tile.probabilities_contiguous:
+            for k in range(tile.width):
+                dense_out[k] = <floating> wide[tile.probabilities_at[0] + at + k]
+        elif is_single:
+            for k in range(tile.width):
+                dense_out[k] = <floating> single[tile.probabilities_at[k] + at]
+        else:
+            for k in range(tile.width):
+                dense_out[k] = <floating> wide[tile.probabilities_at[k] + at]
+        for k in range(tile.width):
+            dense_out[k] = multiply_add(dense_out[k], keep, spread) * factor
     if tile.n_ignored:
         for k in range(tile.width):
             dense_out[k] = dense_out[k] if tile.counts[k] else <floating> 0.0
