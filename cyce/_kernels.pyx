@@ -7,9 +7,10 @@ is scalar, branch-free and laid out over a fixed number of lanes, so that the C 
 into vectors of whatever width the level has, and every width adds in the same order.
 
 * Logits are a set of positions with `n_classes` logits each; both may have any strides. Where the
-  classes of a position are contiguous and not few, a tile is one position and vectors run along its
-  classes (`row_*`). Everywhere else (images, sequences, few classes) a tile is up to TILE positions,
-  packed to [class][position], and vectors run across positions (`tile_*`).
+  classes of a position are contiguous and not few, a tile is one or a few positions and vectors run
+  along the classes of each (`row_*`). Everywhere else (images, sequences, few classes) a tile is up to
+  TILE positions, packed to [class][position], and vectors run across positions (`tile_*`). What is
+  computed once per position runs across the positions of a tile in both.
 * The classes of a tile are cut into blocks of fixed size. A block is reduced by itself to its
   maximum and the sum of its other exponentials, blocks are merged in order. So neither the number of
   threads nor the way the work is dealt out to them changes a bit.
@@ -28,7 +29,8 @@ into vectors of whatever width the level has, and every width adds in the same o
 * Softmax is the gradient of a mass of 1 before its target is subtracted; log-softmax and log-sum-exp
   follow from the same reduction (`Output`).
 * The gradient buffer holds the exponentials between the two halves of the fused pass; it may be the
-  logits' own memory, because a block is read before it is written.
+  logits' own memory, because a block is read before it is written. A gradient much larger than the
+  caches goes past them instead (`Call.streams`), and the exponentials wait in scratch memory.
 """
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
 from cython cimport floating
@@ -459,7 +461,7 @@ cdef inline void add_dense(
 
 
 # The loops over one chunk are functions, called apart for whole chunks, so that the compiler knows how
-# long these are, and for the last one: a tenth off the loss of 1024 x 1000.
+# long these are, and for the last one: a twentieth off the loss.
 
 
 cdef inline floating max_of(const floating* values, Py_ssize_t n) noexcept nogil:
@@ -669,7 +671,8 @@ cdef void row_reduce_block(
         values = block_logits + chunk * CHUNK if chunk < n_full else tail
         exps = block_exps + chunk * CHUNK if row_exps != NULL and chunk < n_full else local
         # The next block, or row, comes while this one is computed: a quarter off the loss of 2048 x 32000
-        # at x86_64_v4. With a gradient the memory is busy anyhow. Prefetching beyond the end does no harm.
+        # at x86_64_v4, and a fifth off a gradient that streams. With one that does not, the memory is busy
+        # anyhow. Prefetching beyond the end does no harm.
         if row_exps == NULL or call.streams:
             for k in range(CHUNK * <Py_ssize_t> sizeof(floating) // 64):
                 cyce_prefetch(<const char*> (next_logits + chunk * CHUNK) + 64 * k)
@@ -1231,10 +1234,13 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
 
 cdef void normalize_positions(Tile* tile) noexcept nogil:
     """Normalizers of a tile, from its rests."""
+    cdef double rest
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         # An infinite maximum has no softmax: NaN, as torch.
-        tile.rest[k] = tile.rest[k] if tile.row_max[k] - tile.row_max[k] == 0 else NAN
+        rest = tile.rest[k] if tile.row_max[k] - tile.row_max[k] == 0 else NAN
+        tile.rest[k] = settled(rest, tile.rest_lost[k])
+        tile.rest_lost[k] += rest - tile.rest[k]
         tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
         tile.log_normalizer[k] = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
 
@@ -1389,6 +1395,15 @@ cdef void finish_pivots(const Call* call, Tile* tile, floating like) noexcept no
             tile.pivot_gradient[k] = <floating> tile.pivot_gradient[k] * <floating> tile.pivot_slope[k]
 
 
+cdef inline floating* exponentials_at(
+    const Call* call, const Tile* tile, Py_ssize_t row, floating* exps
+) noexcept nogil:
+    """Where the exponentials of a row wait: in the gradient or, if that streams, in scratch memory."""
+    if exps == NULL:
+        return NULL
+    return exps + (row * call.n_classes if call.streams else tile.grad_at[row])
+
+
 cdef inline void reduce_block(
     const Call* call, Tile* tile, const floating* logits, floating* exps_out,
     Py_ssize_t block, double* stats, floating* packed,
@@ -1407,15 +1422,6 @@ cdef inline void reduce_block(
             )
         else:
             row_leave_out(call, block_stats + row)
-
-
-cdef inline floating* exponentials_at(
-    const Call* call, const Tile* tile, Py_ssize_t row, floating* exps
-) noexcept nogil:
-    """Where the exponentials of a row wait: in the gradient, in scratch memory if that streams, or nowhere."""
-    if exps == NULL:
-        return NULL
-    return exps + (row * call.n_classes if call.streams else tile.grad_at[row])
 
 
 cdef inline void finish_block(
