@@ -3,11 +3,15 @@
 float32: at most 2 ulp where the loss is at least 0.1; a relative error of at most 8e-6 for smaller
 losses down to 1e-36 and for the gradient at the target; of at most 4e-6 for every other gradient
 entry above 1e-12. float64: the same in its own ulp, 8e-6 and 4e-6 being 67 and 34 eps of float32.
+Over the grid of `accuracy_table`, the tighter bounds that docs/accuracy.md shows.
 """
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import accuracy_table
 import oracle
 
 ULP_OF_LOSS = 2.0
@@ -43,8 +47,8 @@ def check(loss_and_gradient, logits, target):
         assert float(relative(gradients[others], exact_gradients[others]).max()) <= EPS_OF_GRADIENT * eps
 
 
-WIDTHS = [(2, 20_000), (3, 10_000), (10, 5000), (31, 1000), (32, 1000), (33, 1000), (100, 500), (257, 200)]
-WIDTHS += [(1000, 50), (4097, 20), (21841, 6), (50257, 3), (262144, 1)]
+WIDTHS = [(2, 20_000), (3, 10_000), (10, 5000), (31, 1000), (32, 1000), (33, 1000), (100, 500), (127, 300)]
+WIDTHS += [(128, 300), (129, 300), (257, 200), (1000, 50), (4097, 20), (21841, 6), (50257, 3), (262144, 1)]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, -1e4])
@@ -93,3 +97,24 @@ def test_equal_large_logits_give_the_logarithm_of_two(level, dtype, loss_and_gra
     loss, gradient = loss_and_gradient(np.full((1, 2), 1e8, dtype), [0])
     assert loss == dtype.type(np.log(2))
     np.testing.assert_array_equal(gradient, [[-0.5, 0.5]])
+
+
+def test_no_error_on_the_grid_is_beyond_its_bound(level, dtype):
+    column = {4: 0, 8: 1}[dtype.itemsize]
+    largest = accuracy_table.errors(accuracy_table.Cyce(), dtype)
+    beyond = {
+        name: error for name, error in largest.items() if not error <= accuracy_table.BOUNDS[name][column]
+    }
+    assert not beyond
+    # A quantity that was never looked at has no error.
+    assert all(largest.values())
+
+
+def test_the_page_shows_the_bounds():
+    page = Path(__file__).parent.parent.joinpath("docs", "accuracy.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
+    shown = {row[0]: (int(row[1]), int(row[4])) for row in rows[2:]}
+    assert shown == accuracy_table.BOUNDS
+    for row in rows[2:]:
+        assert float(row[2]) <= int(row[1])
+        assert float(row[5]) <= int(row[4])

@@ -1,0 +1,179 @@
+"""The largest error of each function over one grid, in ulp of the exact result: a table beside torch's.
+
+Run as a program, it prints the table of docs/accuracy.md. The grid: 2 to 262,144 classes, logits of
+scales 0.1 to 50 and at offsets of 0 and 1e4, and confident rows with margins of 1 to 80.
+"""
+
+import numpy as np
+
+import oracle
+from oracle import LONG
+
+BOUNDS = {
+    # quantity: largest error in ulp, float32 and float64
+    "cross_entropy, loss of 0.1 or more": (2, 2),
+    "cross_entropy, loss from 1e-36 to 0.1": (2, 2),
+    "cross_entropy, gradient at the target": (2, 4),
+    "cross_entropy, other gradients above 1e-12": (3, 5),
+    "softmax, above 1e-12": (3, 5),
+    "log_softmax": (2, 2),
+    "logsumexp, no smaller than the maximum": (2, 3),
+    "binary_cross_entropy_with_logits, loss": (1, 2),
+    "binary_cross_entropy_with_logits, gradient": (1, 3),
+    "binary_cross_entropy, loss": (1, 2),
+    "kl_div, where nothing cancels": (1, 4),
+}
+"""What cyce promises of each quantity at every level; `test_accuracy` holds it to that."""
+
+CLASSES = ((2, 5000), (3, 3000), (10, 2000), (31, 500), (100, 300), (1000, 40), (32_000, 3), (262_144, 1))
+SCALES = (0.1, 1.0, 10.0, 50.0)
+OFFSETS = (0.0, 1e4)
+MARGINS = (1.0, 2.2, 5.0, 10.0, 20.0, 40.0, 80.0)
+
+
+def grid(dtype):
+    """Yield logits (N, C) and targets (N,)."""
+    rng = np.random.default_rng(0)
+    for n_classes, n_rows in CLASSES:
+        for scale in SCALES:
+            for offset in OFFSETS:
+                logits = rng.standard_normal((n_rows, n_classes)) * scale + offset
+                yield logits.astype(dtype), rng.integers(n_classes, size=n_rows)
+        for margin in MARGINS:
+            logits = rng.standard_normal((n_rows, n_classes)).astype(dtype)
+            target = logits.argmax(axis=1)
+            logits[np.arange(n_rows), target] += dtype.type(margin)
+            yield logits, target
+
+
+def ulps(values, exact, where=True):
+    """Return the largest error in spacings of the exact result, where that is not subnormal."""
+    values = np.asarray(values)
+    tiny = {4: 1e-36, 8: 1e-300}[values.dtype.itemsize]
+    where = np.broadcast_to(where & (np.abs(exact) > tiny), exact.shape)
+    if not where.any():
+        return 0.0
+    exact = exact[where]
+    spacing = np.spacing(np.abs(exact).astype(values.dtype)).astype(LONG)
+    return float(np.max(np.abs(values[where] - exact) / spacing))
+
+
+class Cyce:
+    """cyce, at the level that is in use."""
+
+    def __init__(self):
+        import cyce
+
+        self._cyce = cyce
+        self._F = cyce.functional
+
+    def loss_and_gradient(self, name, *arguments):
+        """Return the losses and the gradient of their sum."""
+        return self._cyce.value_and_grad(getattr(self._F, name))(*arguments, reduction="none")
+
+    def call(self, name, *arguments):
+        """Return what a function of the last axis returns."""
+        return getattr(self._F, name)(*arguments)
+
+
+class Torch:
+    """torch, eager, on the CPU."""
+
+    def __init__(self):
+        import torch
+
+        self._torch = torch
+
+    def loss_and_gradient(self, name, input, *arguments):
+        """Return the losses and the gradient of their sum."""
+        variable = self._torch.tensor(input, requires_grad=True)
+        arguments = map(self._torch.tensor, arguments)
+        losses = getattr(self._torch.nn.functional, name)(variable, *arguments, reduction="none")
+        losses.sum().backward()
+        return losses.detach().numpy(), variable.grad.numpy()
+
+    def call(self, name, input, dim):
+        """Return what a function of the last axis returns."""
+        functions = self._torch if name == "logsumexp" else self._torch.nn.functional
+        return getattr(functions, name)(self._torch.tensor(input), dim).numpy()
+
+
+def errors(library, dtype):
+    """Return the largest error of each quantity of BOUNDS, in ulp."""
+    largest = dict.fromkeys(BOUNDS, 0.0)
+
+    def note(quantity, *arguments):
+        largest[quantity] = max(largest[quantity], ulps(*arguments))
+
+    for logits, target in grid(dtype):
+        exact = oracle.per_position(logits, target)
+        losses, gradients = library.loss_and_gradient("cross_entropy", logits, target)
+        note("cross_entropy, loss of 0.1 or more", losses, exact.losses, exact.losses >= 0.1)
+        note("cross_entropy, loss from 1e-36 to 0.1", losses, exact.losses, exact.losses < 0.1)
+        at_target = np.arange(logits.shape[1]) == target[:, None]
+        note("cross_entropy, gradient at the target", gradients, exact.gradients, at_target)
+
+        x = logits.astype(LONG)
+        at_max = x.argmax(axis=1)[:, None]
+        row_max = np.take_along_axis(x, at_max, 1)
+        terms = np.exp(x - row_max)
+        np.put_along_axis(terms, at_max, 0, 1)
+        rest = terms.sum(axis=1, keepdims=True)
+        log_softmax = (x - row_max) - np.log1p(rest)
+        softmax = np.exp(log_softmax)
+        lse = (row_max + np.log1p(rest))[:, 0]
+        others = ~at_target & (softmax > 1e-12)
+        note("cross_entropy, other gradients above 1e-12", gradients, softmax, others)
+        note("softmax, above 1e-12", library.call("softmax", logits, 1), softmax, softmax > 1e-12)
+        note("log_softmax", library.call("log_softmax", logits, 1), log_softmax)
+        # Below, the maximum and the logarithm of the sum cancel.
+        beyond = np.abs(lse) >= np.abs(row_max[:, 0])
+        note("logsumexp, no smaller than the maximum", library.call("logsumexp", logits, 1), lse, beyond)
+
+    rng = np.random.default_rng(1)
+    magnitudes = np.concatenate([rng.uniform(0, 80, 100_000), np.exp(rng.uniform(-60, 4, 100_000))])
+    logits = (magnitudes * rng.choice([-1, 1], magnitudes.size)).astype(dtype)
+    labels = rng.integers(2, size=logits.size).astype(dtype)
+    losses, gradients = library.loss_and_gradient("binary_cross_entropy_with_logits", logits, labels)
+    # of the answer that is asked for: log(1 + exp(-z)) and -1 / (1 + exp(z))
+    z = np.where(labels == 1, 1, -1) * logits.astype(LONG)
+    note("binary_cross_entropy_with_logits, loss", losses, np.maximum(-z, 0) + np.log1p(np.exp(-np.abs(z))))
+    slopes = -np.where(z > 0, np.exp(-np.abs(z)), 1) / (1 + np.exp(-np.abs(z)))
+    note("binary_cross_entropy_with_logits, gradient", gradients, np.where(labels == 1, 1, -1) * slopes)
+
+    probabilities = np.concatenate([rng.uniform(0, 1, 100_000), np.exp(rng.uniform(-40, 0, 100_000))])
+    probabilities = np.clip(probabilities.astype(dtype), dtype.type(1e-37), 1 - np.finfo(dtype).epsneg)
+    losses, _ = library.loss_and_gradient("binary_cross_entropy", probabilities, labels)
+    p = probabilities.astype(LONG)
+    note("binary_cross_entropy, loss", losses, -np.where(labels == 1, np.log(p), np.log1p(-p)))
+
+    target = rng.uniform(0, 1, logits.size).astype(dtype)
+    losses, _ = library.loss_and_gradient("kl_div", logits, target)
+    t = target.astype(LONG)
+    divergence = t * (np.log(t) - logits.astype(LONG))
+    well_posed = np.abs(divergence) > t * np.maximum(np.abs(np.log(t)), np.abs(logits)) / 2
+    note("kl_div, where nothing cancels", losses, divergence, well_posed)
+    return largest
+
+
+def digits(value):
+    """Return an error in few characters."""
+    return f"{value:.2f}" if value < 100 else f"{value:.1e}".replace("e+0", "e")
+
+
+def table():
+    """Return the lines of the table in Markdown."""
+    lines = ["| | bound | cyce | torch | bound | cyce | torch |", "|---|---|---|---|---|---|---|"]
+    columns = [
+        errors(library, np.dtype(name)) for name in ("float32", "float64") for library in (Cyce(), Torch())
+    ]
+    for quantity, (single, double) in BOUNDS.items():
+        cells = [digits(column[quantity]) for column in columns]
+        lines.append(
+            f"| {quantity} | {single} | {cells[0]} | {cells[1]} | {double} | {cells[2]} | {cells[3]} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))
