@@ -24,6 +24,8 @@ WIDTHS = [
     64,
     65,
     127,
+    128,
+    129,
     255,
     256,
     257,
@@ -99,7 +101,9 @@ def test_loss_and_gradient(level, dtype, rng, loss_and_gradient, shape, options)
 
 
 @pytest.mark.parametrize("options", ["plain", "weight, smoothing", "probabilities"])
-@pytest.mark.parametrize("shape", [(300, 10), (40, 1000), (4, 5000), (2, 21, 40, 33), (5, 130, 60)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(300, 10), (50, 100), (40, 1000), (4, 5000), (2, 21, 40, 33), (5, 130, 60)], ids=str
+)
 def test_the_loss_alone_has_the_same_bits(level, dtype, rng, loss_and_gradient, shape, options):
     logits, target, options = make_case(rng, shape, dtype, **OPTIONS[options])
     for reduction in ("none", "sum", "mean"):
@@ -268,3 +272,72 @@ def test_probabilities_of_another_shape_are_not_read(level):
                 np.zeros((8, 2), np.float32), 1, None, np.zeros(shape, np.float32), None, -100, 0.0, False,
                 None, None, None, 1.0, 1,
             )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ["plain", "ignored, weight, smoothing", "probabilities"])
+@pytest.mark.parametrize("n_classes", [3, 10, 127, 128, 200, 1000, 5000])
+def test_a_position_has_the_same_bits_in_any_company(
+    level, dtype, rng, loss_and_gradient, n_classes, options
+):
+    # Positions are taken several at a time, in vectors and without.
+    logits, target, options = make_case(rng, (41, n_classes), dtype, **OPTIONS[options])
+    losses, gradients = loss_and_gradient(logits, target, reduction="none", **options)
+    for row in (0, 7, 8, 15, 16, 31, 32, 40):
+        alone = slice(row, row + 1)
+        loss, gradient = loss_and_gradient(logits[alone], target[alone], reduction="none", **options)
+        assert loss.tobytes() == losses[alone].tobytes()
+        assert gradient.tobytes() == gradients[alone].tobytes()
+
+
+STREAMED = {
+    "rows": ((540, 32_000), np.float32),
+    "short rows": ((16_900, 1000), np.float32),
+    "doubles": ((270, 32_000), np.float64),
+    "image": ((13, 21, 251, 251), np.float32),
+}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("shape", "dtype"), STREAMED.values(), ids=STREAMED)
+def test_large_gradients_are_the_same_bytes_as_in_place(
+    level, rng, loss_and_gradient, shape, dtype, smoothing
+):
+    # From 64 MiB on they go past the caches, in place they do not. Neither begins at a cache line.
+    size = int(np.prod(shape))
+    logits = np.resize(rng.standard_normal(1_000_003).astype(dtype), size + 1)[1:].reshape(shape)
+    target = rng.integers(shape[1], size=shape[:1] + shape[2:])
+    target.flat[::10] = -100
+    memory = np.full(size + 32, 7, dtype)
+    out = memory[3 : size + 3].reshape(shape)
+    loss, _ = loss_and_gradient(logits, target, label_smoothing=smoothing, out=out)
+    assert (memory[:3] == 7).all()
+    assert (memory[size + 3 :] == 7).all()
+    in_place, _ = loss_and_gradient(logits, target, label_smoothing=smoothing, out=logits)
+    assert loss == in_place
+    assert np.array_equal(out.view(np.uint32), logits.view(np.uint32))
+    assert not np.moveaxis(out, 1, -1)[target == -100].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("n_classes", [3, 40, 300])
+def test_a_weight_that_no_target_asks_for_does_no_harm(level, dtype, rng, loss_and_gradient, n_classes, bad):
+    logits = rng.standard_normal((50, n_classes)).astype(dtype)
+    target = rng.integers(1, n_classes, size=50)
+    target[::3] = -100
+    weight = np.ones(n_classes, dtype)
+    expected = loss_and_gradient(logits, target, weight)
+    weight[0] = bad
+    loss, gradient = loss_and_gradient(logits, target, weight)
+    assert loss == expected[0]
+    np.testing.assert_array_equal(gradient, expected[1])
+    assert not gradient[::3].any()
+
+
+@pytest.mark.parametrize("integer", ["b", "h", "i", "q", "B", "H", "I", "Q"])
+@pytest.mark.parametrize("position", [0, 127, 128, 255, 256, 8191, 8192, 19_999])
+def test_every_block_of_targets_is_checked(level, integer, position):
+    target = np.zeros(20_000, integer)
+    target[5] = target[position - 1] = 3
+    target[position] = 9
+    with pytest.raises(IndexError, match=rf"Target 9 is out of bounds\. target\[{position}\]"):
+        cross_entropy(np.zeros((20_000, 4), np.float32), target, ignore_index=3)
