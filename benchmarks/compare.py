@@ -9,6 +9,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
@@ -180,7 +181,8 @@ class Bench:
         for number in range(self._n_rounds):
             # Nobody is always the first.
             names = list(rounds)
-            for name in names[number % len(names) :] + names[: number % len(names)]:
+            first = number % max(1, len(names))
+            for name in names[first:] + names[:first]:
                 seconds = self._ask(name, troubles, "round", self._seconds)
                 if seconds is None:
                     del rounds[name]
@@ -293,8 +295,8 @@ def main(arguments=None):
         left_out=bench.left_out,
         machine=report.describe_machine(),
         versions=bench.versions,
-        command=" ".join(
-            ["python -m benchmarks.compare", *(sys.argv[1:] if arguments is None else arguments)]
+        command=shlex.join(
+            ["python", "-m", "benchmarks.compare", *(sys.argv[1:] if arguments is None else arguments)]
         ),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         n_rounds=settings.rounds,
@@ -303,8 +305,8 @@ def main(arguments=None):
     print(report.text(outcome))
     if settings.json is not None:
         settings.json.write_text(json.dumps(report.as_json(outcome), indent=1) + "\n")
-    if settings.png is not None:
-        report.draw(outcome, settings.png)
+    if settings.png is not None and not report.draw(outcome, settings.png):
+        note("no picture: neither the limit nor cyce was timed")
     return status or int(any(name.startswith("cyce") for name in report.failed(outcome)) or not bench.results)
 
 

@@ -199,28 +199,29 @@ def table(results):
 
 
 def draw(outcome, path):
-    """Draw the first kind of case: time over that of the limit, a panel for each mode."""
+    """Draw the first kind of case, a panel for each mode; return whether there was anything to draw.
+
+    Times are over the limit's or, without that, cyce's.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    first = outcome.results[0].case.describe()
+    first = outcome.results[0].case.describe() if outcome.results else ""
     results = [result for result in outcome.results if result.case.describe() == first]
-    results = [result for result in results if result.seconds("limit")]
+    base = "limit" if any(result.seconds("limit") for result in results) else "cyce"
+    results = [result for result in results if result.seconds(base)]
     modes = list(dict.fromkeys(result.case.mode for result in results))
     shapes = list(dict.fromkeys(result.case.shape.name for result in results))
-    names = [
-        name
-        for name in dict.fromkeys(name for result in results for name in result.rounds)
-        if name != "limit"
-    ]
-    figure = Figure(figsize=(4.6 * max(1, len(modes)), 1.6 + 0.42 * len(shapes)), layout="constrained")
+    names = list(dict.fromkeys(name for result in results for name in result.rounds if name != "limit"))
+    if not results:
+        return False
+    figure = Figure(figsize=(4.6 * len(modes), 1.6 + 0.42 * len(shapes)), layout="constrained")
     colors = dict(zip(names, mpl.color_sequences["tab10"] * len(names), strict=False))
-    for axes, mode in zip(
-        figure.subplots(1, max(1, len(modes)), sharey=True, squeeze=False)[0], modes, strict=True
-    ):
+    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    for axes, mode in zip(panels, modes, strict=True):
         for name in names:
             points = [
-                (result.ratio(name, "limit"), shapes.index(result.case.shape.name))
+                (result.ratio(name, base), shapes.index(result.case.shape.name))
                 for result in results
                 if result.case.mode == mode and result.seconds(name)
             ]
@@ -237,9 +238,9 @@ def draw(outcome, path):
         axes.grid(axis="both", color="0.9")
         axes.set_axisbelow(True)
     figure.axes[0].invert_yaxis()
-    figure.supxlabel(
-        "time, as a multiple of reading (loss) or copying (gradient) the logits", fontsize="medium"
-    )
+    label = {"limit": "reading (loss) or copying (gradient) the logits", "cyce": "cyce's"}[base]
+    figure.supxlabel(f"time, as a multiple of {label}", fontsize="medium")
     figure.suptitle(f"{first}; {outcome.machine.get('model name', '')}", fontsize="medium")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=110)
+    return True

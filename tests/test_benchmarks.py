@@ -1,0 +1,108 @@
+"""The comparison with peers: what it reports is what it measured, of answers that were right."""
+
+import json
+
+import numpy as np
+import pytest
+
+import oracle
+from benchmarks import cases, compare, report
+from benchmarks.contenders import Cyce, Expected, NumPy, Torch
+
+SMALL = cases.Shape("small", (6, 5))
+IMAGE = cases.Shape("image", (4, 3, 2, 5))
+
+
+# A smoothed loss of masked classes is infinite.
+KINDS = [(t, d) for t in cases.TARGETS for d in cases.DATA if (t, d) != ("smoothed", "masked")]
+
+
+@pytest.mark.parametrize(("target", "data"), KINDS)
+@pytest.mark.parametrize("shape", [SMALL, IMAGE], ids=lambda shape: shape.name)
+def test_contenders_are_right_and_so_is_what_they_are_checked_against(shape, target, data):
+    inputs = cases.make_inputs(shape, "float64", target, data)
+    expected = Expected(inputs)
+    if data != "masked":
+        loss, gradient = oracle.cross_entropy(inputs.logits, inputs.target, **inputs.options)
+        np.testing.assert_allclose(expected.loss, float(loss), rtol=1e-12)
+        for entry, rows in expected.gradients.items():
+            np.testing.assert_allclose(rows, gradient[entry].astype(float), rtol=1e-9, atol=1e-15)
+    for contender in (Cyce(1), Torch(1), NumPy(1)):
+        for mode in ("loss", "fresh", "reused", "in place"):
+            copied = inputs._replace(logits=inputs.logits.copy())
+            expected.check(getattr(contender, mode.replace(" ", "_"))(copied)(), mode, "float64")
+
+
+@pytest.mark.parametrize("mode", ["loss", "fresh"])
+def test_a_wrong_answer_is_refused(mode):
+    inputs = cases.make_inputs(SMALL, "float32", "indices", "normal")
+    expected = Expected(inputs)
+    outcome = getattr(NumPy(1), mode)(inputs)()
+    expected.check(outcome, mode, "float32")
+    if mode == "loss":
+        wrong = outcome * 1.001
+    else:
+        outcome[1][-1, 0] += 0.001
+        wrong = outcome
+    with pytest.raises(AssertionError, match=r"loss|gradient of batch entry 5"):
+        expected.check(wrong, mode, "float32")
+
+
+def test_every_selection_has_cases_and_none_twice():
+    for select in cases.SELECTIONS.values():
+        assert len(set(select())) == len(select()) > 0
+    everything = cases.full()
+    for field, values in (("mode", cases.MODES), ("target", cases.TARGETS), ("data", cases.DATA)):
+        assert {getattr(case, field) for case in everything} == set(values)
+    assert {case.shape for case in everything} == {*cases.SHAPES.values(), *cases.WIDTHS.values()}
+
+
+def test_a_run_reports_times_ratios_and_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    json_path, png_path = tmp_path / "out.json", tmp_path / "out.png"
+    arguments = ["--shapes", "64 x 10", "--modes", "loss", "in place", "--rounds", "2", "--seconds", "0.01"]
+    arguments += ["--contenders", "cyce", "cyce:baseline", "NumPy", "limit"]
+    arguments += ["--json", str(json_path), "--png", str(png_path)]
+    assert compare.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "Missing: limit (" in text
+    assert "no-such-compiler" in text
+    outcome = json.loads(json_path.read_text())
+    assert outcome["machine"]["cpus"] >= 1
+    assert {"cyce", "numpy"} <= set(outcome["versions"])
+    assert [result["mode"] for result in outcome["results"]] == ["loss", "in place"]
+    for result in outcome["results"]:
+        assert set(result["contenders"]) == {"cyce", "cyce:baseline", "NumPy"}
+        assert result["fastest_peer"] == "NumPy"
+        assert not result["troubles"]
+        own, peer = (result["contenders"][name] for name in ("cyce", "NumPy"))
+        assert len(own["rounds_ms"]) == 2
+        assert min(own["rounds_ms"]) > 0
+        assert own["median_ms"] == pytest.approx(np.median(own["rounds_ms"]))
+        assert peer["times_cyce"] == pytest.approx(peer["median_ms"] / own["median_ms"])
+        assert f"NumPy, {peer['times_cyce']:.2g}x" in text
+    assert png_path.stat().st_size > 1000
+
+
+def test_a_contender_that_fails_is_named_and_fails_the_run_if_it_is_cyce(capsys):
+    result = report.Result(
+        cases.Case(SMALL, "loss"), {"NumPy": [1e-3]}, {"cyce": "wrong: loss", "JAX": "failed: x"}
+    )
+    outcome = report.Outcome([result], {}, [], report.describe_machine(), {}, "command", "date", 1, 0.0)
+    assert report.failed(outcome) == {"cyce", "JAX"}
+    assert "cyce: small, loss" in report.text(outcome)
+    assert (
+        compare.main(["--shapes", "64 x 10", "--modes", "loss", "--contenders", "cyce:none", "--rounds", "1"])
+        == 1
+    )
+    assert "Missing: cyce:none (ImportError: CYCE_LEVEL: no level 'none'" in capsys.readouterr().out
+
+
+def test_an_unknown_contender_or_an_empty_selection_is_refused(capsys):
+    for arguments, message in (
+        (["--contenders", "mlx"], "no 'mlx'"),
+        (["--quick", "--dtypes", "float64"], "no case of the quick selection"),
+    ):
+        with pytest.raises(SystemExit):
+            compare.main(arguments)
+        assert message in capsys.readouterr().err
