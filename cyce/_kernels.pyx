@@ -84,7 +84,9 @@ cdef enum:
     # Targets that are counted together.
     TARGET_BLOCK = 8192
     # A thread's share is at least this many logits: below it, starting threads costs more.
-    MIN_SHARE = 16384
+    MIN_SHARE = 12288
+    # Logits that are handed out to a thread together, to make up for handing them out.
+    AT_ONCE = 16384
     # Tiles of at least this many logits, when there are few, are split between threads.
     MIN_SPLIT = 65536
     CACHE_LINE = 64
@@ -1555,8 +1557,7 @@ cdef int run(
         and call.tile_width * call.n_classes >= MIN_SPLIT
     )
     cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
-    # Enough tiles at a time to make up for handing them out.
-    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, MIN_SHARE // (call.tile_width * call.n_classes))
+    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // (call.tile_width * call.n_classes))
     cdef char* memory
     cdef char* scratch
     cdef TileResult* results = <TileResult*> malloc(call.n_tiles * sizeof(TileResult))
