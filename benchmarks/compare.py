@@ -140,16 +140,17 @@ class Bench:
                     self.end()
                     self._begin(case.n_threads)
                     previous = None
-                needed = case.logits_bytes * ARRAYS_PER_CONTENDER * len(self._processes)
-                if needed > available_bytes():
-                    note(f"{progress}: left out, it may need {needed / 2**30:.0f} GiB of memory")
-                    self.left_out.append(case)
-                    continue
                 if previous is None or case.arrays != previous.arrays:
                     for name in list(self._processes):
                         self._ask(name, {}, "drop")
-                    expected = Expected(cases.make_inputs(*case.arrays))
+                    needed = case.logits_bytes * ARRAYS_PER_CONTENDER * len(self._processes)
+                    fits = needed <= available_bytes()
+                    expected = Expected(cases.make_inputs(*case.arrays)) if fits else None
                 previous = case
+                if expected is None:
+                    note(f"{progress}: left out, it may need {needed / 2**30:.0f} GiB of memory")
+                    self.left_out.append(case)
+                    continue
                 result = self._time(case, expected)
                 self.results.append(result)
                 note(f"{progress}: {result.describe()}")
@@ -243,6 +244,8 @@ def parse(arguments):
     )
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw a picture")
     settings = parser.parse_args(arguments)
+    if settings.rounds is not None and settings.rounds < 1:
+        parser.error(f"--rounds: at least 1, got {settings.rounds}")
     quick = settings.selection == "quick"
     if settings.rounds is None:
         settings.rounds = 3 if quick else 7

@@ -322,7 +322,7 @@ def address(array):
 
 
 class Limit:
-    """No cross-entropy: the same bytes read or copied by all threads, compiled here and now."""
+    """No cross-entropy: the same bytes read or copied, by ordinary stores, by all threads; compiled here."""
 
     packages = ()
 
@@ -436,12 +436,13 @@ class Expected:
         rtol = 1e-4 if dtype == "float32" else 1e-9
         loss, gradient = (outcome, None) if mode == "loss" else outcome
         np.testing.assert_allclose(loss, self.loss, rtol=rtol, err_msg="loss")
-        if gradient is not None:
+        if mode != "loss":
             for entry, expected in self.gradients.items():
                 np.testing.assert_allclose(
                     np.asarray(gradient[entry]),
                     expected,
                     rtol=10 * rtol,
-                    atol=rtol * float(np.abs(expected).max()),
+                    # An ordinary entry: the targets' are larger by the number of classes.
+                    atol=rtol * float(np.median(np.abs(expected))),
                     err_msg=f"gradient of batch entry {entry}",
                 )

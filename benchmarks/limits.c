@@ -16,7 +16,7 @@ uint64_t read_words(const uint64_t *words, ptrdiff_t n, int n_threads)
     return total;
 }
 
-/* Ordinary stores, as a gradient is written: not memcpy, which may go past the cache. */
+/* Ordinary stores: not memcpy, which may go past the cache, as may large gradients of cyce. */
 void copy_words(const uint64_t *words, uint64_t *out, ptrdiff_t n, int n_threads)
 {
     ptrdiff_t i;

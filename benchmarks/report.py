@@ -1,5 +1,6 @@
 """What came out of a run, as text, JSON and a picture."""
 
+import contextlib
 import os
 import platform
 import statistics
@@ -94,8 +95,10 @@ def describe_machine():
         wanted = ("model name", "cpu family", "model", "cpu MHz")
         machine.update({key: fields[key] for key in wanted if key in fields})
     for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
-        machine[f"L{level} {kind.lower()} cache"] = size
+        # Virtual machines may hide them.
+        with contextlib.suppress(OSError):
+            level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
+            machine[f"L{level} {kind.lower()} cache"] = size
     return machine
 
 

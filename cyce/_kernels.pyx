@@ -1009,7 +1009,8 @@ cdef void tile_reduce_block(
     for k in range(lanes):
         unit[k] = unit_at(relative[k], power[k])
         stats[BLOCK_MAX * TILE + k] = row_max[k]
-        stats[BLOCK_ARGMAX * TILE + k] = first + argmax[k]
+        # in double: numbers of classes go beyond what a float holds
+        stats[BLOCK_ARGMAX * TILE + k] = <double> first + argmax[k]
     if call.has_stats:
         tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
     if call.has_dense:

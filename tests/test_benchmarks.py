@@ -48,6 +48,18 @@ def test_a_wrong_answer_is_refused(mode):
         expected.check(wrong, mode, "float32")
 
 
+def test_a_part_of_a_large_gradient_that_is_missing_is_seen():
+    inputs = cases.make_inputs(cases.Shape("wide", (2, 50_257)), "float32", "indices", "normal")
+    expected = Expected(inputs)
+    loss, gradient = NumPy(1).fresh(inputs)()
+    expected.check((loss, gradient), "fresh", "float32")
+    gradient[1, 4096:4160] = 0
+    with pytest.raises(AssertionError, match="gradient of batch entry 1"):
+        expected.check((loss, gradient), "fresh", "float32")
+    with pytest.raises(TypeError):
+        expected.check((loss, None), "fresh", "float32")
+
+
 def test_every_selection_has_cases_and_none_twice():
     for select in cases.SELECTIONS.values():
         assert len(set(select())) == len(select()) > 0
@@ -101,6 +113,7 @@ def test_a_contender_that_fails_is_named_and_fails_the_run_if_it_is_cyce(capsys)
 def test_an_unknown_contender_or_an_empty_selection_is_refused(capsys):
     for arguments, message in (
         (["--contenders", "mlx"], "no 'mlx'"),
+        (["--rounds", "0"], "--rounds: at least 1"),
         (["--quick", "--dtypes", "float64"], "no case of the quick selection"),
     ):
         with pytest.raises(SystemExit):

@@ -341,3 +341,13 @@ def test_every_block_of_targets_is_checked(level, integer, position):
     target[position] = 9
     with pytest.raises(IndexError, match=rf"Target 9 is out of bounds\. target\[{position}\]"):
         cross_entropy(np.zeros((20_000, 4), np.float32), target, ignore_index=3)
+
+
+def test_classes_that_a_float_cannot_count_are_told_apart(level, rng):
+    n_classes = 2**24 + 9
+    logits = np.zeros((n_classes, 2), np.float32)
+    best = n_classes - 2
+    logits[best] = 1
+    stats = functional.cross_entropy_stats(logits, [best, best], axis=0)
+    assert stats.prediction.tolist() == [best, best]
+    assert stats.rank.tolist() == [0, 0]
