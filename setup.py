@@ -77,9 +77,11 @@ def kernel_sources() -> dict[str, Path]:
 
 def extensions() -> list[Extension]:
     """List the extension modules, before the compiler is known."""
-    cpu = Extension("cyce._cpu", ["cyce/_cpu.pyx"])
+    general = [Extension(f"cyce.{name}", [f"cyce/{name}.pyx"]) for name in ("_cpu", "_team")]
     kernels = [Extension(name, [str(source)]) for name, source in kernel_sources().items()]
-    modules: list[Extension] = cythonize([cpu, *kernels], build_dir="build", compiler_directives=DIRECTIVES)
+    modules: list[Extension] = cythonize(
+        [*general, *kernels], build_dir="build", compiler_directives=DIRECTIVES
+    )
     return modules
 
 
@@ -103,9 +105,8 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             print("cyce: no OpenMP with this compiler, the kernels will be serial", file=sys.stderr)
         optimisation = [flag for flag in OPTIMISATION if self._compiles([flag])]
         for extension in list(self.extensions):
-            level = next((level for level in LEVELS if extension.name.endswith(f"_{level}")), None)
-            if level is None:
-                continue
+            # What is compiled once, for every CPU, is as the baseline.
+            level = next((level for level in LEVELS if extension.name.endswith(f"_{level}")), "baseline")
             if not self._compiles(LEVELS[level]):
                 print(f"cyce: this compiler has no {level}, left out", file=sys.stderr)
                 self.extensions.remove(extension)

@@ -7,7 +7,7 @@ and answers, without torch. See `cyce.functional.cross_entropy` for the formulas
 
 from cyce import functional
 from cyce._config import show_config
-from cyce._threads import get_num_threads, set_num_threads
+from cyce._threads import get_num_threads, num_threads, set_num_threads
 from cyce.functional import (
     CrossEntropyMeans,
     CrossEntropyStats,
@@ -60,6 +60,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "nll_loss",
+    "num_threads",
     "one_hot",
     "set_num_threads",
     "show_config",

@@ -5,7 +5,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 import cyce
-from cyce import _dispatch, _threads
+from cyce import _dispatch, _team, _threads
 
 
 @overload
@@ -47,9 +47,9 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         "compiled levels": _dispatch.built_levels(),
         "usable levels": _dispatch.usable_levels(),
         "level": _dispatch.level,
-        "openmp": _dispatch.kernels.HAS_OPENMP,
+        "openmp": _team.HAS_OPENMP,
         "threads": _threads.get_num_threads(),
-        "serial after fork": _threads.forked_after_use(),
+        "serial after fork": _team.forked_after_use(),
     }
     if mode == "dicts":
         return config

@@ -27,6 +27,7 @@ from cyce._math cimport (
     LANES, add, exp_clamped, exp_nonpositive, log1p_nonnegative, log1p_of_fraction, log_nonnegative, settled,
     sum_of_lanes,
 )
+from cyce._team cimport Team, dismiss, hire
 
 cdef enum:
     # Elements that are computed together: operands, losses and slopes fit into L1.
@@ -288,7 +289,9 @@ cdef double evaluate(
     cdef Call call
     cdef double value = 0
     cdef bint single
+    cdef Team team
     cdef int i
+    team.hired = False
     memset(views, 0, sizeof(views))
     try:
         call.loss = loss
@@ -304,15 +307,17 @@ cdef double evaluate(
         take_operand(grad_out, PyBUF_WRITABLE, &views[6], &views[0], &call.grad_out)
         call.grad_scale = upstream / divisor
         if call.n_elements > 0:
+            hire(&team, num_threads, call.n_elements // SHARE)
             with nogil:
                 if single:
-                    run[float](&call, <const float*> call.input.start, num_threads, &value)
+                    run[float](&call, <const float*> call.input.start, team.n_threads, &value)
                 else:
-                    run[double](&call, <const double*> call.input.start, num_threads, &value)
+                    run[double](&call, <const double*> call.input.start, team.n_threads, &value)
         value = value / divisor if divisor != 0 else NAN
         # Rounded here: NumPy would warn of a loss that float32 cannot hold.
         return <double> <float> value if single else value
     finally:
+        dismiss(&team)
         for i in range(7):
             PyBuffer_Release(&views[i])
 

@@ -4,8 +4,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-HAS_OPENMP: bool
-
 def cross_entropy(
     logits: NDArray[Any],
     axis: int,

@@ -51,18 +51,7 @@ from cyce._math cimport (
     exponent_bias, finite_or_zero, headroom, ln2_high, ln2_low, log1p_nonnegative, multiply_add, round_shift,
     settled, square_of_sech, sum_of_lanes, tanh_of, without_headroom,
 )
-
-cdef extern from * nogil:
-    """
-    #ifdef _OPENMP
-    #define CYCE_OPENMP 1
-    #else
-    #define CYCE_OPENMP 0
-    #endif
-    """
-    const bint CYCE_OPENMP
-
-HAS_OPENMP = bool(CYCE_OPENMP)
+from cyce._team cimport Team, dismiss, hire
 
 cdef enum:
     # Classes of a row that are looked up, weighted and stored together.
@@ -1817,7 +1806,9 @@ def cross_entropy(
     cdef double normalizer = 0
     cdef bint zero_if_empty = False
     cdef Py_ssize_t n_logits
+    cdef Team team
     cdef int i
+    team.hired = False
     count.weight = 0
     count.bad = -1
     # A buffer that was not taken has no owner, and releasing it does nothing.
@@ -1884,6 +1875,7 @@ def cross_entropy(
         call.has_dense = target is None or smoothing > 0
         call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
         plan(&call)
+        hire(&team, num_threads, n_logits // MIN_SHARE)
 
         with nogil:
             if call.target == NULL and call.sample_weight == NULL:
@@ -1891,9 +1883,9 @@ def cross_entropy(
                 denominator = <double> n_logits / call.n_classes
             else:
                 if format == c"f":
-                    count_targets[float](&call, <const float*> call.weight, num_threads, &count)
+                    count_targets[float](&call, <const float*> call.weight, team.n_threads, &count)
                 else:
-                    count_targets[double](&call, <const double*> call.weight, num_threads, &count)
+                    count_targets[double](&call, <const double*> call.weight, team.n_threads, &count)
                 denominator = count.weight
         if count.bad >= 0:
             raise IndexError(count.bad)
@@ -1908,12 +1900,12 @@ def cross_entropy(
             with nogil:
                 if format == c"f":
                     run[float](
-                        &call, <const float*> call.logits.start, <float*> call.grad.start, num_threads,
+                        &call, <const float*> call.logits.start, <float*> call.grad.start, team.n_threads,
                         &value,
                     )
                 else:
                     run[double](
-                        &call, <const double*> call.logits.start, <double*> call.grad.start, num_threads,
+                        &call, <const double*> call.logits.start, <double*> call.grad.start, team.n_threads,
                         &value,
                     )
         elif call.loss_out != NULL and call.n_positions > 0:
@@ -1924,6 +1916,7 @@ def cross_entropy(
         # Rounded here: NumPy would warn of a loss that float32 cannot hold.
         return <double> <float> value if format == c"f" else value
     finally:
+        dismiss(&team)
         for i in range(12):
             PyBuffer_Release(&views[i])
 
@@ -1934,6 +1927,8 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
     cdef Call call
     cdef double unused = 0
     cdef char format
+    cdef Team team
+    team.hired = False
     memset(&call, 0, sizeof(call))
     memset(views, 0, sizeof(views))
     try:
@@ -1950,18 +1945,20 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
             take_like_logits(out, axis, &views[1], &views[0], &call)
         plan(&call)
         if call.n_positions > 0 and call.n_classes > 0:
+            hire(&team, num_threads, call.n_positions * call.n_classes // MIN_SHARE)
             with nogil:
                 if format == c"f":
                     run[float](
-                        &call, <const float*> call.logits.start, <float*> call.grad.start, num_threads,
+                        &call, <const float*> call.logits.start, <float*> call.grad.start, team.n_threads,
                         &unused,
                     )
                 else:
                     run[double](
-                        &call, <const double*> call.logits.start, <double*> call.grad.start, num_threads,
+                        &call, <const double*> call.logits.start, <double*> call.grad.start, team.n_threads,
                         &unused,
                     )
     finally:
+        dismiss(&team)
         for i in range(2):
             PyBuffer_Release(&views[i])
     return 0

@@ -1,34 +1,53 @@
-"""The thread budget: how many threads a call may use."""
+"""The thread budget: how many threads a call may use. `_team.pyx` shares it between calls."""
 
+import contextlib
 import math
 import operator
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
-from cyce._dispatch import kernels
+from cyce import _team
 
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 
-_in_forked_child = False
-_num_threads = 1
-_used_threads = False
+
+def _quota_of(group: Path) -> float:
+    """CPUs that one control group grants, by its files of version 2 or 1; infinite without a limit."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text() for name in files).split()
+            cpus = int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+        if cpus > 0:
+            return cpus
+    return math.inf
 
 
 def _cgroup_quota() -> float:
-    """CPUs that the control group of this process grants, infinite without a limit."""
+    """CPUs that the control groups of this process grant, infinite without a limit.
+
+    The groups of a container are often seen as the root, and those of a service or a job lie deeper:
+    every group from the root to this process's counts.
+    """
+    # The root first, for containers that see their own group there under a name from outside.
+    groups = {CGROUPS, CGROUPS / "cpu", CGROUPS / "cpu,cpuacct"}
     try:
-        quota, period = (CGROUPS / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (CGROUPS / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (CGROUPS / "cpu" / "cpu.cfs_period_us").read_text()
-        except OSError:
-            return math.inf
-    try:
-        cpus = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):
-        return math.inf
-    return cpus if cpus > 0 else math.inf
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        # number:controllers:path; version 2 names no controllers
+        _, _, controllers_and_path = line.partition(":")
+        controllers, _, path = controllers_and_path.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = CGROUPS / controllers / path.lstrip("/")
+        groups.update(parent for parent in (group, *group.parents) if parent.is_relative_to(CGROUPS))
+    return min(map(_quota_of, groups))
 
 
 def _available_cpus() -> int:
@@ -48,6 +67,13 @@ def _bounded(n: int) -> int:
     return min(n, max(64, 8 * (os.cpu_count() or 1)))
 
 
+def _openmp_threads() -> int | None:
+    """OMP_NUM_THREADS, None if there is none; of what is no number, OpenMP ignores too."""
+    # A list there is one number per nesting level.
+    openmp = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return _bounded(int(openmp)) if openmp.isdecimal() and int(openmp) >= 1 else None
+
+
 def _default() -> int:
     """CYCE_NUM_THREADS, or OMP_NUM_THREADS, or the CPUs that there are."""
     own = os.environ.get("CYCE_NUM_THREADS")
@@ -55,11 +81,31 @@ def _default() -> int:
         if not own.strip().isdecimal() or int(own) < 1:
             raise ValueError(f"CYCE_NUM_THREADS: a whole number of at least 1 is needed, got {own!r}")
         return _bounded(int(own))
-    # A list there is one number per nesting level; what is no number, OpenMP ignores too.
-    openmp = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if openmp.isdecimal() and int(openmp) >= 1:
-        return _bounded(int(openmp))
-    return _available_cpus()
+    return _openmp_threads() or _available_cpus()
+
+
+def _as_count(n: object) -> int:
+    """Check a number of threads."""
+    try:
+        wanted = operator.index(n)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"n: an integer is needed, got {type(n).__name__}") from None
+    if isinstance(n, bool):
+        raise TypeError("n: an integer is needed, got bool")
+    if wanted < 1:
+        raise ValueError(f"n: at least one thread is needed, got {wanted}")
+    return _bounded(wanted)
+
+
+_of_process = _default()
+_of_context: ContextVar[int | None] = ContextVar("cyce.num_threads", default=None)
+if openmp := _openmp_threads():
+    _team.set_openmp_default(openmp)
+
+
+def budget() -> int:
+    """Threads that all calls that run at once may use together, as far as this context is concerned."""
+    return _of_context.get() or _of_process
 
 
 def get_num_threads() -> int:
@@ -67,28 +113,37 @@ def get_num_threads() -> int:
 
     The default is `CYCE_NUM_THREADS` or else `OMP_NUM_THREADS` from the environment or else the
     number of CPUs that the process may use (affinity and control-group quota). Small inputs use
-    fewer. Results do not depend on it.
+    fewer, and calls that run at once, in several Python threads, share the number. Results do not depend
+    on it.
 
     Returns
     -------
     int
         At least 1; 1 where cyce was built without OpenMP, and in a process that was forked from one
-        whose calls had used threads.
+        whose calls had used threads. Where OpenMP's own number for the calling thread was lowered, as
+        by `threadpoolctl.threadpool_limits` or `torch.set_num_threads`, no more than that.
 
     See Also
     --------
-    set_num_threads
+    set_num_threads, num_threads
+
+    Examples
+    --------
+    >>> import cyce
+    >>> cyce.get_num_threads() >= 1
+    True
     """
-    return 1 if _in_forked_child or not kernels.HAS_OPENMP else _num_threads
+    return _team.threads_within(budget())
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that a call may use, in all Python threads of this process.
+    """Set the number of threads that calls may use, in all Python threads of this process.
 
     Parameters
     ----------
     n : int
-        At least 1. Of more than eight times the CPUs, and more than 64, only so many are used.
+        At least 1. Of more than eight times the CPUs, and more than 64, only so many are used. It may be
+        more than OpenMP's own number for the calling thread, which only limits it if lowered afterwards.
 
     Raises
     ------
@@ -96,6 +151,10 @@ def set_num_threads(n: int) -> None:
         If `n` is not an integer.
     ValueError
         If `n` is below 1.
+
+    See Also
+    --------
+    num_threads : the same for a block of code.
 
     Examples
     --------
@@ -106,43 +165,43 @@ def set_num_threads(n: int) -> None:
     1
     >>> cyce.set_num_threads(before)
     """
-    global _num_threads
-    try:
-        wanted = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n: an integer is needed, got {type(n).__name__}") from None
-    if isinstance(n, bool):
-        raise TypeError("n: an integer is needed, got bool")
-    if wanted < 1:
-        raise ValueError(f"n: at least one thread is needed, got {wanted}")
-    _num_threads = _bounded(wanted)
+    global _of_process
+    _of_process = _as_count(n)
+    _team.set_openmp_default()
 
 
-def threads_for_call() -> int:
-    """Threads that the next call may use."""
-    global _used_threads
-    if _in_forked_child:
-        return 1
-    if _num_threads > 1:
-        _used_threads = True
-    return _num_threads
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Set the number of threads that calls may use in a block of code.
 
+    Only for calls from the current context (`contextvars`): not in other Python threads, nor in other
+    tasks of an event loop. It takes precedence over `set_num_threads`.
 
-def _after_fork() -> None:
-    """Compute serially in a child whose parent had started threads.
+    Parameters
+    ----------
+    n : int
+        At least 1.
 
-    libgomp's thread pool does not survive a fork: the next parallel region of the child would wait
-    for ever for threads that only its parent has. Results are the same.
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is below 1.
+
+    See Also
+    --------
+    set_num_threads : the same for the whole process.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> with cyce.num_threads(1):
+    ...     cyce.get_num_threads()
+    1
     """
-    global _in_forked_child
-    _in_forked_child = _in_forked_child or _used_threads
-
-
-def forked_after_use() -> bool:
-    """Whether this process is serial because its parent had used threads before the fork."""
-    return _in_forked_child
-
-
-_num_threads = _default()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    token = _of_context.set(_as_count(n))
+    try:
+        yield
+    finally:
+        _of_context.reset(token)

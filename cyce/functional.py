@@ -155,7 +155,7 @@ def _cross_entropy(
             grad_out,
             grad_output,
             upstream,
-            _threads.threads_for_call(),
+            _threads.budget(),
             extensions,
             stats_out,
         )
@@ -665,7 +665,7 @@ def _of_elements(
         *laid_out[n_operands:],
         upstream,
         divisor,
-        _threads.threads_for_call(),
+        _threads.budget(),
     )
     if grad_out is not None and full_grad is not None and is_broadcast:
         n_new = len(shape) - input.ndim
@@ -1034,7 +1034,7 @@ def _normalize(
     result = np.empty_like(logits) if out is None else as_out(out, logits, {})
     # A scalar is one class.
     arrays = (array.reshape(1) if array.ndim == 0 else array for array in (logits, result))
-    kernel(next(arrays), axis, next(arrays), _threads.threads_for_call())
+    kernel(next(arrays), axis, next(arrays), _threads.budget())
     return result if out is None else out
 
 
@@ -1287,7 +1287,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
         # One axis after the other: what was summed already is as exact as a logit.
         summed = np.empty(result.shape[:axis] + result.shape[axis + 1 :], result.dtype)
         if result.shape[axis]:
-            kernels.logsumexp(result, axis, summed, _threads.threads_for_call())
+            kernels.logsumexp(result, axis, summed, _threads.budget())
         else:
             summed[...] = -np.inf
         result = summed

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cyce
-from cyce import _dispatch
+from cyce import _dispatch, _team
 from cyce._cpu import runnable_levels
 
 LEVEL = "import cyce; print(cyce.show_config(mode='dicts')['level'])"
@@ -75,7 +75,7 @@ def test_show_config_prints(capsys):
 def test_show_config_returns_dicts(capsys):
     config = cyce.show_config(mode="dicts")
     assert config["threads"] == cyce.get_num_threads()
-    assert config["openmp"] is _dispatch.kernels.HAS_OPENMP
+    assert config["openmp"] is _team.HAS_OPENMP
     assert capsys.readouterr().out == ""
 
 

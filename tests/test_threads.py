@@ -1,16 +1,17 @@
-"""The thread budget, forked children, and many Python threads at once."""
+"""The thread budget, and many Python threads at once."""
 
+import asyncio
 import concurrent.futures
 import os
-import sys
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 import cyce
-from cyce import _dispatch, _threads
+from cyce import _team, _threads
 
-OPENMP = _dispatch.kernels.HAS_OPENMP
+OPENMP = _team.HAS_OPENMP
 
 
 def test_setting_and_getting(threads):
@@ -85,25 +86,161 @@ def test_the_default_respects_the_affinity(run_python):
     assert run_python("-c", one).stdout == "1\n"
 
 
+V2 = "0::/system.slice/work.service\n"
+V1 = "4:memory:/\n3:cpu,cpuacct:/jobs/7\n2:cpuset:/deep\n"
+
+
 @pytest.mark.parametrize(
-    ("files", "cpus"),
+    ("files", "groups", "cpus"),
     [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, np.inf),
-        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, np.inf),
-        ({}, np.inf),
-        ({"cpu.max": "nonsense"}, np.inf),
+        ({"cpu.max": "150000 100000\n"}, "0::/\n", 1.5),
+        ({"cpu.max": "max 100000\n"}, "0::/\n", np.inf),
+        # a container, which sees its own group as the root, and one that has no /proc
+        ({"cpu.max": "50000 100000\n"}, V2, 0.5),
+        ({"cpu.max": "50000 100000\n"}, None, 0.5),
+        ({"system.slice/work.service/cpu.max": "300000 100000\n"}, V2, 3),
+        ({"system.slice/cpu.max": "200000 100000", "system.slice/work.service/cpu.max": "max 100000"}, V2, 2),
+        ({"system.slice/other.service/cpu.max": "100000 100000\n"}, V2, np.inf),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, None, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None, np.inf),
+        (
+            {
+                "cpu,cpuacct/jobs/7/cpu.cfs_quota_us": "400000",
+                "cpu,cpuacct/jobs/7/cpu.cfs_period_us": "100000",
+                "cpuset/deep/cpu.max": "1 1",
+            },
+            V1,
+            4,
+        ),
+        ({}, V2, np.inf),
+        ({"cpu.max": "nonsense"}, "nonsense", np.inf),
+        ({"cpu.max": "0 0"}, "0::/../..\n", np.inf),
     ],
 )
-def test_the_quota_of_a_control_group(tmp_path, monkeypatch, files, cpus):
-    (tmp_path / "cpu").mkdir()
+def test_the_quota_of_control_groups(tmp_path, monkeypatch, files, groups, cpus):
+    root = tmp_path / "cgroup"
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(_threads, "CGROUPS", tmp_path)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    if groups is not None:
+        (tmp_path / "own").write_text(groups)
+    monkeypatch.setattr(_threads, "CGROUPS", root)
+    monkeypatch.setattr(_threads, "OWN_CGROUPS", tmp_path / "own")
     assert _threads._cgroup_quota() == cpus
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert _threads._available_cpus() == (8 if cpus == np.inf else int(np.ceil(cpus)))
+
+
+def in_another_thread(function):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+@pytest.mark.skipif(not OPENMP, reason="built without OpenMP: always 1")
+class TestNumThreads:
+    def test_in_a_block(self, threads):
+        threads(3)
+        with cyce.num_threads(2):
+            assert cyce.get_num_threads() == 2
+            with cyce.num_threads(5):
+                assert cyce.get_num_threads() == 5
+            threads(4)
+            assert cyce.get_num_threads() == 2
+        assert cyce.get_num_threads() == 4
+
+    def test_after_an_error(self, threads):
+        threads(3)
+        with pytest.raises(ZeroDivisionError), cyce.num_threads(2):
+            raise ZeroDivisionError
+        assert cyce.get_num_threads() == 3
+
+    def test_only_in_this_python_thread(self, threads):
+        threads(3)
+        with cyce.num_threads(2):
+            assert in_another_thread(cyce.get_num_threads) == 3
+
+    def test_only_in_this_task(self, threads):
+        threads(3)
+
+        async def count(n, entered, leave):
+            with cyce.num_threads(n):
+                entered.set()
+                await leave.wait()
+                return cyce.get_num_threads()
+
+        async def several():
+            leave = asyncio.Event()
+            entered = [asyncio.Event(), asyncio.Event()]
+            tasks = [asyncio.create_task(count(n, entered[n - 1], leave)) for n in (1, 2)]
+            for event in entered:
+                await event.wait()
+            outside = cyce.get_num_threads()
+            leave.set()
+            return outside, *await asyncio.gather(*tasks)
+
+        assert asyncio.run(several()) == (3, 1, 2)
+
+    def test_as_a_decorator(self, threads):
+        threads(3)
+        assert cyce.num_threads(2)(cyce.get_num_threads)() == 2
+
+
+@pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), (1.5, TypeError), (None, TypeError)])
+def test_no_number_of_threads(wrong, error):
+    with pytest.raises(error, match="n: a"), cyce.num_threads(wrong):
+        pass
+
+
+@pytest.mark.skipif(not OPENMP, reason="built without OpenMP: always 1")
+class TestThreadpoolctl:
+    def test_it_sees_the_pool(self):
+        assert "openmp" in {pool["user_api"] for pool in threadpoolctl.threadpool_info()}
+
+    def test_it_limits_the_pool(self, threads):
+        threads(3)
+        # below what OpenMP had when the number was set
+        with threadpoolctl.threadpool_limits(1):
+            assert cyce.get_num_threads() == 1
+            with cyce.num_threads(2):
+                assert cyce.get_num_threads() == 1
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            assert cyce.get_num_threads() == 3
+        assert cyce.get_num_threads() == 3
+
+    @pytest.mark.parametrize("environment", [{}, {"OMP_NUM_THREADS": "4"}], ids=str)
+    def test_it_limits_the_default(self, run_python, environment):
+        program = """
+import cyce, threadpoolctl
+n = cyce.get_num_threads()
+with threadpoolctl.threadpool_limits(1):
+    print(n, cyce.get_num_threads())
+print(cyce.get_num_threads() == n)
+"""
+        result = run_python("-c", program, environment=environment)
+        n = environment.get("OMP_NUM_THREADS", _threads._available_cpus())
+        assert result.stdout == f"{n} 1\nTrue\n"
+
+    def test_what_is_set_within_a_limit(self, threads):
+        with threadpoolctl.threadpool_limits(1):
+            threads(2)
+            assert cyce.get_num_threads() == 2
+
+    def test_no_thread_is_started(self, run_python):
+        program = """
+import os
+import numpy as np, cyce, threadpoolctl
+cyce.set_num_threads(4)
+logits = np.ones((1000, 1000))
+before = len(os.listdir("/proc/self/task"))
+with threadpoolctl.threadpool_limits(1):
+    cyce.cross_entropy(logits, np.zeros(1000, int))
+limited = len(os.listdir("/proc/self/task")) - before
+cyce.cross_entropy(logits, np.zeros(1000, int))
+print(limited, len(os.listdir("/proc/self/task")) - before)
+"""
+        if not os.path.isdir("/proc/self/task"):  # noqa: PTH112
+            pytest.skip("no list of threads on this system")
+        assert run_python("-c", program).stdout == "0 3\n"
 
 
 def test_many_python_threads_at_once(rng):
@@ -117,56 +254,94 @@ def test_many_python_threads_at_once(rng):
             np.testing.assert_array_equal(gradient, expected)
 
 
-FORK = """
-import os, sys
+CALLS = """
+import os, sys, threading, time
 import numpy as np
 import cyce
 
-cyce.set_num_threads(2)
-logits = np.random.default_rng(0).standard_normal((4000, 50))
-target = np.zeros(4000, int)
-expected = cyce.cross_entropy(logits, target) if sys.argv[1] == "used" else None
-child = os.fork()
-if child == 0:
-    loss = cyce.cross_entropy(logits, target)
-    serial = cyce.show_config(mode="dicts")["serial after fork"]
-    right = loss == (expected or loss) and serial == (sys.argv[1] == "used")
-    os._exit(0 if right and (cyce.get_num_threads() == 1) == serial else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+def n_threads():
+    return len(os.listdir("/proc/self/task"))
 
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("before", ["used", "unused"])
-def test_a_forked_child_computes_the_same(run_python, before):
-    # With libgomp, a parallel region in a child whose parent had one would hang.
-    result = run_python("-c", FORK, before, timeout=30)
-    assert result.returncode == 0, result.stderr
-
-
-MEMORY = """
-import resource, sys
-import numpy as np
-import cyce
-
+before = n_threads()
+budget, warm = int(sys.argv[1]), sys.argv[2] == "warm"
 rng = np.random.default_rng(0)
-logits = rng.standard_normal((2000, 50000), dtype=np.float32)
-target = rng.integers(50000, size=2000)
-cyce.cross_entropy(logits[:10], target[:10])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-if sys.argv[1] == "loss":
+logits = rng.standard_normal((2000, 1000), dtype=np.float32)
+target = rng.integers(1000, size=2000)
+probability = 1 / (1 + np.exp(-logits))
+expected = cyce.cross_entropy(logits, target)
+losses = (
+    lambda: cyce.cross_entropy(logits, target),
+    lambda: cyce.binary_cross_entropy(probability, probability),
+    lambda: cyce.softmax(logits, dim=1),
+)
+cyce.set_num_threads(budget)
+if warm:
     cyce.cross_entropy(logits, target)
-else:
-    cyce.value_and_grad(cyce.cross_entropy)(logits, target, out=logits)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+kept = n_threads() - before
+most = 0
+done = threading.Event()
+
+def watch():
+    global most
+    while not done.is_set():
+        most = max(most, n_threads())
+        time.sleep(1e-4)
+
+def compute(number):
+    for i in range(60):
+        assert cyce.cross_entropy(logits, target) == expected
+        losses[(i + number) % 3]()
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+callers = [threading.Thread(target=compute, args=(number,)) for number in range(8)]
+for thread in callers:
+    thread.start()
+for thread in callers:
+    thread.join()
+done.set()
+watcher.join()
+print(kept, most - before - 1 - len(callers) - kept)
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no resource usage on this system")
-@pytest.mark.parametrize("what", ["loss", "gradient in place"])
-def test_nothing_of_the_size_of_the_logits_is_allocated(run_python, what):
-    result = run_python("-c", MEMORY, what)
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of threads on this system")  # noqa: PTH112
+@pytest.mark.parametrize("budget", [1, 2, 4])
+@pytest.mark.parametrize("before", ["cold", "warm"])
+def test_all_calls_together_stay_within_the_budget(run_python, budget, before):
+    # Threads that wait count, too: each of 8 callers having a pool of its own would be far more.
+    result = run_python("-c", CALLS, str(budget), before, environment={"CYCE_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
-    # kilobytes, bytes on macOS; the logits take 400 MB
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(result.stdout) * unit < 20e6
+    kept, most = map(int, result.stdout.split())
+    assert kept == (budget - 1 if before == "warm" and OPENMP else 0)
+    assert most <= budget
+
+
+def test_a_call_gets_all_threads_again(run_python):
+    # after others have ended, and after errors
+    program = (
+        CALLS.split("watcher =")[0]
+        + """
+bad = target.copy()
+bad[-1] = 1000
+for i in range(100):
+    try:
+        cyce.cross_entropy(logits, bad)
+    except IndexError:
+        pass
+callers = [threading.Thread(target=compute, args=(number,)) for number in range(4)]
+for thread in callers:
+    thread.start()
+for thread in callers:
+    thread.join()
+before = n_threads()
+# The pool is kept from the second call on in which no other thread calls.
+for _ in range(2):
+    cyce.cross_entropy(logits, target)
+print(n_threads() - before)
+"""
+    )
+    if not os.path.isdir("/proc/self/task"):  # noqa: PTH112
+        pytest.skip("no list of threads on this system")
+    result = run_python("-c", program, "4", "cold", environment={"CYCE_NUM_THREADS": "1"})
+    assert result.stdout == f"{3 if OPENMP else 0}\n", result.stderr

@@ -1,0 +1,248 @@
+"""How many threads a call gets: one budget for all calls of the process, whatever thread they come from.
+
+* Calls that run at once share the budget: all together they start fewer threads than that.
+* libgomp keeps a pool of idle threads for every thread that called, until that one ends. Here one pool at
+  most is kept: of a thread, the keeper, that calls again and again while no other does. Other pools are
+  ended with their calls. That takes some 40 us, so that only calls that are long beside it start threads.
+* Threads that are kept count as in use, unless their keeper has not called for a while.
+* A pool does not survive a fork: the child would wait for ever for threads that only its parent has.
+  So the forking thread's pool is ended before a fork, whoever started it, for libgomp may be another
+  library's, too. The child of a process whose calls had used threads computes serially all the same: it
+  is seldom the only one.
+
+A module of its own, because all levels count together.
+"""
+from cpython.pythread cimport (
+    WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock,
+)
+
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from * nogil:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define CYCE_OPENMP 1
+    #else
+    #define CYCE_OPENMP 0
+    #define omp_get_max_threads() 1
+    #define omp_get_num_procs() 1
+    #endif
+
+    #ifdef _WIN32
+    #define cyce_at_fork(before, in_parent, in_child) 0
+    #else
+    #include <pthread.h>
+    #define cyce_at_fork pthread_atfork
+    #endif
+
+    #if CYCE_OPENMP && defined(__GNUC__) && !defined(__clang__) && !defined(_WIN32)
+    #define CYCE_LIBGOMP 1
+    #else
+    #define CYCE_LIBGOMP 0
+    #endif
+
+    #if CYCE_LIBGOMP
+    #include <time.h>
+    #define cyce_end_pool() (omp_pause_resource_all(omp_pause_soft) == 0)
+    /* A mark on one thread; `on_exit` is called when a thread ends that bears it. */
+    static pthread_key_t cyce_mark;
+    #define cyce_create_mark(on_exit) pthread_key_create(&cyce_mark, on_exit)
+    #define cyce_set_mark(marked) pthread_setspecific(cyce_mark, (marked) ? &cyce_mark : NULL)
+    #define cyce_has_mark() (pthread_getspecific(cyce_mark) != NULL)
+    static double cyce_now(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
+    }
+    #else
+    /* Other runtimes have one pool for all threads, and take care of forks themselves. */
+    #define cyce_end_pool() 1
+    #define cyce_create_mark(on_exit) ((void) (on_exit), 0)
+    #define cyce_set_mark(marked) 0
+    #define cyce_has_mark() 0
+    #define cyce_now() 0.0
+    #endif
+    """
+    const bint CYCE_OPENMP
+    const bint CYCE_LIBGOMP
+    int omp_get_max_threads()
+    int omp_get_num_procs()
+    int cyce_at_fork(void (*before)() noexcept nogil, void (*in_parent)() noexcept nogil,
+                     void (*in_child)() noexcept nogil)
+    bint cyce_end_pool()
+    int cyce_create_mark(void (*on_exit)(void*) noexcept nogil)
+    int cyce_set_mark(bint marked)
+    bint cyce_has_mark()
+    double cyce_now()
+
+cdef enum:
+    # Shares of the work per thread of a call whose pool is not kept: some 10 times the cost of that.
+    SHARES_IF_ENDED = 32
+
+# Seconds after which a keeper that did not call no longer counts.
+cdef double DORMANT = 0.1
+
+HAS_OPENMP = bool(CYCE_OPENMP)
+
+# What all threads of the process count together, under the lock.
+cdef PyThread_type_lock lock = PyThread_allocate_lock()
+cdef int n_calls = 0                # that are running, of those that are worth several threads
+cdef int n_in_use = 0               # threads of these calls, their own included, and those that are kept
+cdef int n_kept = 0                 # threads in the keeper's pool
+cdef bint has_keeper = False        # whether some thread bears the mark
+cdef bint keeper_calls = False      # whether it is in a call
+cdef double keeper_called = 0       # when its last call ended
+cdef unsigned long last_caller = 0
+cdef bint used_threads = False
+cdef bint serial = False            # whether this is the child of a process that had used threads
+cdef bint pool_is_left = False      # whether the forking thread's pool could not be ended
+cdef int openmp_threads = omp_get_num_procs()
+
+
+cdef inline int limited(int budget) noexcept nogil:
+    """The budget, within what OpenMP's own limit for this thread has been lowered to."""
+    cdef int now
+    if serial or not CYCE_OPENMP:
+        return 1
+    now = omp_get_max_threads()
+    return min(budget, now) if now < openmp_threads else budget
+
+
+cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
+    """Find threads for a call: at most `budget`, and one for each share of the work."""
+    global n_calls, n_in_use, n_kept, keeper_calls, last_caller, used_threads
+    cdef unsigned long caller
+    cdef bint is_keeper
+    cdef int n
+    team.n_threads = 1
+    team.hired = False
+    if budget <= 1 or n_shares <= 1:
+        return
+    budget = limited(budget)
+    if budget <= 1:
+        return
+    caller = PyThread_get_thread_ident()
+    is_keeper = cyce_has_mark()
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    team.alone = last_caller == caller or last_caller == 0
+    last_caller = caller
+    n_calls += 1
+    n = budget - n_in_use
+    if is_keeper or (has_keeper and not keeper_calls and cyce_now() - keeper_called > DORMANT):
+        n += n_kept
+    n = <int> min(<Py_ssize_t> min(n, budget // n_calls), n_shares)
+    if CYCE_LIBGOMP and not is_keeper and (has_keeper or not team.alone):
+        n = <int> min(<Py_ssize_t> n, n_shares // SHARES_IF_ENDED)
+    n = max(1, n)
+    if is_keeper:
+        keeper_calls = True
+        n_in_use += 1 + max(0, n - 1 - n_kept)
+        n_kept = max(n_kept, n - 1)
+    else:
+        n_in_use += n
+    used_threads = used_threads or n > 1
+    PyThread_release_lock(lock)
+    team.n_threads = n
+    team.hired = True
+
+
+cdef void dismiss(Team* team) noexcept nogil:
+    """Let the threads of a call go."""
+    global n_calls, n_in_use, n_kept, has_keeper, keeper_calls, keeper_called
+    cdef bint is_keeper
+    cdef bint keeps = False
+    if not team.hired:
+        return
+    team.hired = False
+    is_keeper = cyce_has_mark()
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    if CYCE_LIBGOMP and team.alone and last_caller == PyThread_get_thread_ident():
+        keeps = is_keeper or (team.n_threads > 1 and not has_keeper)
+    if keeps:
+        if not is_keeper:
+            n_kept = team.n_threads - 1
+            has_keeper = True
+        keeper_calls = False
+        keeper_called = cyce_now()
+        n_in_use -= 1
+        n_calls -= 1
+    PyThread_release_lock(lock)
+    if keeps:
+        cyce_set_mark(True)
+        return
+    if is_keeper or team.n_threads > 1:
+        cyce_end_pool()
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    if is_keeper:
+        forget_keeper()
+        n_in_use -= 1
+    else:
+        n_in_use -= team.n_threads
+    n_calls -= 1
+    PyThread_release_lock(lock)
+    cyce_set_mark(False)
+
+
+cdef void forget_keeper() noexcept nogil:
+    """Count without the keeper, whose pool is no more. Under the lock."""
+    global n_in_use, n_kept, has_keeper, keeper_calls
+    n_in_use -= n_kept
+    n_kept = 0
+    has_keeper = False
+    keeper_calls = False
+
+
+cdef void when_keeper_ends(void* mark) noexcept nogil:
+    """Let another thread keep its pool."""
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    forget_keeper()
+    PyThread_release_lock(lock)
+
+
+cdef void before_fork() noexcept nogil:
+    """End this thread's pool, and have no other thread change what the child will find."""
+    global pool_is_left
+    pool_is_left = not cyce_end_pool()
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+
+
+cdef void after_fork_in_parent() noexcept nogil:
+    """Go on."""
+    PyThread_release_lock(lock)
+
+
+cdef void after_fork_in_child() noexcept nogil:
+    """Forget the threads that only the parent has."""
+    global n_calls, n_in_use, last_caller, serial
+    forget_keeper()
+    cyce_set_mark(False)
+    n_calls = 0
+    n_in_use = 0
+    last_caller = 0
+    serial = serial or used_threads or pool_is_left
+    PyThread_release_lock(lock)
+
+
+def threads_within(int budget):
+    """Threads that a call from this thread may use of a budget, when it is the only one."""
+    return limited(budget)
+
+
+def forked_after_use():
+    """Whether this process is serial because its parent had used threads before the fork."""
+    return serial
+
+
+def set_openmp_default(n=None):
+    """Set below which number OpenMP's own counts: n, or what it is for this thread now."""
+    global openmp_threads
+    openmp_threads = omp_get_max_threads() if n is None else n
+
+
+if lock == NULL:
+    raise MemoryError("no memory for a lock")
+if cyce_create_mark(when_keeper_ends) or cyce_at_fork(before_fork, after_fork_in_parent, after_fork_in_child):
+    raise OSError("this system refuses to tell when threads end, or processes fork")

@@ -1,0 +1,199 @@
+"""Children of processes that have used threads compute the same bits, and do not hang."""
+
+import multiprocessing
+import os
+
+import pytest
+
+# Without the ends of pools before a fork, or with threads in the children, these programs hang.
+COMMON = """
+import concurrent.futures, multiprocessing, os, sys, threading, traceback
+import numpy as np
+import cyce
+
+cyce.set_num_threads(2)
+rng = np.random.default_rng(0)
+logits = rng.standard_normal((4000, 50), dtype=np.float32)
+target = rng.integers(50, size=4000)
+
+def compute():
+    loss, gradient = cyce.value_and_grad(cyce.cross_entropy)(logits, target)
+    return loss, gradient.tobytes()
+
+def is_serial():
+    return cyce.show_config(mode="dicts")["serial after fork"]
+
+# What one thread computes, so that nothing has used threads yet.
+with cyce.num_threads(1):
+    expected = compute()
+
+def check(serial=None):
+    assert compute() == expected
+    if serial is not None:
+        assert is_serial() == serial
+        assert (cyce.get_num_threads() == 1) == (serial or not cyce.show_config(mode="dicts")["openmp"])
+
+def in_child(function, *arguments):
+    child = os.fork()
+    if child == 0:
+        try:
+            function(*arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+def in_thread(function, *arguments):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(function, *arguments).result()
+
+# Without OpenMP, nothing ever uses threads.
+used = cyce.show_config(mode="dicts")["openmp"]
+"""
+
+PROGRAMS = {
+    "before any thread was used": """
+in_child(check, False)
+check(False)
+""",
+    "after threads were used": """
+check(False)
+in_child(check, used)
+check(False)
+in_child(check, used)
+""",
+    "nested": """
+def child():
+    check(used)
+    in_child(check, used)
+    check(used)
+
+check()
+in_child(child)
+in_child(child)
+""",
+    "nested, with threads used in the child first": """
+def child():
+    check(False)
+    in_child(check, used)
+
+in_child(child)
+""",
+    "from another thread": """
+def thread():
+    check(False)
+    in_child(check, used)
+    check(False)
+
+in_thread(thread)
+check()
+in_thread(in_child, check, used)
+check(False)
+""",
+    "from a thread whose pool is not kept": """
+check()
+logits = np.concatenate([logits] * 20)
+target = np.concatenate([target] * 20)
+expected = compute()
+def thread():
+    for _ in range(20):
+        check(False)
+        in_child(check, used)
+
+in_thread(thread)
+""",
+    "while other threads compute": """
+stop = threading.Event()
+
+def until_stopped():
+    while not stop.is_set():
+        check()
+
+others = [threading.Thread(target=until_stopped) for _ in range(3)]
+for thread in others:
+    thread.start()
+try:
+    for _ in range(50):
+        in_child(check)
+finally:
+    stop.set()
+    for thread in others:
+        thread.join()
+check(False)
+""",
+    "children with Python threads": """
+def child():
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: compute(), range(8)):
+            assert result == expected
+
+check()
+in_child(child)
+""",
+    "multiprocessing.Pool": """
+check()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert set(pool.starmap(cyce.cross_entropy, [(logits, target)] * 8)) == {expected[0]}
+check(False)
+""",
+    "by a C library": """
+import ctypes
+check()
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    try:
+        check(used)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+""",
+}
+
+with_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+@with_fork
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_forked_child_computes_the_same(run_python, program):
+    result = run_python("-c", COMMON + program, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+@with_fork
+@pytest.mark.parametrize("first", ["torch", "cyce"])
+def test_with_torch(run_python, first):
+    # Both have libgomp, and may share one: then torch's pool is in the way, too.
+    program = """
+def child():
+    check(None)
+
+torch.set_num_threads(2)
+for before in (lambda: torch.randn(1000, 1000).softmax(1), compute):
+    before()
+    for _ in range(3):
+        in_child(child)
+    in_thread(in_child, child)
+    check(False)
+"""
+    imports = {"torch": "import torch\n" + COMMON, "cyce": COMMON + "import torch\n"}
+    # torch itself does not promise its threads to forked children, so these compute without it.
+    result = run_python("-c", imports[first] + program, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in multiprocessing.get_all_start_methods() if name != "fork"]
+)
+def test_other_ways_to_start_processes(run_python, method):
+    program = f"""
+check()
+with multiprocessing.get_context("{method}").Pool(2) as pool:
+    assert set(pool.starmap(cyce.cross_entropy, [(logits, target)] * 8)) == {{expected[0]}}
+    config, = pool.starmap(cyce.show_config, [("dicts",)])
+    assert config["serial after fork"] is False
+check(False)
+"""
+    result = run_python("-c", COMMON + program, timeout=60)
+    assert result.returncode == 0, result.stderr
