@@ -17,15 +17,20 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
+# CYCE_DEBUG=1: Cython's checks and the kernels' own (`check` in cyce/_arrays.pxd), for the tests.
+DEBUG = os.environ.get("CYCE_DEBUG", "0") == "1"
+
 # Relative to the folder of this file, where setuptools runs it.
-COPIES = Path("build", "levels")
+BUILD = Path("build", "debug" if DEBUG else "release")
+COPIES = BUILD / "levels"
 
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": False,
+    "boundscheck": DEBUG,
     "wraparound": False,
     "cdivision": True,
-    "initializedcheck": False,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
     "freethreading_compatible": True,
 }
 
@@ -43,6 +48,9 @@ if platform.machine().lower() in {"x86_64", "amd64"}:
 # Not -ffast-math or any part of it that changes a value, nor at linking: GCC would then have the
 # whole process flush subnormals to zero. -ffp-contract=off: see cyce/_math.pxd.
 OPTIMISATION = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+
+# No names but PyInit_* are for others.
+GENERAL = ["-fvisibility=hidden", "-UNDEBUG" if DEBUG else "-DNDEBUG"]
 
 OPENMP_PROGRAM = """
 #include <omp.h>
@@ -80,7 +88,7 @@ def extensions() -> list[Extension]:
     general = [Extension(f"cyce.{name}", [f"cyce/{name}.pyx"]) for name in ("_cpu", "_team")]
     kernels = [Extension(name, [str(source)]) for name, source in kernel_sources().items()]
     modules: list[Extension] = cythonize(
-        [*general, *kernels], build_dir="build", compiler_directives=DIRECTIVES
+        [*general, *kernels], build_dir=str(BUILD), compiler_directives=DIRECTIVES
     )
     return modules
 
@@ -103,7 +111,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
         openmp = self._openmp_flags()
         if openmp is None:
             print("cyce: no OpenMP with this compiler, the kernels will be serial", file=sys.stderr)
-        optimisation = [flag for flag in OPTIMISATION if self._compiles([flag])]
+        common = [flag for flag in (*OPTIMISATION, *GENERAL) if self._compiles([flag])]
         for extension in list(self.extensions):
             # What is compiled once, for every CPU, is as the baseline.
             level = next((level for level in LEVELS if extension.name.endswith(f"_{level}")), "baseline")
@@ -111,14 +119,14 @@ class BuildLevels(build_ext):  # type: ignore[misc]
                 print(f"cyce: this compiler has no {level}, left out", file=sys.stderr)
                 self.extensions.remove(extension)
                 continue
-            extension.extra_compile_args = [*optimisation, *LEVELS[level], *(openmp or [])]
+            extension.extra_compile_args = [*common, *LEVELS[level], *(openmp or [])]
             extension.extra_link_args = openmp or []
             extension.depends.append(self._record(level, extension.extra_compile_args))
         super().build_extensions()
 
     def _record(self, level: str, flags: list[str]) -> str:
         """Write the flags to a file that is as new as they are: other flags, another compilation."""
-        record = COPIES / f"{level}.flags"
+        record = BUILD.parent / f"{level}.flags"
         if not record.exists() or record.read_text() != repr(flags):
             record.write_text(repr(flags))
         return str(record)

@@ -1,5 +1,10 @@
 """Arrays as the kernels see them: buffers of any strides, checked where they come in."""
 from cpython.buffer cimport PyBUF_FORMAT, PyObject_GetBuffer
+
+cdef extern from "<assert.h>" nogil:
+    # What must hold if nothing is to be read or written out of bounds; checked in builds with CYCE_DEBUG=1.
+    void check "assert"(bint holds)
+
 from cython cimport floating
 
 
@@ -114,6 +119,9 @@ cdef enum:
 
 cdef struct Positions:
     # Where the positions of an array are: in C order over dims, strides in elements.
+    Py_ssize_t n                    # of them
+    Py_ssize_t lowest               # offset of any
+    Py_ssize_t highest
     int n_dims
     Py_ssize_t shape[MAX_DIMS]
     Py_ssize_t stride[MAX_DIMS]
@@ -136,6 +144,7 @@ cdef inline bint offsets_of(
     cdef Py_ssize_t offset = 0, done = 0, run = 0
     cdef Py_ssize_t k
     cdef int dim
+    check(first >= 0 and width >= 0 and first + width <= positions.n)
     for dim in range(last, 0, -1):
         index[dim] = first % positions.shape[dim]
         first //= positions.shape[dim]
@@ -146,6 +155,8 @@ cdef inline bint offsets_of(
         run = width - done
         if last > 0:
             run = min(run, positions.shape[last] - index[last])
+        check(positions.lowest <= min(offset, offset + (run - 1) * step))
+        check(positions.highest >= max(offset, offset + (run - 1) * step))
         for k in range(run):
             offset_out[done + k] = offset + k * step
         done += run
@@ -199,6 +210,8 @@ cdef inline int place(Py_buffer* view, int axis, Operand* operand) except -1:
     expect(-1 <= axis < view.ndim, "no such axis")
     operand.start = <char*> view.buf
     operand.class_stride = 1
+    positions.n = 1
+    positions.lowest = positions.highest = 0
     positions.n_dims = 0
     for dim in range(view.ndim):
         if view.strides[dim] % view.itemsize:
@@ -208,6 +221,9 @@ cdef inline int place(Py_buffer* view, int axis, Operand* operand) except -1:
         if dim == axis:
             operand.class_stride = stride
             continue
+        positions.n *= size
+        positions.lowest += min(<Py_ssize_t> 0, (size - 1) * stride)
+        positions.highest += max(<Py_ssize_t> 0, (size - 1) * stride)
         if size == 1:
             continue
         last = positions.n_dims - 1

@@ -25,7 +25,9 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     -------
     dict or None
         With ``mode="dicts"``: keys "version", "numpy", "compiled levels" and "usable levels" (tuples
-        of str), "level", "openmp" (bool), "threads" (int), "serial after fork" (bool).
+        of str), "level", "openmp" and "debug" (bool: built with CYCE_DEBUG=1, slow and checked), "threads"
+        (int: of a call from here, when it is the only one), "serial after fork" (bool: whether this process
+        was forked from one whose calls had used threads).
 
     Raises
     ------
@@ -48,6 +50,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         "usable levels": _dispatch.usable_levels(),
         "level": _dispatch.level,
         "openmp": _team.HAS_OPENMP,
+        "debug": _dispatch.kernels.HAS_CHECKS,
         "threads": _threads.get_num_threads(),
         "serial after fork": _team.forked_after_use(),
     }

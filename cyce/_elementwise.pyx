@@ -13,11 +13,11 @@ Compiled once per instruction-set level like `_kernels.pyx`, and for the same re
 * Shares of SHARE elements are added up in order: the number of threads does not change a bit.
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
 from libc.math cimport NAN
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from cyce._arrays cimport (
@@ -246,7 +246,7 @@ cdef int run(
     """Compute all elements; loss_out[0] becomes the sum of the losses."""
     cdef Py_ssize_t n_shares = (call.n_elements + SHARE - 1) // SHARE
     cdef int n_threads = threads_for(call.n_elements, SHARE, num_threads)
-    cdef double* sums = <double*> malloc(n_shares * sizeof(double))
+    cdef double* sums = <double*> PyMem_RawMalloc(n_shares * sizeof(double))
     cdef Py_ssize_t share
     cdef double lost = 0
     if sums == NULL:
@@ -258,7 +258,7 @@ cdef int run(
     for share in range(n_shares):
         add[double](loss_out, &lost, sums[share])
     loss_out[0] = settled(loss_out[0], lost)
-    free(sums)
+    PyMem_RawFree(sums)
     return 0
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+HAS_CHECKS: bool
+
 def cross_entropy(
     logits: NDArray[Any],
     axis: int,

@@ -33,17 +33,17 @@ into vectors of whatever width the level has, and every width adds in the same o
   caches goes past them instead (`Call.streams`), and the exponentials wait in scratch memory.
 """
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, NAN, fabsf
 from libc.stdint cimport (
     INT64_MAX, INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from cyce._arrays cimport (
-    Operand, cyce_stream, cyce_stream_end, expect, format_of, offsets_of, place, same_shape, take,
+    Operand, check, cyce_stream, cyce_stream_end, expect, format_of, offsets_of, place, same_shape, take,
     threads_for, transpose,
 )
 from cyce._math cimport (
@@ -52,6 +52,18 @@ from cyce._math cimport (
     settled, square_of_sech, sum_of_lanes, tanh_of, without_headroom,
 )
 from cyce._team cimport Team, dismiss, hire
+
+cdef extern from * nogil:
+    """
+    #ifdef NDEBUG
+    #define CYCE_DEBUG 0
+    #else
+    #define CYCE_DEBUG 1
+    #endif
+    """
+    const bint CYCE_DEBUG
+
+HAS_CHECKS = bool(CYCE_DEBUG)
 
 cdef enum:
     # Classes of a row that are looked up, weighted and stored together.
@@ -251,6 +263,7 @@ cdef void fill_dense(
     cdef const float* single = <const float*> call.probabilities.start
     cdef const double* wide = <const double*> call.probabilities.start
     cdef Py_ssize_t k
+    check(0 <= first and first + n <= call.n_classes)
     if call.probabilities.start == NULL:
         for k in range(n):
             dense_out[k] = 1
@@ -360,6 +373,7 @@ cdef void begin_tile(
             tile.hard[k] = picked
         if weight != NULL:
             for k in range(tile.width):
+                check(is_class(tile.pivot[k], n_classes))
                 tile.hard[k] = picked * weight[tile.pivot[k]] if tile.counts[k] else 0.0
     else:
         n_counted = tile.width
@@ -1396,6 +1410,15 @@ cdef inline floating* exponentials_at(
     return exps + (row * call.n_classes if call.streams else tile.grad_at[row])
 
 
+cdef inline void check_block(const Call* call, const Tile* tile, Py_ssize_t block) noexcept nogil:
+    """Check that a block lies within the classes, and a tile within its scratch memory."""
+    check(0 <= block < call.n_blocks)
+    check(block * call.block_classes < call.n_classes)
+    check(not call.by_rows or call.block_classes == ROW_BLOCK)
+    check(0 < tile.width <= tile.lanes <= call.tile_width <= TILE)
+    check(tile.first + tile.width <= call.n_positions)
+
+
 cdef inline void reduce_block(
     const Call* call, Tile* tile, const floating* logits, floating* exps_out,
     Py_ssize_t block, double* stats, floating* packed,
@@ -1403,6 +1426,7 @@ cdef inline void reduce_block(
     """First half of the pass over one block; exps_out: see `exponentials_at`."""
     cdef double* block_stats = stats + block * N_STATS * call.tile_width
     cdef Py_ssize_t row
+    check_block(call, tile, block)
     if not call.by_rows:
         tile_reduce_block(call, tile, logits, exps_out, block, block_stats, packed)
         return
@@ -1423,6 +1447,7 @@ cdef inline void finish_block(
     """Second half of the pass over one block."""
     cdef const double* block_stats = stats + block * N_STATS * call.tile_width
     cdef Py_ssize_t row
+    check_block(call, tile, block)
     if call.by_rows:
         for row in range(tile.width):
             if call.output == LOG_SOFTMAX:
@@ -1550,20 +1575,20 @@ cdef int run(
     cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // (call.tile_width * call.n_classes))
     cdef char* memory
     cdef char* scratch
-    cdef TileResult* results = <TileResult*> malloc(call.n_tiles * sizeof(TileResult))
+    cdef TileResult* results = <TileResult*> PyMem_RawMalloc(call.n_tiles * sizeof(TileResult))
     cdef Py_ssize_t number
     cdef double lost = 0
     cdef bint target_changed = False
     call.streams = may_stream(call, sizeof(floating)) and not split
     sizes = scratch_of(call, sizeof(floating))
     size = sizes.tile + sizes.stats + sizes.exps + sizes.packed
-    memory = <char*> malloc(
+    memory = <char*> PyMem_RawMalloc(
         CACHE_LINE + (size + (n_threads - 1) * sizes.packed if split else n_workers * size)
     )
     scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
     if memory == NULL or results == NULL:
-        free(memory)
-        free(results)
+        PyMem_RawFree(memory)
+        PyMem_RawFree(results)
         with gil:
             raise MemoryError("no memory for the scratch space of the loss")
     if n_workers > 1:
@@ -1583,8 +1608,8 @@ cdef int run(
         add[double](loss_out, &lost, results[number].loss)
         target_changed = target_changed or results[number].target_changed
     loss_out[0] = settled(loss_out[0], lost)
-    free(memory)
-    free(results)
+    PyMem_RawFree(memory)
+    PyMem_RawFree(results)
     if target_changed:
         with gil:
             raise IndexError(-1)
@@ -1633,6 +1658,7 @@ cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_
             for k in range(n):
                 mass = 1.0
                 if call.target != NULL:
+                    check(targets[k] == ignore_index or is_class(targets[k], n_classes))
                     mass = 0.0 if targets[k] == ignore_index else (
                         weight[targets[k]] if weight != NULL else 1.0
                     )
@@ -1658,7 +1684,7 @@ cdef int count_targets(
     if n_blocks <= 1:
         total[0] = count_block(call, weight, 0)
         return 0
-    counts = <TargetCount*> malloc(n_blocks * sizeof(TargetCount))
+    counts = <TargetCount*> PyMem_RawMalloc(n_blocks * sizeof(TargetCount))
     if counts == NULL:
         with gil:
             raise MemoryError("no memory for counting the targets")
@@ -1669,7 +1695,7 @@ cdef int count_targets(
         if counts[block].bad >= 0 and total.bad < 0:
             total.bad = counts[block].bad
     total.weight = settled(total.weight, lost)
-    free(counts)
+    PyMem_RawFree(counts)
     return 0
 
 
