@@ -1,0 +1,305 @@
+"""Memory: how much is taken, what happens where there is none, and that nothing else is touched."""
+
+import mmap
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import cyce.functional as F
+from cyce import _dispatch
+
+# Memory without pages until they are used. Python has known the name since 3.13; on Linux:
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+on_linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="other systems limit memory otherwise"
+)
+
+PEAK = """
+import resource, sys
+import numpy as np
+import cyce
+
+rng = np.random.default_rng(0)
+logits = rng.standard_normal((2000, 50000), dtype=np.float32)
+target = rng.integers(50000, size=2000)
+cyce.cross_entropy(logits[:10], target[:10])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[1] == "loss":
+    cyce.cross_entropy(logits, target)
+else:
+    cyce.value_and_grad(cyce.cross_entropy)(logits, target, out=logits)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no resource usage on this system")
+@pytest.mark.parametrize("what", ["loss", "gradient in place"])
+def test_nothing_of_the_size_of_the_logits_is_allocated(run_python, what):
+    result = run_python("-c", PEAK, what)
+    assert result.returncode == 0, result.stderr
+    # kilobytes, bytes on macOS; the logits take 400 MB
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(result.stdout) * unit < 20e6
+
+
+# Broadcast arrays need no memory themselves, but what is kept of their parts does. `n` bytes of scratch
+# memory are more than the limit, and in the last three calls, something else has been allocated before.
+NO_MEMORY = """
+import mmap, os, resource, sys
+import numpy as np
+import cyce
+import cyce.functional as F
+
+def zeros(*shape):
+    return np.broadcast_to(np.float32(0), shape)
+
+def sparse(n):
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | int(sys.argv[2])
+    return np.frombuffer(mmap.mmap(-1, n, flags), np.uint8)
+
+cyce.set_num_threads(2)
+many = sparse(2**36)
+long = zeros(1, 2**42)
+wide = np.lib.stride_tricks.as_strided(sparse(2**42 * 4).view(np.float32), (1, 2**42), (0, 4))
+calls = {
+    "tiles": lambda: F.cross_entropy(zeros(2**40, 200), zeros(2**40, 200), reduction="sum"),
+    "counts": lambda: F.cross_entropy(zeros(2**36, 3), many, reduction="sum"),
+    "elements": lambda: F.binary_cross_entropy_with_logits(zeros(2**50), zeros(2**50), reduction="sum"),
+    "classes": lambda: F.cross_entropy(zeros(2**22, 2**38), zeros(2**22, 2**38), reduction="sum"),
+    "one position": lambda: F.cross_entropy(long, [3]),
+    "one row": lambda: F.logsumexp(wide, dim=1),
+}
+call = calls[sys.argv[1]]
+# Threads take address space, too.
+F.cross_entropy(zeros(1000, 1000), np.zeros(1000, int))
+
+def used():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * mmap.PAGESIZE
+
+limit = used() + 2**25
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+def fails():
+    try:
+        call()
+    except MemoryError as error:
+        assert "no memory for" in str(error), error
+        return
+    raise AssertionError("no MemoryError")
+
+fails()
+before = used()
+for _ in range(300):
+    fails()
+print(used() - before)
+"""
+
+
+@on_linux
+@pytest.mark.parametrize("what", ["tiles", "counts", "elements", "classes", "one position", "one row"])
+def test_no_memory(run_python, what):
+    result = run_python("-c", NO_MEMORY, what, str(NO_RESERVE))
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 2**20
+
+
+MANY_CALLS = """
+import itertools, resource
+import numpy as np
+import cyce
+import cyce.functional as F
+
+rng = np.random.default_rng(0)
+logits = rng.standard_normal((4, 10), dtype=np.float32)
+target = np.array([0, 3, 9, -100])
+bad = np.array([0, 3, 10, 2])
+out = np.empty_like(logits)
+loss_and_gradient = cyce.value_and_grad(F.cross_entropy)
+
+def raises():
+    try:
+        F.cross_entropy(logits, bad)
+    except IndexError:
+        pass
+
+calls = [
+    lambda: F.cross_entropy(logits, target),
+    lambda: loss_and_gradient(logits, target, out=out),
+    lambda: loss_and_gradient(logits, target, reduction="none"),
+    lambda: F.softmax(logits, dim=1),
+    lambda: F.cross_entropy(logits.T, np.zeros((4,), int), axis=0),
+    lambda: F.binary_cross_entropy_with_logits(logits, out),
+    lambda: F.cross_entropy_stats(logits, target),
+    raises,
+]
+
+def many(n):
+    for call in itertools.islice(itertools.cycle(calls), n):
+        call()
+
+many(10_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+many(1_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no resource usage on this system")
+def test_a_million_small_calls_do_not_grow(run_python):
+    result = run_python("-c", MANY_CALLS)
+    assert result.returncode == 0, result.stderr
+    unit = 1 if sys.platform == "darwin" else 1024
+    # 8 bytes leaked by every eighth call would be as much.
+    assert int(result.stdout) * unit < 10**6
+
+
+def guarded(shape, dtype):
+    """Return memory full of 77, and an array in the midst of it."""
+    memory = np.full(int(np.prod(shape)) + 256, 77, dtype)
+    return memory, memory[128:-128].reshape(shape)
+
+
+LAYOUTS = [(5, 33), (3, 257), (70, 9), (130, 3), (2, 9000), (2, 70, 37), (2, 130, 5), (3, 21, 6, 7)]
+
+
+@pytest.mark.parametrize("shape", LAYOUTS, ids=str)
+def test_nothing_is_written_beside_the_kernels_outputs(level, dtype, rng, shape):
+    logits = rng.standard_normal(shape).astype(dtype)
+    target = rng.integers(shape[1], size=shape[:1] + shape[2:])
+    positions = target.shape
+    losses, lse, probability, entropy = [guarded(positions, dtype) for _ in range(4)]
+    prediction, rank = [guarded(positions, np.int64) for _ in range(2)]
+    gradient = guarded(shape, dtype)
+    kernels = _dispatch.load_level(level)
+    for grad_out in (None, gradient[1]):
+        stats = (
+            None
+            if grad_out is not None
+            else [array for _, array in (lse, probability, entropy, prediction, rank)]
+        )
+        kernels.cross_entropy(
+            logits,
+            1,
+            target,
+            None,
+            None,
+            -100,
+            0.1,
+            False,
+            losses[1],
+            grad_out,
+            None,
+            1.0,
+            2,
+            None,
+            stats,
+        )
+    for memory, array in (losses, lse, probability, entropy, prediction, rank, gradient):
+        assert np.all(memory[:128] == 77)
+        assert np.all(memory[-128:] == 77)
+        assert not np.any(array == 77)
+
+
+@pytest.mark.parametrize("shape", LAYOUTS, ids=str)
+@pytest.mark.parametrize("function", [F.softmax, F.log_softmax, F.softmin, F.logsumexp])
+def test_nothing_is_written_beside_out(level, dtype, rng, shape, function):
+    memory, out = guarded(shape[:1] + shape[2:] if function is F.logsumexp else shape, dtype)
+    function(rng.standard_normal(shape).astype(dtype), dim=1, out=out)
+    assert np.all(memory[:128] == 77)
+    assert np.all(memory[-128:] == 77)
+    assert not np.any(out == 77)
+
+
+@pytest.mark.parametrize("shape", [(1,), (511,), (513,), (70, 130), (3, 21, 6, 7)], ids=str)
+@pytest.mark.parametrize("name", ["binary_cross_entropy_with_logits", "binary_cross_entropy", "kl_div"])
+def test_nothing_is_written_beside_elementwise_outputs(level, dtype, rng, shape, name):
+    probability, target = rng.random(shape).astype(dtype), rng.random(shape).astype(dtype)
+    losses, gradient = guarded(shape, dtype), guarded(shape, dtype)
+    between = {"binary_cross_entropy_with_logits": [None, None], "binary_cross_entropy": [None]}
+    kernel = getattr(_dispatch.load_level(level, "_elementwise"), name)
+    kernel(probability, target, *between.get(name, [False]), losses[1], gradient[1], None, 1.0, 1.0, 2)
+    for memory, array in (losses, gradient):
+        assert np.all(memory[:128] == 77)
+        assert np.all(memory[-128:] == 77)
+        assert not np.any(array == 77)
+
+
+@on_linux
+@pytest.mark.parametrize("classes_far_apart", [False, True])
+def test_elements_more_than_two_to_the_31_apart(level, rng, loss_and_gradient, classes_far_apart):
+    # 16 GB of addresses, of which only the pages that are used take memory.
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+    memory = np.frombuffer(mmap.mmap(-1, 2**34 + 2**20, kind), np.float32)
+    outputs = np.frombuffer(mmap.mmap(-1, 2**34 + 2**20, kind), np.float32)
+    shape, strides = ((200, 2), (4, 2**34)) if classes_far_apart else ((2, 200), (2**34, 4))
+    logits = np.lib.stride_tricks.as_strided(memory, shape, strides)
+    out = np.lib.stride_tricks.as_strided(outputs, shape, strides)
+    logits[...] = rng.standard_normal(shape)
+    target = rng.integers(shape[1], size=shape[0])
+    expected_loss, expected = loss_and_gradient(logits.copy(), target)
+    loss, _ = loss_and_gradient(logits, target, out=out)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-9)
+
+
+MUTATED = """
+import sys, threading
+import numpy as np
+import cyce
+
+rng = np.random.default_rng(0)
+shape = eval(sys.argv[1])
+logits = rng.standard_normal(shape, dtype=np.float32)
+positions = shape[:1] + shape[2:]
+good = rng.integers(shape[1], size=positions)
+bad = good.copy()
+bad.flat[::17] = 2**40
+bad.flat[5::17] = -(2**33)
+target = good.copy()
+weight = np.ones(shape[1], np.float32)
+loss_and_gradient = cyce.value_and_grad(cyce.cross_entropy)
+expected = cyce.cross_entropy(logits, good)
+done = threading.Event()
+
+def mutate():
+    while not done.is_set():
+        target[...] = bad
+        target[...] = good
+
+mutating = threading.Thread(target=mutate)
+mutating.start()
+seen = {"right": 0, "refused": 0, "changed": 0}
+try:
+    for i in range(100_000):
+        if i >= 2000 and min(seen.values()) > 3:
+            break
+        try:
+            if i % 3 == 0:
+                loss = cyce.cross_entropy(logits, target, weight if i % 2 else None)
+            elif i % 3 == 1:
+                loss, _ = loss_and_gradient(logits, target, weight if i % 2 else None)
+            else:
+                loss = cyce.cross_entropy_stats(logits, target).means.loss
+            seen["right"] += loss == expected
+        except IndexError as error:
+            seen["changed" if "another thread" in str(error) else "refused"] += 1
+finally:
+    done.set()
+    mutating.join()
+print(*seen.values())
+"""
+
+
+@pytest.mark.parametrize("shape", [(3000, 5), (2000, 300), (3, 20, 1000)], ids=str)
+def test_targets_that_another_thread_changes(run_python, shape):
+    # What was checked is what is used: nothing is read beyond the logits, which would end the process.
+    result = run_python("-c", MUTATED, str(shape), timeout=120)
+    assert result.returncode == 0, result.stderr
+    right, refused, changed = map(int, result.stdout.split())
+    assert refused > 0
+    assert changed > 0
+    assert right > 0
