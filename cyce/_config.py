@@ -41,7 +41,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     >>> config["level"] in config["usable levels"]
     True
     """
-    if mode not in ("stdout", "dicts"):
+    if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
         raise ValueError(f"mode: 'stdout' or 'dicts' is needed, got {mode!r}")
     config = {
         "version": cyce.__version__,

@@ -24,8 +24,8 @@ from cyce._arrays cimport (
     Operand, Positions, expect, format_of, offsets_of, place, same_shape, take, threads_for,
 )
 from cyce._math cimport (
-    LANES, add, exp_clamped, exp_nonpositive, log1p_nonnegative, log1p_of_fraction, log_nonnegative, settled,
-    sum_of_lanes,
+    LANES, add, cyce_enter, cyce_environment, cyce_leave, exp_clamped, exp_nonpositive, log1p_nonnegative,
+    log1p_of_fraction, log_nonnegative, settled, sum_of_lanes,
 )
 from cyce._team cimport Team, dismiss, hire
 
@@ -234,10 +234,15 @@ cdef double run_share(const Call* call, const floating* start, Py_ssize_t share)
     cdef Py_ssize_t first = share * SHARE
     cdef Py_ssize_t end = min(call.n_elements, first + SHARE)
     cdef double total = 0, lost = 0
+    cdef cyce_environment found
+    # that of the thread that takes the share
+    cyce_enter(&found)
     while first < end:
         add[double](&total, &lost, run_chunk(call, start, first, min(<Py_ssize_t> CHUNK, end - first)))
         first += CHUNK
-    return settled(total, lost)
+    total = settled(total, lost)
+    cyce_leave(&found)
+    return total
 
 
 cdef int run(
@@ -290,9 +295,11 @@ cdef double evaluate(
     cdef double value = 0
     cdef bint single
     cdef Team team
+    cdef cyce_environment found
     cdef int i
     team.hired = False
     memset(views, 0, sizeof(views))
+    cyce_enter(&found)
     try:
         call.loss = loss
         call.n_elements = take(input, PyBUF_STRIDES, &views[0])
@@ -318,6 +325,7 @@ cdef double evaluate(
         return <double> <float> value if single else value
     finally:
         dismiss(&team)
+        cyce_leave(&found)
         for i in range(7):
             PyBuffer_Release(&views[i])
 

@@ -47,9 +47,10 @@ from cyce._arrays cimport (
     threads_for, transpose,
 )
 from cyce._math cimport (
-    LANES, add, cut_off, cyce_prefetch, difference_lost, exp_near_zero, exp_nonpositive, exp_scaled,
-    exponent_bias, finite_or_zero, headroom, ln2_high, ln2_low, log1p_nonnegative, multiply_add, round_shift,
-    settled, square_of_sech, sum_of_lanes, tanh_of, without_headroom,
+    LANES, add, cut_off, cyce_enter, cyce_environment, cyce_leave, cyce_prefetch, difference_lost,
+    exp_near_zero, exp_nonpositive, exp_scaled, exponent_bias, finite_or_zero, headroom, ln2_high,
+    ln2_low, log1p_nonnegative, multiply_add, round_shift, settled, square_of_sech, sum_of_lanes, tanh_of,
+    without_headroom,
 )
 from cyce._team cimport Team, dismiss, hire
 
@@ -744,6 +745,11 @@ cdef void row_restart_block(
         block_grad[k] = exp_scaled(block_grad[k], shift, exponent_shift, lowest)
 
 
+cdef inline floating at_most_1(floating probability) noexcept nogil:
+    """Return a probability of one that rounding took beyond 1; NaN stays."""
+    return 1 if probability > 1 else probability
+
+
 cdef void row_finish_block(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* logits, const floating* row_exps,
     floating* row_grad, Py_ssize_t block, const double* stats, floating* packed,
@@ -774,6 +780,9 @@ cdef void row_finish_block(
         chunk_grad = &local[0] if call.streams else block_grad + chunk * CHUNK
         for k in range(size):
             chunk_grad[k] = chunk_exps[k] * without_headroom(factor) * factor
+        if call.output == SOFTMAX:
+            for k in range(size):
+                chunk_grad[k] = at_most_1(chunk_grad[k])
         if call.has_dense:
             fill_dense(
                 call, <const floating*> call.weight, tile.probabilities_at[row], first + chunk * CHUNK,
@@ -1119,6 +1128,9 @@ cdef void tile_finish_block(
         lane = packed + c * TILE
         for k in range(tile.lanes):
             lane[k] = lane[k] * without_headroom(factor[0]) * factor[k]
+        if call.output == SOFTMAX:
+            for k in range(tile.lanes):
+                lane[k] = at_most_1(lane[k])
         if call.has_dense:
             tile_fill_dense(call, tile, first + c, dense)
             for k in range(tile.lanes):
@@ -1463,6 +1475,29 @@ cdef inline void finish_block(
         tile_finish_block(call, tile, logits, grad_out, block, block_stats, packed)
 
 
+# The same in another thread, which brings its own floating point environment.
+
+
+cdef void reduce_block_apart(
+    const Call* call, Tile* tile, const floating* logits, floating* exps_out,
+    Py_ssize_t block, double* stats, floating* packed,
+) noexcept nogil:
+    cdef cyce_environment found
+    cyce_enter(&found)
+    reduce_block(call, tile, logits, exps_out, block, stats, packed)
+    cyce_leave(&found)
+
+
+cdef void finish_block_apart(
+    const Call* call, const Tile* tile, const floating* logits, floating* exps, floating* grad_out,
+    Py_ssize_t block, const double* stats, floating* packed,
+) noexcept nogil:
+    cdef cyce_environment found
+    cyce_enter(&found)
+    finish_block(call, tile, logits, exps, grad_out, block, stats, packed)
+    cyce_leave(&found)
+
+
 cdef struct Scratch:
     # How the memory that a thread computes in is divided, in bytes; all are whole cache lines.
     size_t tile
@@ -1516,7 +1551,7 @@ cdef void run_tile(
     result.loss = 0
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
-            reduce_block(
+            reduce_block_apart(
                 call, tile, logits, exps_out, block, stats, <floating*> (packed + threadid() * sizes.packed)
             )
     else:
@@ -1536,7 +1571,7 @@ cdef void run_tile(
         finish_pivots[floating](call, tile, 0)
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
-            finish_block(
+            finish_block_apart(
                 call, tile, logits, exps, grad_out, block, stats,
                 <floating*> (packed + threadid() * sizes.packed),
             )
@@ -1545,6 +1580,16 @@ cdef void run_tile(
             finish_block(call, tile, logits, exps, grad_out, block, stats, <floating*> packed)
     if call.streams:
         cyce_stream_end()
+
+
+cdef void run_tile_apart(
+    const Call* call, const floating* logits, floating* grad_out, Py_ssize_t number,
+    const Scratch* sizes, char* scratch, TileResult* result,
+) noexcept nogil:
+    cdef cyce_environment found
+    cyce_enter(&found)
+    run_tile(call, logits, grad_out, number, sizes, scratch, 1, result)
+    cyce_leave(&found)
 
 
 cdef bint may_stream(const Call* call, size_t itemsize) noexcept nogil:
@@ -1595,8 +1640,8 @@ cdef int run(
         for number in prange(
             call.n_tiles, num_threads=n_workers, schedule="dynamic", chunksize=n_at_once
         ):
-            run_tile(
-                call, logits, grad_out, number, &sizes, scratch + threadid() * size, 1, results + number
+            run_tile_apart(
+                call, logits, grad_out, number, &sizes, scratch + threadid() * size, results + number
             )
     else:
         for number in range(call.n_tiles):
@@ -1639,6 +1684,8 @@ cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_
     cdef Py_ssize_t first = block * TARGET_BLOCK
     cdef Py_ssize_t end = min(call.n_positions, first + TARGET_BLOCK)
     cdef Py_ssize_t n, n_bad, k
+    cdef cyce_environment found
+    cyce_enter(&found)
     count.weight = 0
     count.bad = -1
     while first < end and count.bad < 0:
@@ -1667,6 +1714,7 @@ cdef TargetCount count_block(const Call* call, const floating* weight, Py_ssize_
                 add[double](&count.weight, &lost, mass)
         first += n
     count.weight = settled(count.weight, lost) if weighted else <double> n_counted
+    cyce_leave(&found)
     return count
 
 
@@ -1833,12 +1881,14 @@ def cross_entropy(
     cdef bint zero_if_empty = False
     cdef Py_ssize_t n_logits
     cdef Team team
+    cdef cyce_environment found
     cdef int i
     team.hired = False
     count.weight = 0
     count.bad = -1
     # A buffer that was not taken has no owner, and releasing it does nothing.
     memset(views, 0, sizeof(views))
+    cyce_enter(&found)
     try:
         call.output = GRADIENT
         take_logits(logits, axis, &views[0], &call)
@@ -1943,6 +1993,7 @@ def cross_entropy(
         return <double> <float> value if format == c"f" else value
     finally:
         dismiss(&team)
+        cyce_leave(&found)
         for i in range(12):
             PyBuffer_Release(&views[i])
 
@@ -1954,9 +2005,11 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
     cdef double unused = 0
     cdef char format
     cdef Team team
+    cdef cyce_environment found
     team.hired = False
     memset(&call, 0, sizeof(call))
     memset(views, 0, sizeof(views))
+    cyce_enter(&found)
     try:
         call.output = output
         take_logits(logits, axis, &views[0], &call)
@@ -1985,6 +2038,7 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
                     )
     finally:
         dismiss(&team)
+        cyce_leave(&found)
         for i in range(2):
             PyBuffer_Release(&views[i])
     return 0

@@ -30,6 +30,20 @@ cdef extern from * nogil:
     #define cyce_prefetch(address) ((void) (address))
     #endif
 
+    /* The calling thread's floating point environment: rounding, subnormal numbers, flags, traps. */
+    #if defined(__SSE2__)
+    #include <xmmintrin.h>
+    typedef unsigned int cyce_environment;
+    /* The default and no flags: nearest, subnormal numbers as they are, no traps. */
+    static inline void cyce_enter(cyce_environment *found) { *found = _mm_getcsr(); _mm_setcsr(0x1f80); }
+    static inline void cyce_leave(const cyce_environment *found) { _mm_setcsr(*found); }
+    #else
+    #include <fenv.h>
+    typedef fenv_t cyce_environment;
+    static inline void cyce_enter(cyce_environment *found) { fegetenv(found); fesetenv(FE_DFL_ENV); }
+    static inline void cyce_leave(const cyce_environment *found) { fesetenv(found); }
+    #endif
+
     static inline uint64_t cyce_bits(double value)
     {
         uint64_t bits;
@@ -58,6 +72,12 @@ cdef extern from * nogil:
         return value;
     }
     """
+    # What computes, enters before and leaves after: with subnormal numbers whatever the caller does with
+    # them (torch.set_flush_denormal; new threads inherit it), no flags raised, no traps sprung.
+    ctypedef struct cyce_environment:
+        pass
+    void cyce_enter(cyce_environment* found) noexcept
+    void cyce_leave(const cyce_environment* found) noexcept
     float cyce_fma_float(float a, float b, float c) noexcept
     double cyce_fma_double(double a, double b, double c) noexcept
     float cyce_low_bits_as_power_float(float value) noexcept

@@ -82,9 +82,3 @@ def test_show_config_returns_dicts(capsys):
 def test_show_config_has_no_other_mode():
     with pytest.raises(ValueError, match="mode: 'stdout' or 'dicts' is needed, got 'json'"):
         cyce.show_config(mode="json")
-
-
-def test_the_process_is_left_as_found(run_python):
-    # No flush-to-zero for the whole process, as GCC's -ffast-math would have it.
-    program = "import numpy as np, cyce; print(np.float32(1e-40) * np.float32(1) != 0)"
-    assert run_python("-c", program).stdout == "True\n"

@@ -1,6 +1,8 @@
 """Random calls, good and bad: the oracle's answer, or a clear error."""
 
 import inspect
+import math
+import os
 import re
 
 import hypothesis.extra.numpy as hnp
@@ -22,14 +24,23 @@ from matplotlib import pyplot
 LOSS_AND_GRADIENT = cyce.value_and_grad(F.cross_entropy)
 
 
+def examples(n):
+    """Try n examples, and with CYCE_FUZZ in the environment that many times more."""
+    return settings(max_examples=n * int(os.environ.get("CYCE_FUZZ", "1")), deadline=None)
+
+
 @st.composite
 def strided(draw, array):
-    """Lay an array out in memory in any order of its axes, with gaps, backwards, in another byte order."""
+    """Lay an array out in memory in some way.
+
+    In any order of its axes, with gaps, backwards, unaligned, in another byte order, read-only, as a list.
+    """
     order = draw(st.permutations(range(array.ndim)))
     steps = draw(st.tuples(*[st.sampled_from([1, 1, 2, -1]) for _ in order]))
-    memory = np.zeros(
-        [abs(step) * array.shape[axis] for axis, step in zip(order, steps, strict=True)], array.dtype
-    )
+    shape = [abs(step) * array.shape[axis] for axis, step in zip(order, steps, strict=True)]
+    skipped = draw(st.sampled_from([0, 0, 0, 1, 2]))
+    memory = np.zeros(skipped + math.prod(shape) * array.itemsize, np.uint8)
+    memory = memory[skipped:].view(array.dtype).reshape(shape)
     view = memory[(*[slice(None, None, step) for step in steps], ...)].transpose(np.argsort(order))
     view[...] = array
     if draw(st.booleans()):
@@ -69,7 +80,7 @@ def calls(draw):
     return draw(strided(logits)), draw(strided(target)), options
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(calls())
 def test_the_oracle_s_answer(call):
     logits, target, options = call
@@ -93,7 +104,7 @@ SPECIAL = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(
     hnp.arrays(
         np.float32,
@@ -128,6 +139,161 @@ def test_special_values(logits, target, smoothing, layout):
     gradient = gradient[0].T if layout == "image" else gradient
     assert np.isnan(gradient[no_softmax]).all()
     assert np.isfinite(gradient[~no_softmax]).all()
+
+
+@st.composite
+def arrays(draw, like=None):
+    """Draw numbers of any shape and layout, infinities and tiny numbers among them; or others of a shape."""
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=6))
+    dtype = np.dtype(draw(st.sampled_from([np.float32, np.float64])))
+    if like is not None:
+        shape, dtype = like.shape, like.dtype.newbyteorder("=")
+    elif shape and draw(st.booleans()):
+        wide = draw(st.integers(0, len(shape) - 1))
+        shape = (*shape[:wide], draw(st.sampled_from([33, 128, 300])), *shape[wide + 1 :])
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = np.asarray(rng.standard_normal(shape) * draw(st.sampled_from([0.1, 3, 50])))
+    values[rng.random(shape) < draw(st.sampled_from([0, 0.1]))] = draw(
+        st.sampled_from([1e-40, -0.0, -np.inf, np.inf, np.nan, 1e30])
+    )
+    return draw(strided(values.astype(dtype)))
+
+
+def log_softmax(x, axis):
+    x = x.astype(oracle.LONG)
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+
+def logsumexp(x, axis):
+    x = x.astype(oracle.LONG)
+    largest = x.max(axis=axis, keepdims=True, initial=-np.inf)
+    shift = np.where(np.isfinite(largest), largest, 0)
+    return (shift + np.log(np.exp(x - shift).sum(axis=axis, keepdims=True))).squeeze(axis)
+
+
+ALONG_AN_AXIS = {
+    F.softmax: lambda x, axis: np.exp(log_softmax(x, axis)),
+    F.softmin: lambda x, axis: np.exp(log_softmax(-x, axis)),
+    F.log_softmax: log_softmax,
+    F.logsumexp: logsumexp,
+}
+
+
+@examples(500)
+@given(st.sampled_from(list(ALONG_AN_AXIS)), arrays(), st.data())
+def test_the_formula_along_an_axis(function, x, data):
+    axis = data.draw(st.integers(-max(x.ndim, 1), max(x.ndim, 1) - 1))
+    before = x.tobytes()
+    result = function(x, axis)
+    assert result.dtype == x.dtype.newbyteorder("=")
+    with np.errstate(all="ignore"):
+        if x.size:
+            expected = ALONG_AN_AXIS[function](np.atleast_1d(x), axis).astype(result.dtype)
+            expected = expected.reshape(result.shape)
+        else:
+            # No positions, or no classes: then the sum over nothing is 0, its logarithm -inf.
+            expected = np.full(result.shape, -np.inf, result.dtype)
+    eps = np.finfo(result.dtype).eps
+    np.testing.assert_allclose(
+        result, expected, rtol=16 * eps, atol=16 * eps if function is F.log_softmax else 1e-35
+    )
+    if function is not F.logsumexp:
+        out = np.full_like(result, 77)
+        assert function(x, axis, out=out) is out
+        assert out.tobytes() == result.tobytes()
+    assert x.tobytes() == before
+
+
+def bce_with_logits(x, y, weight):
+    with np.errstate(all="ignore"):
+        positive = np.maximum(-x, 0) + np.log1p(np.exp(-abs(x)))
+        negative = np.maximum(x, 0) + np.log1p(np.exp(-abs(x)))
+        # Nothing of what is infinite is 0.
+        losses = np.where(y == 0, 0, y * positive) + np.where(y == 1, 0, (1 - y) * negative)
+        return np.where(weight == 0, 0, weight * losses)
+
+
+@examples(500)
+@given(arrays(), st.data())
+def test_the_formula_of_binary_cross_entropy(x, data):
+    y = np.random.default_rng(data.draw(st.integers(0, 100))).choice([0, 0.25, 1], x.shape)
+    y = data.draw(strided(np.asarray(y, x.dtype.newbyteorder("="))))
+    weight = data.draw(st.sampled_from([1.0, 0.5, 0.0]))
+    before = x.tobytes(), y.tobytes()
+    options = {"weight": np.asarray(weight, x.dtype), "reduction": "none"}
+    losses, gradient = cyce.value_and_grad(F.binary_cross_entropy_with_logits)(x, y, **options)
+    wide_x, wide_y = x.astype(oracle.LONG), y.astype(oracle.LONG)
+    expected = bce_with_logits(wide_x, wide_y, weight)
+    with np.errstate(all="ignore"):
+        slopes = weight * (1 / (1 + np.exp(-wide_x)) - wide_y)
+        probability = np.asarray(1 / (1 + np.exp(-wide_x))).astype(losses.dtype)
+    no_number = np.isnan(wide_x) & (weight != 0)
+    eps = np.finfo(losses.dtype).eps
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(losses, expected.astype(losses.dtype), rtol=8 * eps, atol=1e-37)
+    np.testing.assert_array_equal(np.isnan(gradient), no_number)
+    fine = np.isfinite(wide_x)
+    np.testing.assert_allclose(gradient[fine], slopes[fine].astype(losses.dtype), rtol=8 * eps, atol=8 * eps)
+    assert (x.tobytes(), y.tobytes()) == before
+    if not np.isnan(probability).any():
+        again = F.binary_cross_entropy(probability, y, reduction="none")
+        p = probability.astype(oracle.LONG)
+        with np.errstate(all="ignore"):
+            # as torch, whose logarithms are at least -100
+            plain = -np.where(y == 0, 0, wide_y * np.maximum(np.log(p), -100))
+            plain -= np.where(y == 1, 0, (1 - wide_y) * np.maximum(np.log1p(-p), -100))
+        np.testing.assert_allclose(again, plain.astype(again.dtype), rtol=8 * eps, atol=1e-37)
+
+
+@examples(300)
+@given(arrays(), st.booleans(), st.data())
+def test_the_formula_of_kl_div(x, log_target, data):
+    target = data.draw(arrays(like=x))
+    q = np.asarray(target if log_target else np.nan_to_num(abs(target.astype(x.dtype))), x.dtype)
+    with np.errstate(all="ignore"):
+        wide_x, wide_q = x.astype(oracle.LONG), q.astype(oracle.LONG)
+        mass = np.exp(wide_q) if log_target else wide_q
+        gap = (wide_q if log_target else np.log(wide_q)) - wide_x
+        expected = np.asarray(np.where(mass == 0, 0, mass * gap))
+        scale = np.asarray(np.where(mass == 0, 0, mass * (np.abs(gap) + np.abs(wide_x) + 1)))
+        losses, gradient = cyce.value_and_grad(F.kl_div)(x, q, reduction="none", log_target=log_target)
+        eps = np.finfo(losses.dtype).eps
+        fine = np.isfinite(expected) & (np.abs(expected) < np.finfo(losses.dtype).max)
+        assert np.all(np.abs(losses - expected)[fine] <= (8 * eps * scale + 1e-37)[fine])
+        np.testing.assert_array_equal(np.isnan(losses), np.isnan(expected))
+        fine &= mass < np.finfo(losses.dtype).max
+        np.testing.assert_allclose(gradient[fine], -mass[fine].astype(losses.dtype), rtol=8 * eps, atol=1e-37)
+
+
+@examples(300)
+@given(calls())
+def test_statistics_nll_and_one_hot_of_the_same_calls(call):
+    logits, target, options = call
+    axis = oracle.class_axis(logits)
+    if target.dtype.kind == "f":
+        return
+    n_classes = logits.shape[axis]
+    ignored = target == options["ignore_index"]
+    counts = ~ignored
+    same = {name: value for name, value in options.items() if name != "reduction"}
+    stats = F.cross_entropy_stats(logits, target, **same)
+    np.testing.assert_array_equal(stats.loss, F.cross_entropy(logits, target, reduction="none", **same))
+    np.testing.assert_array_equal(stats.prediction[counts], logits.argmax(axis)[counts])
+    log_probability = F.log_softmax(logits, axis)
+    same.pop("label_smoothing")
+    picked = np.take_along_axis(
+        log_probability, np.expand_dims(np.where(counts, target, 0).astype(np.int64), axis), axis
+    ).squeeze(axis)
+    weight = options.get("weight", np.ones(n_classes, log_probability.dtype))
+    expected = np.where(counts, -picked * weight[np.where(counts, target, 0).astype(np.int64)], 0)
+    losses = F.nll_loss(log_probability, target, reduction="none", **same)
+    np.testing.assert_allclose(losses, expected, rtol=4 * np.finfo(losses.dtype).eps)
+    np.testing.assert_allclose(stats.probability[counts], np.exp(picked)[counts], rtol=1e-4, atol=1e-30)
+    one_hot = F.one_hot(target, n_classes)
+    assert one_hot.shape == (*target.shape, n_classes)
+    np.testing.assert_array_equal(one_hot.argmax(-1), target)
+    np.testing.assert_array_equal(one_hot.sum(-1), 1)
 
 
 ANYTHING = st.one_of(
@@ -188,6 +354,10 @@ def assert_a_result_or_a_clear_error(function, arguments):
         return
     names = "|".join(inspect.signature(function).parameters)
     assert re.match(rf"({names})\b", message) or TORCH_S_WORDS.match(message), message
+    # Nothing has been written then.
+    out = arguments.get("out")
+    if isinstance(out, np.ndarray) and out.shape and out.dtype == np.float64 and out.flat[0] == 77:
+        assert (out == 77).all()
 
 
 @st.composite
@@ -201,19 +371,21 @@ def wrong_calls(draw, functions):
     names = [name for name in inspect.signature(function).parameters if name != "ax"]
     for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)):
         arguments[name] = draw(ANYTHING)
+    if "out" in inspect.signature(function).parameters and "out" not in arguments:
+        arguments["out"] = np.full(2 if function is F.logsumexp else (2, 3), 77.0)
     return function, arguments
 
 
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore:Implicit dimension", "ignore:reduction. 'mean' divides"
 )
-@settings(max_examples=3000, deadline=None)
+@examples(3000)
 @given(wrong_calls([*FUNCTIONS, *map(cyce.value_and_grad, LOSSES)]))
 def test_only_clear_errors(call):
     assert_a_result_or_a_clear_error(*call)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(wrong_calls(PICTURES))
 def test_only_clear_errors_of_pictures(call):
     try:
@@ -222,8 +394,45 @@ def test_only_clear_errors_of_pictures(call):
         pyplot.close("all")
 
 
+@examples(300)
+@given(st.sampled_from([cyce.Softmax, cyce.LogSoftmax, cyce.Softmin, cyce.Softmax2d]), ANYTHING, ANYTHING)
+@pytest.mark.filterwarnings("ignore:Implicit dimension")
+def test_only_clear_errors_of_softmax_modules(module, dim, input):
+    def build_and_call(dim, input):
+        return (module() if module is cyce.Softmax2d else module(dim))(input)
+
+    if module is cyce.Softmax2d:
+        with pytest.raises((TypeError, ValueError), match=r"^(input:|Softmax2d: expected)"):
+            # There are too few dimensions for a picture, or too many, or no numbers.
+            build_and_call(None, input if np.ndim(input) not in (3, 4) else None)
+    else:
+        assert_a_result_or_a_clear_error(build_and_call, {"dim": dim, "input": input})
+
+
+@examples(300)
+@given(st.data())
+def test_only_clear_errors_of_what_takes_no_arrays(data):
+    before = cyce.get_num_threads()
+    function = data.draw(
+        st.sampled_from([cyce.set_num_threads, cyce.num_threads, cyce.show_config, cyce.value_and_grad])
+    )
+    (name,) = inspect.signature(function).parameters
+
+    def call(**arguments):
+        result = function(**arguments)
+        if function is cyce.num_threads:
+            with result:
+                pass
+
+    call.__signature__ = inspect.signature(function)
+    try:
+        assert_a_result_or_a_clear_error(call, {name: data.draw(ANYTHING)})
+    finally:
+        cyce.set_num_threads(before)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:reduction. 'mean' divides")
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(
     st.sampled_from(
         [cyce.CrossEntropyLoss, cyce.NLLLoss, cyce.BCEWithLogitsLoss, cyce.BCELoss, cyce.KLDivLoss]

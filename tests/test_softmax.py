@@ -92,6 +92,20 @@ def test_special_values(level, dtype, width, axis):
     )
 
 
+@pytest.mark.parametrize("n_classes", [2, 10, 200])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_probabilities_are_at_most_1(level, dtype, rng, n_classes, axis):
+    # Confident rows, whose largest probability rounds to 1, or beyond where each factor is rounded.
+    logits = (rng.standard_normal((5000, n_classes)) * 50).astype(dtype)
+    logits = logits if axis == 1 else np.ascontiguousarray(logits.T)
+    softmax = F.softmax(logits, axis)
+    assert softmax.max() == 1
+    assert F.log_softmax(logits, axis).max() <= 0
+    stats = F.cross_entropy_stats(logits, logits.argmax(axis), axis=axis)
+    assert stats.probability.max() == 1
+    assert F.binary_cross_entropy(softmax, softmax) >= 0
+
+
 @pytest.mark.parametrize("function", [F.softmax, F.log_softmax, F.softmin])
 @pytest.mark.parametrize("shape", [(5, 3), (40, 1000), (2, 9000), (2, 21, 40, 30), (3, 130, 70)], ids=str)
 def test_out_and_threads(level, dtype, rng, threads, function, shape):
