@@ -4,17 +4,20 @@ Everything that is static stands in pyproject.toml. Here is what depends on the 
 knows OpenMP, and which levels it can compile for.
 """
 
+import gzip
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError, LinkError
 
 # CYCE_DEBUG=1: Cython's checks and the kernels' own (`check` in cyce/_arrays.pxd), for the tests.
@@ -96,6 +99,11 @@ def extensions() -> list[Extension]:
 class BuildLevels(build_ext):  # type: ignore[misc]
     """Compile every level that the compiler knows, with OpenMP where it works."""
 
+    def finalize_options(self) -> None:
+        """Compile several modules at once, unless told how many: the kernels take half a minute each."""
+        super().finalize_options()
+        self.parallel: bool | int = self.parallel or True
+
     def run(self) -> None:
         """Build, and put the modules into the checkout as well.
 
@@ -161,4 +169,34 @@ class BuildLevels(build_ext):  # type: ignore[misc]
         return None
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLevels})
+class ReproducibleSdist(sdist):  # type: ignore[misc]
+    """Pack the same files into the same bytes, whenever, wherever and by whomever it is done."""
+
+    def make_archive(self, base_name: str, format: str, **named: str | None) -> str:
+        """Pack a folder, its files in order, without their times and owners."""
+        if format != "gztar":
+            return str(super().make_archive(base_name, format, **named))
+        folder = Path(named["base_dir"] or ".")
+        # As of zip archives, time begins in 1980.
+        time = int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
+
+        def without_circumstances(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.mtime = time
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            return member
+
+        archive = Path(f"{base_name}.tar.gz")
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            archive.open("wb") as file,
+            gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=time) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for path in sorted(folder.rglob("*")):
+                tar.add(path, recursive=False, filter=without_circumstances)
+        return str(archive)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLevels, "sdist": ReproducibleSdist})

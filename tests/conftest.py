@@ -1,4 +1,7 @@
-"""Every test that asks for `level` runs once on the kernels of each level that this CPU has."""
+"""Every test that asks for `level` runs once on the kernels of each level that this CPU has.
+
+With CYCE_LEVEL, all tests run on that one alone.
+"""
 
 import os
 import subprocess
@@ -12,7 +15,7 @@ import cyce
 from cyce import _dispatch, functional
 
 
-@pytest.fixture(params=_dispatch.usable_levels())
+@pytest.fixture(params=[_dispatch.level] if os.environ.get("CYCE_LEVEL") else _dispatch.usable_levels())
 def level(request, monkeypatch):
     """Name of a compiled level, which is in use during the test."""
     monkeypatch.setattr(functional, "kernels", _dispatch.load_level(request.param))
@@ -50,12 +53,12 @@ def loss_and_gradient():
 def run_python(tmp_path):
     """Return a function that runs a program in a fresh interpreter and returns what it did.
 
-    `environment` is added to this process's; None removes a variable.
+    `environment` is added to this process's, from which numbers of threads are left out.
     """
 
     def run(*arguments, environment=None, timeout=120):
         variables = {**os.environ, **(environment or {})}
-        for name in ("CYCE_LEVEL", "CYCE_NUM_THREADS", "OMP_NUM_THREADS"):
+        for name in ("CYCE_NUM_THREADS", "OMP_NUM_THREADS"):
             if name not in (environment or {}):
                 variables.pop(name, None)
         # The package under test, wherever this process found it.

@@ -31,11 +31,8 @@ def test_levels_are_those_of_numpy():
 
 
 def test_the_fastest_is_chosen(run_python):
-    assert run_python("-c", LEVEL).stdout.strip() == _dispatch.usable_levels()[-1]
-    assert (
-        run_python("-c", LEVEL, environment={"CYCE_LEVEL": ""}).stdout.strip()
-        == _dispatch.usable_levels()[-1]
-    )
+    result = run_python("-c", LEVEL, environment={"CYCE_LEVEL": ""})
+    assert result.stdout.strip() == _dispatch.usable_levels()[-1]
 
 
 @pytest.mark.parametrize("level", _dispatch.usable_levels())

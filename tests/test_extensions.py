@@ -356,7 +356,7 @@ class TestOtherLogits:
                 np.testing.assert_array_equal(np.isnan(losses), [False, True, False])
 
     @pytest.mark.parametrize("name", ["softcap", "temperature", "z_loss", "normalizer"])
-    @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, "1", 1j, [1.0], np.ones(2), object()], ids=repr)
+    @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, "1", 1j, [1.0], np.ones(2), object], ids=str)
     def test_errors(self, name, value, loss_and_gradient):
         out = np.full((1, 2), 7.0)
         if name == "z_loss" and type(value) is int:
