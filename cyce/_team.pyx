@@ -1,10 +1,11 @@
 """How many threads a call gets: one budget for all calls of the process, whatever thread they come from.
 
 * Calls that run at once share the budget: all together they start fewer threads than that.
-* libgomp keeps a pool of idle threads for every thread that called, until that one ends. Here one pool at
-  most is kept: of a thread, the keeper, that calls again and again while no other does. Other pools are
-  ended with their calls. That takes some 40 us, so that only calls that are long beside it start threads.
-* Threads that are kept count as in use, unless their keeper has not called for a while.
+* libgomp keeps a pool of idle threads for every thread that called, until that one ends. Here one pool is
+  kept: of a thread, the keeper, that calls again and again while no other does. Other pools are ended with
+  their calls. That takes some 40 us, so that only calls that are long beside it start threads.
+* Threads that are kept count as in use, unless their keeper has not called for a while: then another thread
+  may become the keeper. One former keeper at most is left with its idle pool, until it calls again or ends.
 * A pool does not survive a fork: the child would wait for ever for threads that only its parent has.
   So the forking thread's pool is ended before a fork, whoever started it, for libgomp may be another
   library's, too. The child of a process whose calls had used threads computes serially all the same: it
@@ -46,11 +47,11 @@ cdef extern from * nogil:
     #if CYCE_LIBGOMP
     #include <time.h>
     #define cyce_end_pool() (omp_pause_resource_all(omp_pause_soft) == 0)
-    /* A mark on one thread; `on_exit` is called when a thread ends that bears it. */
-    static pthread_key_t cyce_mark;
-    #define cyce_create_mark(on_exit) pthread_key_create(&cyce_mark, on_exit)
-    #define cyce_set_mark(marked) pthread_setspecific(cyce_mark, (marked) ? &cyce_mark : NULL)
-    #define cyce_has_mark() (pthread_getspecific(cyce_mark) != NULL)
+    /* A mark on a thread, NULL on most; `on_exit` is called with it when a thread ends that bears one. */
+    static pthread_key_t cyce_key;
+    #define cyce_create_mark(on_exit) pthread_key_create(&cyce_key, on_exit)
+    #define cyce_set_mark(mark) pthread_setspecific(cyce_key, mark)
+    #define cyce_mark() pthread_getspecific(cyce_key)
     static double cyce_now(void)
     {
         struct timespec now;
@@ -61,8 +62,8 @@ cdef extern from * nogil:
     /* Other runtimes have one pool for all threads, and take care of forks themselves. */
     #define cyce_end_pool() 1
     #define cyce_create_mark(on_exit) ((void) (on_exit), 0)
-    #define cyce_set_mark(marked) 0
-    #define cyce_has_mark() 0
+    #define cyce_set_mark(mark) 0
+    #define cyce_mark() NULL
     #define cyce_now() 0.0
     #endif
     """
@@ -74,13 +75,13 @@ cdef extern from * nogil:
                      void (*in_child)() noexcept nogil)
     bint cyce_end_pool()
     int cyce_create_mark(void (*on_exit)(void*) noexcept nogil)
-    int cyce_set_mark(bint marked)
-    bint cyce_has_mark()
+    int cyce_set_mark(const void* mark)
+    void* cyce_mark()
     double cyce_now()
 
 cdef enum:
-    # Shares of the work per thread of a call whose pool is not kept: some 10 times the cost of that.
-    SHARES_IF_ENDED = 32
+    # Shares of the work per thread of a call whose pool is not kept: twice what that costs.
+    SHARES_IF_ENDED = 16
 
 # Seconds after which a keeper that did not call no longer counts.
 cdef double DORMANT = 0.1
@@ -92,7 +93,11 @@ cdef PyThread_type_lock lock = PyThread_allocate_lock()
 cdef int n_calls = 0                # that are running, of those that are worth several threads
 cdef int n_in_use = 0               # threads of these calls, their own included, and those that are kept
 cdef int n_kept = 0                 # threads in the keeper's pool
-cdef bint has_keeper = False        # whether some thread bears the mark
+cdef char MARKS[2]                  # their addresses mark the keeper and the former keeper
+cdef int mark_of_keeper = 0         # which of them
+cdef int mark_of_former = 1
+cdef bint has_keeper = False
+cdef bint has_former_keeper = False
 cdef bint keeper_calls = False      # whether it is in a call
 cdef double keeper_called = 0       # when its last call ended
 cdef unsigned long last_caller = 0
@@ -114,8 +119,9 @@ cdef inline int limited(int budget) noexcept nogil:
 cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     """Find threads for a call: at most `budget`, and one for each share of the work."""
     global n_calls, n_in_use, n_kept, keeper_calls, last_caller, used_threads
+    global has_former_keeper, mark_of_former
     cdef unsigned long caller
-    cdef bint is_keeper
+    cdef bint is_keeper, is_dormant
     cdef int n
     team.n_threads = 1
     team.hired = False
@@ -125,13 +131,19 @@ cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     if budget <= 1:
         return
     caller = PyThread_get_thread_ident()
-    is_keeper = cyce_has_mark()
     PyThread_acquire_lock(lock, WAIT_LOCK)
+    is_keeper = bears_mark_of_keeper()
     team.alone = last_caller == caller or last_caller == 0
     last_caller = caller
     n_calls += 1
+    is_dormant = has_keeper and not keeper_calls and cyce_now() - keeper_called > DORMANT
+    if is_dormant and not is_keeper and team.alone and not has_former_keeper:
+        forget_keeper()
+        has_former_keeper = True
+        mark_of_former = mark_of_keeper
+        is_dormant = False
     n = budget - n_in_use
-    if is_keeper or (has_keeper and not keeper_calls and cyce_now() - keeper_called > DORMANT):
+    if is_keeper or is_dormant:
         n += n_kept
     n = <int> min(<Py_ssize_t> min(n, budget // n_calls), n_shares)
     if CYCE_LIBGOMP and not is_keeper and (has_keeper or not team.alone):
@@ -151,43 +163,51 @@ cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
 
 cdef void dismiss(Team* team) noexcept nogil:
     """Let the threads of a call go."""
-    global n_calls, n_in_use, n_kept, has_keeper, keeper_calls, keeper_called
+    global n_calls, n_in_use, n_kept, has_keeper, keeper_calls, keeper_called, mark_of_keeper
     cdef bint is_keeper
     cdef bint keeps = False
     if not team.hired:
         return
     team.hired = False
-    is_keeper = cyce_has_mark()
     PyThread_acquire_lock(lock, WAIT_LOCK)
+    is_keeper = bears_mark_of_keeper()
     if CYCE_LIBGOMP and team.alone and last_caller == PyThread_get_thread_ident():
         keeps = is_keeper or (team.n_threads > 1 and not has_keeper)
     if keeps:
         if not is_keeper:
-            n_kept = team.n_threads - 1
+            forget_mark(cyce_mark())
+            mark_of_keeper = 1 - mark_of_former
+            cyce_set_mark(&MARKS[mark_of_keeper])
             has_keeper = True
+            n_kept = team.n_threads - 1
         keeper_calls = False
         keeper_called = cyce_now()
         n_in_use -= 1
         n_calls -= 1
     PyThread_release_lock(lock)
     if keeps:
-        cyce_set_mark(True)
         return
-    if is_keeper or team.n_threads > 1:
+    if team.n_threads > 1 or cyce_mark() != NULL:
         cyce_end_pool()
     PyThread_acquire_lock(lock, WAIT_LOCK)
-    if is_keeper:
-        forget_keeper()
-        n_in_use -= 1
-    else:
-        n_in_use -= team.n_threads
+    # What the keeper has kept is no longer in use either.
+    n_in_use -= 1 if is_keeper else team.n_threads
     n_calls -= 1
+    forget_mark(cyce_mark())
+    cyce_set_mark(NULL)
     PyThread_release_lock(lock)
-    cyce_set_mark(False)
+
+
+# Under the lock:
+
+
+cdef inline bint bears_mark_of_keeper() noexcept nogil:
+    """Whether this thread is the keeper, not a former one."""
+    return has_keeper and cyce_mark() == &MARKS[mark_of_keeper]
 
 
 cdef void forget_keeper() noexcept nogil:
-    """Count without the keeper, whose pool is no more. Under the lock."""
+    """Count without the keeper."""
     global n_in_use, n_kept, has_keeper, keeper_calls
     n_in_use -= n_kept
     n_kept = 0
@@ -195,10 +215,21 @@ cdef void forget_keeper() noexcept nogil:
     keeper_calls = False
 
 
-cdef void when_keeper_ends(void* mark) noexcept nogil:
+cdef void forget_mark(const void* mark) noexcept nogil:
+    """Count without the pool of the thread that bears, or bore, a mark."""
+    global has_former_keeper
+    if mark == NULL:
+        return
+    if has_keeper and mark == &MARKS[mark_of_keeper]:
+        forget_keeper()
+    else:
+        has_former_keeper = False
+
+
+cdef void when_marked_thread_ends(void* mark) noexcept nogil:
     """Let another thread keep its pool."""
     PyThread_acquire_lock(lock, WAIT_LOCK)
-    forget_keeper()
+    forget_mark(mark)
     PyThread_release_lock(lock)
 
 
@@ -216,9 +247,10 @@ cdef void after_fork_in_parent() noexcept nogil:
 
 cdef void after_fork_in_child() noexcept nogil:
     """Forget the threads that only the parent has."""
-    global n_calls, n_in_use, last_caller, serial
+    global n_calls, n_in_use, has_former_keeper, last_caller, serial
     forget_keeper()
-    cyce_set_mark(False)
+    has_former_keeper = False
+    cyce_set_mark(NULL)
     n_calls = 0
     n_in_use = 0
     last_caller = 0
@@ -244,5 +276,8 @@ def set_openmp_default(n=None):
 
 if lock == NULL:
     raise MemoryError("no memory for a lock")
-if cyce_create_mark(when_keeper_ends) or cyce_at_fork(before_fork, after_fork_in_parent, after_fork_in_child):
+if (
+    cyce_create_mark(when_marked_thread_ends)
+    or cyce_at_fork(before_fork, after_fork_in_parent, after_fork_in_child)
+):
     raise OSError("this system refuses to tell when threads end, or processes fork")

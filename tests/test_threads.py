@@ -352,3 +352,50 @@ print(n_threads() - before)
         pytest.skip("no list of threads on this system")
     result = run_python("-c", program, "4", "cold", environment={"CYCE_NUM_THREADS": "1"})
     assert result.stdout == f"{3 if OPENMP else 0}\n", result.stderr
+
+
+KEEPERS = """
+import concurrent.futures, os, sys, time
+import numpy as np
+import cyce
+
+cyce.set_num_threads(3)
+logits = np.random.default_rng(0).standard_normal((200, 1000), dtype=np.float32)
+target = np.zeros(200, int)
+
+def n_kept(n_calls):
+    for _ in range(n_calls):
+        cyce.cross_entropy(logits, target)
+    # those that are about to end
+    time.sleep(0.05)
+    return len(os.listdir("/proc/self/task")) - before
+
+before = len(os.listdir("/proc/self/task"))
+print(n_kept(3), end=" ")
+with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    before += 1
+    dormant = 0.2
+    # The main thread's pool counts until that has not called for a while, and is ended when it calls again.
+    print(pool.submit(n_kept, 1).result(), end=" ")
+    time.sleep(dormant)
+    print(pool.submit(n_kept, 3).result(), end=" ")
+    print(n_kept(1), end=" ")
+    time.sleep(dormant)
+    print(n_kept(3), end=" ")
+    time.sleep(dormant)
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+        before += 1
+        # One idle pool at most is left behind: this thread's is ended with each call.
+        print(other.submit(n_kept, 3).result(), end=" ")
+    before -= 1
+before -= 1
+time.sleep(0.05)
+print(n_kept(3))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of threads on this system")  # noqa: PTH112
+@pytest.mark.skipif(not OPENMP, reason="built without OpenMP: no threads")
+def test_whose_threads_are_kept(run_python):
+    result = run_python("-c", KEEPERS)
+    assert result.stdout == "2 2 4 2 4 4 2\n", result.stderr
