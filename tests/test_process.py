@@ -201,6 +201,9 @@ def compute():
     tiny = F.softmax(logits, dim=1)
     return loss, gradient.tobytes(), tiny.tobytes()
 torch.set_flush_denormal(True)
+# The threads that torch starts now flush them for good, and may be those that cyce computes with.
+torch.set_num_threads(2)
+torch.ones(2000, 2000).softmax(1)
 flushed = compute()
 assert (torch.tensor(1e-40) * 1).item() == 0
 torch.set_flush_denormal(False)
