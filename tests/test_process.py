@@ -61,7 +61,7 @@ def environment():
 
 def signals_of_the_system():
     with open("/proc/self/status") as file:
-        return [line for line in file if line.startswith("Sig")]
+        return [line for line in file if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
 
 def state():
     return {
