@@ -324,7 +324,9 @@ cdef double evaluate(
         # Rounded here: NumPy would warn of a loss that float32 cannot hold.
         return <double> <float> value if single else value
     finally:
-        dismiss(&team)
+        if team.hired:
+            with nogil:
+                dismiss(&team)
         cyce_leave(&found)
         for i in range(7):
             PyBuffer_Release(&views[i])

@@ -54,6 +54,9 @@ from cyce._math cimport (
 )
 from cyce._team cimport Team, dismiss, hire
 
+cdef extern from *:
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 cdef extern from * nogil:
     """
     #ifdef NDEBUG
@@ -1614,11 +1617,13 @@ cdef int run(
     cdef int n_threads = threads_for(call.n_positions * call.n_classes, MIN_SHARE, num_threads)
     cdef bint split = (
         n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
-        and call.tile_width * call.n_classes >= MIN_SPLIT
+        and call.n_classes >= MIN_SPLIT // call.tile_width
     )
     cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
-    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // (call.tile_width * call.n_classes))
-    cdef char* memory
+    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // call.tile_width // call.n_classes)
+    cdef int n_more
+    cdef size_t more
+    cdef char* memory = NULL
     cdef char* scratch
     cdef TileResult* results = <TileResult*> PyMem_RawMalloc(call.n_tiles * sizeof(TileResult))
     cdef Py_ssize_t number
@@ -1627,9 +1632,11 @@ cdef int run(
     call.streams = may_stream(call, sizeof(floating)) and not split
     sizes = scratch_of(call, sizeof(floating))
     size = sizes.tile + sizes.stats + sizes.exps + sizes.packed
-    memory = <char*> PyMem_RawMalloc(
-        CACHE_LINE + (size + (n_threads - 1) * sizes.packed if split else n_workers * size)
-    )
+    n_more = n_threads - 1 if split else n_workers - 1
+    more = sizes.packed if split else size
+    # Of 2**60 broadcast classes, the bytes are more than can be counted.
+    if size < PY_SSIZE_T_MAX // 2 and more < <size_t> (PY_SSIZE_T_MAX // 2) // <size_t> max(1, n_more):
+        memory = <char*> PyMem_RawMalloc(CACHE_LINE + size + n_more * more)
     scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
     if memory == NULL or results == NULL:
         PyMem_RawFree(memory)
@@ -1723,7 +1730,8 @@ cdef int count_targets(
 ) except -1 nogil:
     """Weighted count of the positions that are not ignored, and the first bad target."""
     cdef Py_ssize_t n_blocks = (call.n_positions + TARGET_BLOCK - 1) // TARGET_BLOCK
-    cdef int n_threads = threads_for(call.n_positions, MIN_SHARE, num_threads)
+    # One, or as many as the pass: libgomp ends threads that a smaller team leaves out.
+    cdef int n_threads = num_threads if call.n_positions >= 2 * MIN_SHARE else 1
     cdef Py_ssize_t block
     cdef double lost = 0
     cdef TargetCount* counts
@@ -1992,7 +2000,9 @@ def cross_entropy(
         # Rounded here: NumPy would warn of a loss that float32 cannot hold.
         return <double> <float> value if format == c"f" else value
     finally:
-        dismiss(&team)
+        if team.hired:
+            with nogil:
+                dismiss(&team)
         cyce_leave(&found)
         for i in range(12):
             PyBuffer_Release(&views[i])
@@ -2037,7 +2047,9 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
                         &unused,
                     )
     finally:
-        dismiss(&team)
+        if team.hired:
+            with nogil:
+                dismiss(&team)
         cyce_leave(&found)
         for i in range(2):
             PyBuffer_Release(&views[i])

@@ -29,6 +29,7 @@ cdef extern from * nogil:
     #define CYCE_OPENMP 0
     #define omp_get_max_threads() 1
     #define omp_get_num_procs() 1
+    #define omp_get_level() 0
     #endif
 
     #ifdef _WIN32
@@ -71,6 +72,7 @@ cdef extern from * nogil:
     const bint CYCE_LIBGOMP
     int omp_get_max_threads()
     int omp_get_num_procs()
+    int omp_get_level()
     int cyce_at_fork(void (*before)() noexcept nogil, void (*in_parent)() noexcept nogil,
                      void (*in_child)() noexcept nogil)
     bint cyce_end_pool()
@@ -110,7 +112,8 @@ cdef int openmp_threads = omp_get_num_procs()
 cdef inline int limited(int budget) noexcept nogil:
     """The budget, within what OpenMP's own limit for this thread has been lowered to."""
     cdef int now
-    if serial or not CYCE_OPENMP:
+    # In another library's parallel region there would be no more threads.
+    if serial or not CYCE_OPENMP or omp_get_level() > 0:
         return 1
     now = omp_get_max_threads()
     return min(budget, now) if now < openmp_threads else budget
@@ -145,14 +148,17 @@ cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     n = budget - n_in_use
     if is_keeper or is_dormant:
         n += n_kept
-    n = <int> min(<Py_ssize_t> min(n, budget // n_calls), n_shares)
+    n = <int> min(<Py_ssize_t> min(n, budget // max(1, n_calls)), n_shares)
     if CYCE_LIBGOMP and not is_keeper and (has_keeper or not team.alone):
         n = <int> min(<Py_ssize_t> n, n_shares // SHARES_IF_ENDED)
     n = max(1, n)
     if is_keeper:
         keeper_calls = True
-        n_in_use += 1 + max(0, n - 1 - n_kept)
-        n_kept = max(n_kept, n - 1)
+        n_in_use += 1
+        if n > 1:
+            # libgomp ends those that a smaller team leaves out.
+            n_in_use += n - 1 - n_kept
+            n_kept = n - 1
     else:
         n_in_use += n
     used_threads = used_threads or n > 1
@@ -236,12 +242,16 @@ cdef void when_marked_thread_ends(void* mark) noexcept nogil:
 cdef void before_fork() noexcept nogil:
     """End this thread's pool, and have no other thread change what the child will find."""
     global pool_is_left
-    pool_is_left = not cyce_end_pool()
+    cdef bint is_left = not cyce_end_pool()
     PyThread_acquire_lock(lock, WAIT_LOCK)
+    pool_is_left = is_left
 
 
 cdef void after_fork_in_parent() noexcept nogil:
-    """Go on."""
+    """Count without the pool that was ended."""
+    if not pool_is_left:
+        forget_mark(cyce_mark())
+        cyce_set_mark(NULL)
     PyThread_release_lock(lock)
 
 

@@ -70,9 +70,24 @@ calls = {
     "elements": lambda: F.binary_cross_entropy_with_logits(zeros(2**50), zeros(2**50), reduction="sum"),
     "classes": lambda: F.cross_entropy(zeros(2**22, 2**38), zeros(2**22, 2**38), reduction="sum"),
     "one position": lambda: F.cross_entropy(long, [3]),
+    "more than can be counted": lambda: more_than_can_be_counted(),
     "one row": lambda: F.logsumexp(wide, dim=1),
 }
 call = calls[sys.argv[1]]
+
+def more_than_can_be_counted():
+    # the bytes of so many classes, times threads, are more than 2**64
+    for n_threads in (1, 2, 4, 8, 16, 64):
+        for n_classes in (2**57, 2**58 + 512, 2**59 + 512, 2**60 + 512):
+            for options in ({}, {"softcap": 5.0}):
+                with cyce.num_threads(n_threads):
+                    try:
+                        F.cross_entropy(zeros(1, n_classes), [3], **options)
+                    except MemoryError:
+                        continue
+                raise AssertionError((n_threads, n_classes, options))
+    F.cross_entropy(long, [3])
+
 # Threads take address space, too.
 F.cross_entropy(zeros(1000, 1000), np.zeros(1000, int))
 
@@ -100,7 +115,9 @@ print(used() - before)
 
 
 @on_linux
-@pytest.mark.parametrize("what", ["tiles", "counts", "elements", "classes", "one position", "one row"])
+@pytest.mark.parametrize(
+    "what", ["tiles", "counts", "elements", "classes", "one position", "one row", "more than can be counted"]
+)
 def test_no_memory(run_python, what):
     result = run_python("-c", NO_MEMORY, what, str(NO_RESERVE))
     assert result.returncode == 0, result.stderr
