@@ -1755,6 +1755,19 @@ cdef int count_targets(
     return 0
 
 
+cdef int weigh_positions(const Call* call, char format, int num_threads, TargetCount* total) except -1 nogil:
+    """What a mean divides by, and the first bad target; format: of the weights."""
+    if call.target == NULL and call.sample_weight == NULL:
+        # n_positions; without classes NaN, as torch
+        total.weight = <double> (call.n_positions * call.n_classes) / call.n_classes
+        total.bad = -1
+    elif format == c"f":
+        count_targets[float](call, <const float*> call.weight, num_threads, total)
+    else:
+        count_targets[double](call, <const double*> call.weight, num_threads, total)
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------
 # The Python side
 
@@ -1861,6 +1874,26 @@ cdef int take_stats(object arrays, Py_buffer* views, const Py_buffer* logits, Ca
     return 0
 
 
+cdef int take_target(object target, Py_buffer* view, int64_t ignore_index, Call* call) except -1:
+    """Take the class indices of the positions."""
+    expect(take(target, PyBUF_ND, view) == call.n_positions, "wrong number of targets")
+    call.target = <const char*> view.buf
+    call.target_format = integer_format_of(view)
+    call.ignore_index = ignore_index
+    if call.target_format == c"Q" and ignore_index < 0:
+        # No unsigned target equals it, nor does the -1 that stands for a large one.
+        call.ignore_index = INT64_MIN
+    return 0
+
+
+cdef int take_weight(object weight, Py_buffer* view, char format, Call* call) except -1:
+    """Take the class weights, which are of the logits' type; format: 0 if that does not matter."""
+    expect(take(weight, PyBUF_ND, view) == call.n_classes, "wrong number of weights")
+    expect(format in (0, format_of(view)), "weight is not of the logits' dtype")
+    call.weight = <const char*> view.buf
+    return 0
+
+
 def cross_entropy(
     logits, int axis, target, probabilities, weight, int64_t ignore_index, double smoothing,
     bint mean, loss_out, grad_out, grad_output, double upstream, int num_threads, extensions=None,
@@ -1892,8 +1925,6 @@ def cross_entropy(
     cdef cyce_environment found
     cdef int i
     team.hired = False
-    count.weight = 0
-    count.bad = -1
     # A buffer that was not taken has no owner, and releasing it does nothing.
     memset(views, 0, sizeof(views))
     cyce_enter(&found)
@@ -1905,12 +1936,11 @@ def cross_entropy(
 
         call.target = NULL
         call.target_format = 0
+        call.ignore_index = 0
         call.probabilities.start = NULL
         call.probabilities.class_stride = 0
         if target is not None:
-            expect(take(target, PyBUF_ND, &views[1]) == call.n_positions, "wrong number of targets")
-            call.target = <const char*> views[1].buf
-            call.target_format = integer_format_of(&views[1])
+            take_target(target, &views[1], ignore_index, &call)
         else:
             take(probabilities, PyBUF_STRIDES, &views[1])
             call.probabilities_format = format_of(&views[1])
@@ -1920,9 +1950,7 @@ def cross_entropy(
 
         call.weight = NULL
         if weight is not None:
-            expect(take(weight, PyBUF_ND, &views[2]) == call.n_classes, "wrong number of weights")
-            expect(format_of(&views[2]) == format, "weight is not of the logits' dtype")
-            call.weight = <const char*> views[2].buf
+            take_weight(weight, &views[2], format, &call)
 
         call.loss_out = NULL
         if loss_out is not None:
@@ -1951,10 +1979,6 @@ def cross_entropy(
         take_stats(stats_out, &views[7], &views[0], &call)
         expect(stats_out is None or target is not None, "statistics need a target")
 
-        call.ignore_index = ignore_index
-        if call.target_format == c"Q" and ignore_index < 0:
-            # No unsigned target equals it, nor does the -1 that stands for a large one.
-            call.ignore_index = INT64_MIN
         call.smoothing = smoothing
         call.has_dense = target is None or smoothing > 0
         call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
@@ -1962,15 +1986,8 @@ def cross_entropy(
         hire(&team, num_threads, n_logits // MIN_SHARE)
 
         with nogil:
-            if call.target == NULL and call.sample_weight == NULL:
-                # n_positions; without classes NaN, as torch
-                denominator = <double> n_logits / call.n_classes
-            else:
-                if format == c"f":
-                    count_targets[float](&call, <const float*> call.weight, team.n_threads, &count)
-                else:
-                    count_targets[double](&call, <const double*> call.weight, team.n_threads, &count)
-                denominator = count.weight
+            weigh_positions(&call, format, team.n_threads, &count)
+        denominator = count.weight
         if count.bad >= 0:
             raise IndexError(count.bad)
         if normalizer != 0:
@@ -2005,6 +2022,45 @@ def cross_entropy(
                 dismiss(&team)
         cyce_leave(&found)
         for i in range(12):
+            PyBuffer_Release(&views[i])
+
+
+def weighted_count(
+    Py_ssize_t n_positions, Py_ssize_t n_classes, target, int64_t ignore_index, weight, sample_weight
+):
+    """The sum of the positions' weights, by which the mean of `cross_entropy` divides.
+
+    The arguments of that; weight and sample_weight are of the same dtype. Raises IndexError(position) for a
+    target that is no class.
+    """
+    cdef Py_buffer views[3]
+    cdef Call call
+    cdef TargetCount count
+    cdef char format = c"f"
+    cdef int i
+    memset(&call, 0, sizeof(call))
+    memset(views, 0, sizeof(views))
+    call.n_positions = n_positions
+    call.n_classes = n_classes
+    try:
+        if target is not None:
+            take_target(target, &views[0], ignore_index, &call)
+        if sample_weight is not None:
+            expect(take(sample_weight, PyBUF_ND, &views[1]) == n_positions, "wrong number of sample_weight")
+            format = format_of(&views[1])
+            call.sample_weight = <const char*> views[1].buf
+        # Class weights are those of class indices.
+        if weight is not None and target is not None:
+            take_weight(weight, &views[2], format if sample_weight is not None else 0, &call)
+            format = format_of(&views[2])
+        expect(format in (c"f", c"d"), "weights are neither float nor double")
+        with nogil:
+            weigh_positions(&call, format, 1, &count)
+        if count.bad >= 0:
+            raise IndexError(count.bad)
+        return count.weight
+    finally:
+        for i in range(3):
             PyBuffer_Release(&views[i])
 
 
