@@ -1,4 +1,4 @@
-"""Kernels of the losses of single elements: binary cross-entropy and Kullback-Leibler divergence.
+"""Kernels of single elements: binary cross-entropy, Kullback-Leibler divergence, sums of many arrays.
 
 Design
 ------
@@ -11,21 +11,23 @@ Compiled once per instruction-set level like `_kernels.pyx`, and for the same re
   cost >= 0, so that nothing cancels and tiny losses keep their precision. A mass or weight of 0 adds
   nothing, whatever the cost.
 * Shares of SHARE elements are added up in order: the number of threads does not change a bit.
+* Sums of many arrays keep what their additions lose, in half the precision, and add it the next time.
 """
-from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
 from libc.math cimport NAN
-from libc.string cimport memset
+from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport memcpy, memset
 
 from cyce._arrays cimport (
     Operand, Positions, expect, format_of, offsets_of, place, same_shape, take, threads_for,
 )
 from cyce._math cimport (
-    LANES, add, cyce_enter, cyce_environment, cyce_leave, exp_clamped, exp_nonpositive, log1p_nonnegative,
-    log1p_of_fraction, log_nonnegative, settled, sum_of_lanes,
+    LANES, add, cyce_enter, cyce_environment, cyce_leave, exp_clamped, exp_nonpositive, finite_or_zero,
+    log1p_nonnegative, log1p_of_fraction, log_nonnegative, settled, sum_of_lanes,
 )
 from cyce._team cimport Team, dismiss, hire
 
@@ -268,6 +270,49 @@ cdef int run(
 
 
 # ---------------------------------------------------------------------------------------------
+# Sums of many arrays
+
+
+cdef inline float from_half_precision(uint16_t half) noexcept nogil:
+    """The float whose upper half these bits are."""
+    cdef uint32_t bits = <uint32_t> half << 16
+    cdef float value
+    memcpy(&value, &bits, sizeof(value))
+    return value
+
+
+cdef inline uint16_t to_half_precision(float value) noexcept nogil:
+    """The upper half of a finite float, rounded."""
+    cdef uint32_t bits
+    memcpy(&bits, &value, sizeof(bits))
+    return <uint16_t> ((bits + 0x8000) >> 16)
+
+
+cdef void add_array(
+    const floating* addend, Py_ssize_t n, floating* total, void* lost
+) noexcept nogil:
+    """Add to a running total, and to what that has lost so far (Kahan's summation with Knuth's TwoSum)."""
+    cdef uint16_t* lost_of_single = <uint16_t*> lost
+    cdef float* lost_of_double = <float*> lost
+    cdef floating value, before, after, added
+    cdef Py_ssize_t k
+    for k in range(n):
+        before = total[k]
+        if floating is float:
+            value = addend[k] + from_half_precision(lost_of_single[k])
+        else:
+            value = addend[k] + lost_of_double[k]
+        after = before + value
+        added = after - before
+        total[k] = after
+        value = finite_or_zero((before - (after - added)) + (value - added))
+        if floating is float:
+            lost_of_single[k] = to_half_precision(value)
+        else:
+            lost_of_double[k] = <float> value
+
+
+# ---------------------------------------------------------------------------------------------
 # The Python side
 
 
@@ -365,3 +410,34 @@ def kl_div(
         KL_OF_LOG if log_target else KL, input, target, None, None, loss_out, grad_out, grad_output,
         upstream, divisor, num_threads,
     )
+
+
+def accumulate(addend, total, lost):
+    """Add an array to a total and to what its sum has lost so far, zeros at first; both are written to.
+
+    addend, total: both float or both double; lost: as many elements, uint16 or float. All C-contiguous.
+    """
+    cdef Py_buffer views[3]
+    cdef cyce_environment found
+    cdef Py_ssize_t n
+    cdef bint single
+    cdef int i
+    memset(views, 0, sizeof(views))
+    cyce_enter(&found)
+    try:
+        n = take(addend, PyBUF_ND, &views[0])
+        expect(take(total, PyBUF_ND | PyBUF_WRITABLE, &views[1]) == n, "total is of another size")
+        expect(take(lost, PyBUF_ND | PyBUF_WRITABLE, &views[2]) == n, "lost is of another size")
+        single = format_of(&views[0]) == c"f"
+        expect(single or format_of(&views[0]) == c"d", "addend is neither float nor double")
+        expect(format_of(&views[1]) == format_of(&views[0]), "total is not of the addend's dtype")
+        expect(format_of(&views[2]) == (c"H" if single else c"f"), "lost is of another precision")
+        with nogil:
+            if single:
+                add_array[float](<const float*> views[0].buf, n, <float*> views[1].buf, views[2].buf)
+            else:
+                add_array[double](<const double*> views[0].buf, n, <double*> views[1].buf, views[2].buf)
+    finally:
+        cyce_leave(&found)
+        for i in range(3):
+            PyBuffer_Release(&views[i])

@@ -489,3 +489,44 @@ class TestModules:
             with pytest.warns(DeprecationWarning, match="reduction='none'") as caught:
                 assert module(reduce=False).reduction == "none"
             assert caught[0].filename == __file__
+
+
+class TestSumsOfManyArrays:
+    def test_what_additions_lose_is_added_in_the_end(self, level, dtype, rng):
+        accumulate = _dispatch.load_level(level, "_elementwise").accumulate
+        addends = (rng.standard_normal((1000, 77)) + 0.5).astype(dtype)
+        total = np.zeros(77, dtype)
+        lost = np.zeros(77, np.uint16 if dtype == np.float32 else np.float32)
+        for addend in addends:
+            accumulate(addend, total, lost)
+        exact = addends.astype(np.longdouble).sum(axis=0)
+        errors = np.abs(total - exact) / np.spacing(np.abs(exact).astype(dtype))
+        # Plainly added, they are off by more than 10 ulp.
+        assert errors.max() < 1.5
+
+    def test_infinities_stay_and_nan_is_kept(self, level, dtype):
+        accumulate = _dispatch.load_level(level, "_elementwise").accumulate
+        total, lost = np.zeros(3, dtype), np.zeros(3, np.uint16 if dtype == np.float32 else np.float32)
+        for value in (
+            [1, np.inf, np.nan],
+            [np.finfo(dtype).max, 1, 1],
+            [np.finfo(dtype).max, 1, 1],
+            [1, 1, 1],
+        ):
+            accumulate(np.array(value, dtype), total, lost)
+        np.testing.assert_array_equal(total, [np.inf, np.inf, np.nan])
+
+    def test_arrays_that_do_not_belong_together(self, level):
+        accumulate = _dispatch.load_level(level, "_elementwise").accumulate
+        single, double = np.zeros(3, np.float32), np.zeros(3)
+        lost = np.zeros(3, np.uint16)
+        for arguments in (
+            (single[:2], single, lost),
+            (single, single, lost[:2]),
+            (single, double, lost),
+            (single, single, single),
+            (double, double, lost),
+            (lost, lost, lost),
+        ):
+            with pytest.raises(ValueError, match="kernel call"):
+                accumulate(*arguments)
