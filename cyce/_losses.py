@@ -78,10 +78,16 @@ class LossModule:
         function, settings = self.loss_and_settings()
         return function, {**settings, **named}
 
+    def evaluate(
+        self, gradient: GradientRequest | None, /, input: Any, target: Any, **named: Any
+    ) -> tuple[Any, Any]:
+        """Return the loss and, if asked for, its gradient."""
+        function, settings = self.of_call(named)
+        return _evaluators[function](input=input, target=target, **settings, gradient=gradient)
+
     def forward(self, input: Any, target: Any, **named: Any) -> Any:
         """Return the loss; the same as calling the module."""
-        function, settings = self.of_call(named)
-        return function(input, target, **settings)
+        return self.evaluate(None, input, target, **named)[0]
 
     def __call__(self, input: Any, target: Any, **named: Any) -> Any:
         return self.forward(input, target, **named)

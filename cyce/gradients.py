@@ -4,14 +4,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from numpy.typing import NDArray
-
 from cyce._losses import GradientRequest, LossModule, evaluator_of
 
 __all__ = ["value_and_grad"]
 
 
-def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray[Any]]]:
+def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     r"""Return a function that computes a loss and its gradient with respect to `input`.
 
     Both come from one fused pass over the logits.
@@ -39,6 +37,10 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, NDArray
         `value` is what `loss` returns, to the bit unless `out` has its classes at other strides than
         `input`; then, to rounding. `gradient` has the shape and dtype of `input`,
         and is `out` if that was given.
+
+        Of `cyce.functional.linear_cross_entropy` and `cyce.LinearCrossEntropyLoss`, `gradient` and `out` are
+        tuples: of the gradients of `input`, of the layer's weights and, if it has one, of its bias, each of
+        the shape of what it is the gradient of. There, no array of `out` may share memory with an argument.
 
     Raises
     ------
@@ -102,12 +104,14 @@ class ValueAndGrad:
 
     def __call__(
         self, *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
-    ) -> tuple[Any, NDArray[Any]]:
+    ) -> tuple[Any, Any]:
         """Return the value and the gradient, see `value_and_grad`."""
-        # A module's settings may have changed since.
+        request = GradientRequest(grad_output, out)
         if isinstance(self._loss, LossModule):
-            _, named = self._loss.of_call(named)
-        value, gradient = self._evaluate(*arguments, **named, gradient=GradientRequest(grad_output, out))
+            # Its settings may have changed since.
+            value, gradient = self._loss.evaluate(request, *arguments, **named)
+        else:
+            value, gradient = self._evaluate(*arguments, **named, gradient=request)
         # `out` itself, which may be another library's array.
         return value, gradient if out is None else out
 
@@ -131,4 +135,4 @@ class ValueAndGrad:
         signature = inspect.signature(loss)
         # A module's **named are those in per_call.
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        return signature.replace(parameters=[*own, *extra], return_annotation=tuple[Any, NDArray[Any]])
+        return signature.replace(parameters=[*own, *extra], return_annotation=tuple[Any, Any])
