@@ -93,25 +93,40 @@ def as_logits(value: Any, what: str = "logits", name: str = "input") -> NDArray[
     return _native(array, array.dtype.newbyteorder("="))
 
 
-def as_floating(value: Any, dtype: Any = None, what: str = "logits") -> NDArray[Any]:
-    """Return `input` where it may be a scalar, cast to dtype unless that is None.
-
-    what: for errors, what it holds.
-    """
-    array = as_array(value, "input")
+def as_floating(value: Any, dtype: Any = None, what: str = "logits", name: str = "input") -> NDArray[Any]:
+    """Return what may be a scalar, else as `as_logits`, cast to dtype unless that is None."""
+    array = as_array(value, name)
     if dtype is not None:
-        message = f"dtype: numpy.float32 or numpy.float64 is needed, got {dtype!r}"
-        try:
-            wanted = np.dtype(dtype)
-        except Exception as error:
-            # of strings that it cannot parse, NumPy raises TypeError, ValueError or SyntaxError
-            raise TypeError(message) from error
-        if wanted not in (FLOAT32, FLOAT64):
-            raise TypeError(message)
+        wanted = as_dtype(dtype)
         if array.dtype.kind not in "iubf":
-            raise TypeError(f"input: real numbers are needed, got dtype {array.dtype.name}")
+            raise TypeError(f"{name}: real numbers are needed, got dtype {array.dtype.name}")
         array = _native(array, wanted)
-    return as_logits(array.reshape(1), what).reshape(()) if array.ndim == 0 else as_logits(array, what)
+    logits = as_logits(np.atleast_1d(array), what, name)
+    return logits.reshape(()) if array.ndim == 0 else logits
+
+
+def as_dtype(value: Any) -> np.dtype[Any]:
+    """Return float32 or float64."""
+    message = f"dtype: numpy.float32 or numpy.float64 is needed, got {value!r}"
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except Exception as error:
+        # of strings that it cannot parse, NumPy raises TypeError, ValueError or SyntaxError
+        raise TypeError(message) from error
+    if dtype not in (FLOAT32, FLOAT64):
+        raise TypeError(message)
+    return dtype
+
+
+def as_size(value: Any, name: str) -> int:
+    """Return a number of elements."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: an integer is needed, got {type(value).__name__}") from None
+    if size < 0:
+        raise ValueError(f"{name}: must not be negative, got {size}")
+    return size
 
 
 def as_axis(dim: Any, n_dims: int, name: str = "dim") -> int:
@@ -162,19 +177,22 @@ def _sizes(shape: tuple[int, ...]) -> str:
     return str(list(shape))
 
 
-def as_target(value: Any, logits: NDArray[Any], axis: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+def as_target(
+    value: Any, logits: NDArray[Any], axis: int, name: str = "input"
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Return (class indices, None) or (None, class probabilities).
 
     As in torch, a target of the logits' shape is class probabilities, any other is class indices.
+    name: for errors, what the logits are called; so in the functions that follow.
     """
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.shape == logits.shape:
-        return None, _as_probabilities(target, logits, axis)
+        return None, _as_probabilities(target, logits, axis, name)
     # What is empty may be a list, which has no dtype of its own.
-    return as_indices(target if target.size else value, logits, axis), None
+    return as_indices(target if target.size else value, logits, axis, name), None
 
 
-def as_indices(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any]:
+def as_indices(value: Any, logits: NDArray[Any], axis: int, name: str = "input") -> NDArray[Any]:
     """Return class indices as a native, C-contiguous array of an integer dtype."""
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
@@ -183,30 +201,30 @@ def as_indices(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any]:
     if kind not in "iufbc":
         raise TypeError(
             f"target: numbers are needed, got dtype {target.dtype.name}: class indices of shape "
-            f"{_sizes(position_shape(logits, axis))}, or class probabilities of input's shape "
+            f"{_sizes(position_shape(logits, axis))}, or class probabilities of the shape of {name}, "
             f"{_sizes(logits.shape)}"
         )
     if target.shape != position_shape(logits, axis):
-        _check_target_shape(target.shape, logits, axis)
+        _check_target_shape(target.shape, logits, axis, name)
     if kind not in "iu":
         raise TypeError(
             f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
             f"be integer class indices of shape {_sizes(position_shape(logits, axis))}, or floating point "
-            f"class probabilities of input's shape {_sizes(logits.shape)}; got {target.dtype.name} of shape "
-            f"{_sizes(target.shape)}"
+            f"class probabilities of the shape of {name}, {_sizes(logits.shape)}; got {target.dtype.name} of "
+            f"shape {_sizes(target.shape)}"
         )
     if not (flags.c_contiguous and flags.aligned and target.dtype.isnative):
         target = np.array(target, dtype=target.dtype.newbyteorder("="), order="C", copy=True)
     return target
 
 
-def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int) -> NDArray[Any]:
+def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, name: str) -> NDArray[Any]:
     """Return class probabilities as a native float32 or float64 array."""
     kind = target.dtype.kind
     if kind in "iub":
         raise TypeError(
             "Expected floating point type for target with class probabilities, got "
-            f"{_torch_name(target.dtype)}: target has the shape of input, {_sizes(logits.shape)}, and "
+            f"{_torch_name(target.dtype)}: target has the shape of {name}, {_sizes(logits.shape)}, and "
             f"dtype {target.dtype.name}. If it is one-hot, pass the class indices, "
             f"target.argmax(axis={axis}), or cast it, target.astype({logits.dtype.name!r})"
         )
@@ -220,7 +238,7 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int) -> 
     return _native(target, logits.dtype)
 
 
-def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int) -> None:
+def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int, name: str) -> None:
     """Raise for class indices of another shape than the positions', unless that is (1,) of one."""
     n_dims, shape = logits.ndim, _sizes(logits.shape)
     expected = position_shape(logits, axis)
@@ -229,18 +247,18 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
             return
         if len(target) > 1:
             raise ValueError(
-                "0D or 1D target tensor expected, multi-target not supported: for input of shape "
+                f"0D or 1D target tensor expected, multi-target not supported: for {name} of shape "
                 f"{shape}, target must be one class index; got shape {_sizes(target)}"
             )
         raise ValueError(
             f"For 1D input, 1D target must have size 1, but got target size: {target[0]}: "
-            f"for input of shape {shape}, target must be one class index"
+            f"for {name} of shape {shape}, target must be one class index"
         )
     batch, target_batch = expected[0], target[0] if target else 0
     if target_batch != batch:
         raise ValueError(
             f"Expected input batch_size ({batch}) to match target batch_size ({target_batch}). "
-            f"For input of shape {shape}, target must have shape {_sizes(expected)}; got {_sizes(target)}"
+            f"For {name} of shape {shape}, target must have shape {_sizes(expected)}; got {_sizes(target)}"
         )
     if n_dims == 2:
         message = "0D or 1D target tensor expected, multi-target not supported"
@@ -254,8 +272,8 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
     else:
         message = f"Expected target size {_sizes(expected)}, got {_sizes(target)}"
     raise ValueError(
-        f"{message}: for input of shape {shape}, target must be class indices of shape "
-        f"{_sizes(expected)} or class probabilities of input's shape; got shape {_sizes(target)}"
+        f"{message}: for {name} of shape {shape}, target must be class indices of shape "
+        f"{_sizes(expected)} or class probabilities of the shape of {name}; got shape {_sizes(target)}"
     )
 
 
@@ -329,7 +347,7 @@ def check_probabilities(array: NDArray[Any], name: str) -> None:
         )
 
 
-def as_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any] | None:
+def as_weight(value: Any, logits: NDArray[Any], axis: int, name: str = "input") -> NDArray[Any] | None:
     """Return class weights in the logits' dtype, or None."""
     if value is None:
         return None
@@ -339,7 +357,7 @@ def as_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any] | Non
         raise ValueError(
             f"weight tensor should be defined either for all {n_classes} classes or no classes but got "
             f"weight tensor of shape: {_sizes(weight.shape)}; weight must have shape [{n_classes}], one "
-            f"number per class of input, {_sizes(logits.shape)}"
+            f"number per class of {name}, {_sizes(logits.shape)}"
         )
     return weight
 

@@ -112,7 +112,7 @@ class TestTargetDtype:
     def test_indices_that_are_no_integers(self, target, name):
         message = f"expected target dtype to be Long or Byte, but got {name}"
         with raises(
-            TypeError, message, "class indices of shape [2]", "probabilities of input's shape [2, 3]"
+            TypeError, message, "class indices of shape [2]", "probabilities of the shape of input, [2, 3]"
         ):
             F.cross_entropy(logits(2, 3), target)
 
