@@ -7,6 +7,7 @@ and answers, without torch. See `cyce.functional.cross_entropy` for the formulas
 
 from cyce import functional
 from cyce._config import show_config
+from cyce._linear import LinearCrossEntropyOptions
 from cyce._threads import get_num_threads, num_threads, set_num_threads
 from cyce.functional import (
     CrossEntropyMeans,
@@ -16,6 +17,7 @@ from cyce.functional import (
     cross_entropy,
     cross_entropy_stats,
     kl_div,
+    linear_cross_entropy,
     log_softmax,
     logsumexp,
     nll_loss,
@@ -29,6 +31,7 @@ from cyce.modules import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
     KLDivLoss,
+    LinearCrossEntropyLoss,
     LogSoftmax,
     NLLLoss,
     Softmax,
@@ -45,6 +48,8 @@ __all__ = [
     "CrossEntropyMeans",
     "CrossEntropyStats",
     "KLDivLoss",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "LogSoftmax",
     "NLLLoss",
     "Softmax",
@@ -57,6 +62,7 @@ __all__ = [
     "functional",
     "get_num_threads",
     "kl_div",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "nll_loss",

@@ -268,6 +268,33 @@ cdef void after_fork_in_child() noexcept nogil:
     PyThread_release_lock(lock)
 
 
+def occupy(int budget, Py_ssize_t n_shares):
+    """Count a call that starts Python threads of its own, and return how many it may use, itself included.
+
+    As `hire`, without OpenMP's pools; what was counted is to be given to `vacate`.
+    """
+    global n_calls, n_in_use
+    cdef int n = limited(budget) if CYCE_OPENMP else budget
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    n_calls += 1
+    n = min(n - n_in_use + (0 if keeper_calls else n_kept), n // n_calls)
+    n = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> n, n_shares))
+    n_in_use += n
+    PyThread_release_lock(lock)
+    return n
+
+
+def vacate(int n):
+    """Count without a call and its n threads."""
+    global n_calls, n_in_use
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    # Of a call that was running when this process was forked, nothing is counted.
+    if n_calls > 0:
+        n_calls -= 1
+        n_in_use -= n
+    PyThread_release_lock(lock)
+
+
 def threads_within(int budget):
     """Threads that a call from this thread may use of a budget, when it is the only one."""
     return limited(budget)

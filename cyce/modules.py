@@ -1,10 +1,15 @@
 """torch's loss modules: settings held in an object that calls `cyce.functional`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from cyce import functional
-from cyce._arguments import as_array
+from cyce._arguments import FLOAT32, as_array, as_dtype, as_size
+from cyce._linear import LinearCrossEntropyOptions
 from cyce._losses import LossModule
 
 __all__ = [
@@ -12,6 +17,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
     "KLDivLoss",
+    "LinearCrossEntropyLoss",
     "LogSoftmax",
     "NLLLoss",
     "Softmax",
@@ -333,6 +339,210 @@ class KLDivLoss(LossModule):
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return `cyce.functional.kl_div` and its keyword arguments."""
         return functional.kl_div, {"reduction": self.reduction, "log_target": self.log_target}
+
+
+class _Linear:
+    """The parameters of a linear layer, as torch's `Linear` holds them.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        The layer's sizes.
+    bias : bool
+        Whether there is a bias.
+    dtype : dtype
+        Of the parameters.
+    rng : Generator
+        Where the first parameters come from: the uniform distribution that torch draws them from, between
+        -1 and 1 over the root of `in_features`.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool, dtype: np.dtype[Any], rng: np.random.Generator
+    ) -> None:
+        self.in_features = in_features
+        self.out_features = out_features
+        bound = in_features**-0.5 if in_features else 0.0
+        self.weight: Any = rng.uniform(-bound, bound, (out_features, in_features)).astype(dtype)
+        """Array of shape (out_features, in_features)."""
+        self.bias: Any = rng.uniform(-bound, bound, out_features).astype(dtype) if bias else None
+        """Array of shape (out_features,), or None."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Linear(in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None})"
+        )
+
+
+class LinearCrossEntropyLoss(LossModule):
+    """Cross-entropy of the logits of a linear layer, as `torch.nn.LinearCrossEntropyLoss`.
+
+    The layer's parameters and the settings of `cyce.functional.linear_cross_entropy`, held in an object. The
+    parameters are arrays, ``module.linear.weight`` of shape (C * d1 * ... * dk, H) and ``module.linear.bias``
+    of shape (C * d1 * ... * dk,) or None, which can be read, changed and assigned.
+
+    Parameters
+    ----------
+    in_features : int
+        Features H of a row of `input`.
+    num_classes : int
+        Number of classes C.
+    out_features : tuple of int, default=()
+        Further dimensions (d1, ..., dk) of the logits (N, C, d1, ..., dk).
+    bias : bool, default=False
+        Whether the layer has a bias.
+    device : None or "cpu", default=None
+        Taken for torch's sake.
+    dtype : dtype, default=None
+        float32 or float64, of the parameters. None stands for float32.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        How the losses of the positions become one number, or that they stay as they are.
+    weight : array_like of shape (C,), default=None
+        A weight for each class.
+    ignore_index : int, default=None
+        Target value of the positions that are left out.
+    label_smoothing : float in [0, 1], default=0.0
+        How much of each target is spread evenly over all classes.
+    options : LinearCrossEntropyOptions, default=None
+        How the work is cut up.
+    sample_weight : array_like of the positions' shape, default=None
+        A weight for each position; a call may give its own. Like all that follow, torch has not got it; see
+        `cyce.functional.cross_entropy`.
+    normalizer : float, default=None
+        What "mean" divides by instead; a call may give its own.
+    empty : {"nan", "zero"}, default="nan"
+        The mean of nothing.
+    z_loss : float, default=0.0
+        Coefficient of the squared log-sum-exp.
+    softcap : float, default=None
+        Bound of the logits.
+    temperature : float, default=1.0
+        What the logits are divided by.
+    rng : None, int or numpy.random.Generator, default=None
+        Where the first parameters come from: a generator, or what `numpy.random.default_rng` takes.
+
+    Raises
+    ------
+    TypeError
+        If a size is no integer, or `dtype` neither float32 nor float64.
+    ValueError
+        If a size is negative, `device` is not the CPU, `weight` not of shape (C,), or `label_smoothing`
+        outside [0, 1].
+
+    See Also
+    --------
+    cyce.functional.linear_cross_entropy : The formula, the shapes, the errors.
+    cyce.value_and_grad : Loss and gradients in one pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce
+    >>> criterion = cyce.LinearCrossEntropyLoss(2, 3)
+    >>> criterion.linear.weight = np.array([[0.1, 0.2], [1.0, -1.0], [-0.3, 0.4]])
+    >>> hidden = np.array([[1.0, -1.0], [0.5, 2.0]])
+    >>> print(criterion(hidden, [1, 2]).round(4))
+    0.4169
+
+    A descent step:
+
+    >>> loss, (of_hidden, of_weight) = cyce.value_and_grad(criterion)(hidden, [1, 2])
+    >>> criterion.linear.weight -= 0.1 * of_weight
+    >>> print(criterion(hidden, [1, 2]).round(4))
+    0.3734
+    """
+
+    per_call = frozenset({"sample_weight", "normalizer"})
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device: Any = None,
+        dtype: DTypeLike | None = None,
+        reduction: str = "mean",
+        weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: LinearCrossEntropyOptions | None = None,
+        sample_weight: Any = None,
+        normalizer: float | None = None,
+        empty: str = "nan",
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(None, None, reduction)
+        self.num_classes = as_size(num_classes, "num_classes")
+        if not isinstance(out_features, tuple | list):
+            raise TypeError(f"out_features: a tuple of integers is needed, got {type(out_features).__name__}")
+        self.out_features = tuple(as_size(size, "out_features") for size in out_features)
+        if device is not None and str(device) != "cpu":
+            raise ValueError(f"device: must be None or 'cpu', got {device!r}")
+        if weight is not None:
+            shape = as_array(weight, "weight").shape
+            if shape != (num_classes,):
+                raise ValueError(
+                    f"expected weight shape to be {(num_classes,)}, got {shape}: it must have one number for "
+                    "each class"
+                )
+        # Anything but a number is refused by a call, as other settings are.
+        if isinstance(label_smoothing, float | int) and not 0 <= label_smoothing <= 1:
+            raise ValueError(f"expected label_smoothing to be in range [0, 1], got {label_smoothing}")
+        self.weight = weight
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.options = options
+        self.sample_weight = sample_weight
+        self.normalizer = normalizer
+        self.empty = empty
+        self.z_loss = z_loss
+        self.softcap = softcap
+        self.temperature = temperature
+        try:
+            generator = np.random.default_rng(rng)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"rng: None, an integer or a numpy.random.Generator is needed: {error}"
+            ) from error
+        self.linear = _Linear(
+            as_size(in_features, "in_features"),
+            math.prod(self.out_features, start=self.num_classes),
+            bool(bias),
+            FLOAT32 if dtype is None else as_dtype(dtype),
+            generator,
+        )
+
+    def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return `cyce.functional.linear_cross_entropy` and its keyword arguments."""
+        linear = self.linear
+        for name, array, expected in (
+            ("weight", linear.weight, (linear.out_features, linear.in_features)),
+            ("bias", linear.bias, (linear.out_features,)),
+        ):
+            if array is not None and np.shape(array) != expected:
+                raise ValueError(f"linear.{name}: must have shape {expected}, got {np.shape(array)}")
+        return functional.linear_cross_entropy, {
+            "linear_weight": linear.weight,
+            "linear_bias": linear.bias,
+            "logits_shape": (self.num_classes, *self.out_features),
+            "weight": self.weight,
+            "reduction": self.reduction,
+            "ignore_index": self.ignore_index,
+            "label_smoothing": self.label_smoothing,
+            "options": self.options,
+            "sample_weight": self.sample_weight,
+            "normalizer": self.normalizer,
+            "empty": self.empty,
+            "z_loss": self.z_loss,
+            "softcap": self.softcap,
+            "temperature": self.temperature,
+        }
 
 
 class _Normalizer:

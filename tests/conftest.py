@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import cyce
-from cyce import _dispatch, functional
+from cyce import _dispatch, _linear, functional
 
 
 @pytest.fixture(params=[_dispatch.level] if os.environ.get("CYCE_LEVEL") else _dispatch.usable_levels())
 def level(request, monkeypatch):
     """Name of a compiled level, which is in use during the test."""
-    monkeypatch.setattr(functional, "kernels", _dispatch.load_level(request.param))
-    monkeypatch.setattr(functional, "elementwise", _dispatch.load_level(request.param, "_elementwise"))
+    for module in (functional, _linear):
+        monkeypatch.setattr(module, "kernels", _dispatch.load_level(request.param))
+        monkeypatch.setattr(module, "elementwise", _dispatch.load_level(request.param, "_elementwise"))
     return request.param
 
 

@@ -266,6 +266,70 @@ def test_the_formula_of_kl_div(x, log_target, data):
         np.testing.assert_allclose(gradient[fine], -mass[fine].astype(losses.dtype), rtol=8 * eps, atol=1e-37)
 
 
+@st.composite
+def linear_calls(draw):
+    """Draw hidden states, weights, a target and options that are all right."""
+    n, in_features = draw(st.integers(0, 40)), draw(st.integers(0, 5))
+    outputs = draw(st.sampled_from([(1,), (3,), (129,), (300,), (2, 3), (130, 2), (3, 2, 2)]))
+    dtype = np.dtype(draw(st.sampled_from([np.float32, np.float64])))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    arrays = {
+        "input": rng.standard_normal((n, in_features)),
+        "linear_weight": rng.standard_normal((*outputs, in_features)),
+    }
+    if draw(st.booleans()):
+        arrays["linear_bias"] = rng.standard_normal(outputs)
+    arrays = {name: draw(strided(array.astype(dtype))) for name, array in arrays.items()}
+    positions = (n, *outputs[1:])
+    options = {
+        "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+        "label_smoothing": draw(st.sampled_from([0.0, 0.2])),
+        "softcap": draw(st.sampled_from([None, 2.0])),
+        "z_loss": draw(st.sampled_from([0.0, 0.1])),
+        "sample_weight": draw(st.sampled_from([None, rng.choice([0.0, 0.5, 2.0], positions)])),
+        "empty": draw(st.sampled_from(["nan", "zero"])),
+    }
+    if draw(st.booleans()) or positions == (n, *outputs):
+        target = rng.dirichlet(np.ones(outputs[0]), size=positions)
+        target = np.moveaxis(target.reshape(*positions, outputs[0]), -1, 1).astype(dtype)
+    else:
+        target = rng.integers(outputs[0], size=positions, dtype=draw(st.sampled_from([np.int16, np.uint64])))
+        options["ignore_index"] = draw(st.sampled_from([-100, 0, None]))
+    options["weight"] = draw(st.sampled_from([None, rng.choice([0.0, 0.5, 1.0], outputs[0])]))
+    return arrays, draw(strided(target)), options, draw(st.sampled_from([None, 1, 7, 33]))
+
+
+@examples(300)
+@given(linear_calls())
+def test_the_composition_that_linear_cross_entropy_stands_for(call):
+    arrays, target, options, rows = call
+    before = [array.tobytes() for array in (*arrays.values(), target)]
+    hidden, weights, *bias = (array.astype(array.dtype.newbyteorder("=")) for array in arrays.values())
+    outputs = weights.shape[:-1]
+    n_outputs = math.prod(outputs)
+    flat = weights.reshape(n_outputs, weights.shape[-1])
+    logits = hidden @ flat.T + (bias[0].reshape(n_outputs) if bias else 0)
+    logits = logits.reshape(len(hidden), *outputs).astype(hidden.dtype)
+    same = {name: value for name, value in options.items() if name != "ignore_index" or value is not None}
+    expected, slopes = LOSS_AND_GRADIENT(logits, target, **same)
+    slopes = slopes.reshape(len(hidden), n_outputs)
+    expected_gradients = [slopes @ flat, (slopes.T @ hidden).reshape(weights.shape)]
+    if bias:
+        expected_gradients.append(slopes.sum(axis=0).reshape(outputs))
+    chunks = rows and cyce.LinearCrossEntropyOptions(batch_chunk_size=rows)
+    loss, gradients = cyce.value_and_grad(F.linear_cross_entropy)(
+        **arrays, target=target, **options, options=chunks
+    )
+    tolerance = 1e-4 if hidden.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(loss, expected, rtol=tolerance, atol=tolerance)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=tolerance, atol=10 * tolerance)
+    np.testing.assert_array_equal(
+        F.linear_cross_entropy(**arrays, target=target, **options, options=chunks), loss
+    )
+    assert [array.tobytes() for array in (*arrays.values(), target)] == before
+
+
 @examples(300)
 @given(calls())
 def test_statistics_nll_and_one_hot_of_the_same_calls(call):
@@ -315,6 +379,11 @@ LOSSES = {
     F.binary_cross_entropy_with_logits: {"input": np.zeros((2, 3)), "target": np.ones((2, 3))},
     F.binary_cross_entropy: {"input": np.full((2, 3), 0.5), "target": np.ones((2, 3))},
     F.kl_div: {"input": np.zeros((2, 3)), "target": np.ones((2, 3))},
+    F.linear_cross_entropy: {
+        "input": np.zeros((2, 3)),
+        "linear_weight": np.zeros((4, 3)),
+        "target": [0, 1],
+    },
 }
 FUNCTIONS = {
     **LOSSES,
@@ -338,6 +407,8 @@ TORCH_S_WORDS = re.compile(
     r"|Target size|Using a target size|all elements of (input|target) should be"
     r"|Dimension out of range .* (dim|axis) must|one_hot is only applicable|Can not infer total number of"
     r"|Class values must be"
+    r"|expected (input with dimensionality|linear_weight with|equal input and linear|linear_bias shape)"
+    r"|K-dimensional loss defined by linear_weight|invalid (acc_policy|chunking_method)|acc_dtype must"
 )
 
 
@@ -355,9 +426,10 @@ def assert_a_result_or_a_clear_error(function, arguments):
     names = "|".join(inspect.signature(function).parameters)
     assert re.match(rf"({names})\b", message) or TORCH_S_WORDS.match(message), message
     # Nothing has been written then.
-    out = arguments.get("out")
-    if isinstance(out, np.ndarray) and out.shape and out.dtype == np.float64 and out.flat[0] == 77:
-        assert (out == 77).all()
+    outs = arguments.get("out")
+    for out in outs if isinstance(outs, list) else [outs]:
+        if isinstance(out, np.ndarray) and out.shape and out.dtype == np.float64 and out.flat[0] == 77:
+            assert (out == 77).all()
 
 
 @st.composite
@@ -373,6 +445,11 @@ def wrong_calls(draw, functions):
         arguments[name] = draw(ANYTHING)
     if "out" in inspect.signature(function).parameters and "out" not in arguments:
         arguments["out"] = np.full(2 if function is F.logsumexp else (2, 3), 77.0)
+        if loss is F.linear_cross_entropy:
+            arguments["out"] = [arguments["out"], np.full((4, 3), 77.0)]
+            if draw(st.booleans()):
+                arguments["linear_bias"] = np.ones(4)
+                arguments["out"].append(np.full(4, 77.0))
     return function, arguments
 
 

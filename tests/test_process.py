@@ -35,6 +35,8 @@ def use():
             F.one_hot(target, shape[1])
             F.kl_div(logits, logits, reduction="sum", log_target=True)
             F.binary_cross_entropy_with_logits(logits, logits)
+            if len(shape) == 2 and shape[1] < 1000:
+                cyce.value_and_grad(F.linear_cross_entropy)(logits, logits[:300], np.zeros(shape[0], int))
             probability = F.softmax(np.nan_to_num(logits), dim=1)
             cyce.value_and_grad(F.binary_cross_entropy)(probability, probability)
             try:
@@ -49,6 +51,8 @@ import ctypes, gc, locale, os, random, signal, sys, threading, warnings
 import numpy as np
 
 warnings.simplefilter("error")
+# threadpoolctl sets it when it is imported.
+os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
 before = None
 
 def environment():
@@ -90,10 +94,11 @@ before = state()
     + """
 after = state()
 assert after == before, [name for name in before if before[name] != after[name]]
+assert "threadpoolctl" not in sys.modules
 use()
 after = state()
 assert after == before, [name for name in before if before[name] != after[name]]
-for name in ("torch", "matplotlib", "scipy", "multiprocessing", "threadpoolctl", "pytest"):
+for name in ("torch", "matplotlib", "scipy", "multiprocessing", "pytest"):
     assert name not in sys.modules, name
 """
 )

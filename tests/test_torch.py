@@ -3,6 +3,7 @@
 torch is needed, not optional: without it this file is an error, not a skip.
 """
 
+import dataclasses
 import re
 import warnings
 import zlib
@@ -105,6 +106,8 @@ MODULES = [
     (cyce.BCEWithLogitsLoss, 5, 0, True),
     (cyce.BCELoss, 5, 0, True),
     (cyce.KLDivLoss, 5, 0, True),
+    # Its samples have a test of their own: there are several gradients.
+    (cyce.LinearCrossEntropyLoss, 0, 5, True),
     (cyce.Softmax, 2, 0, False),
     (cyce.LogSoftmax, 2, 0, False),
     (cyce.Softmin, 1, 0, False),
@@ -115,6 +118,8 @@ MODULES = [
 def module_samples(errors):
     """Yield torch's own samples, or error cases, of the modules that cyce has."""
     for ours, n_samples, n_errors, is_loss in MODULES:
+        if n_samples == 0 and not errors:
+            continue
         (info,) = (info for info in module_db if info.module_cls is getattr(torch.nn, ours.__name__))
         make = info.module_error_inputs_func if errors else info.module_inputs_func
         if make is None:
@@ -140,19 +145,127 @@ def test_samples_of_modules(ours, theirs, sample, is_loss):
     assert_agree(module, theirs(*arguments, **named), logits, others, {}, with_gradient=is_loss)
 
 
+@pytest.mark.filterwarnings("ignore:Possible nested set")
 @pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(module_samples(errors=True)))
 def test_error_cases_of_modules(ours, theirs, sample, is_loss):
     case = sample.module_error_input
     arguments, named = case.constructor_input.args, case.constructor_input.kwargs
     with pytest.raises((sample.error_type, *ERRORS), match=sample.error_regex):
         theirs(*arguments, **named)(*case.forward_input.args)
-    module = ours(*map(detached, arguments), **{name: detached(value) for name, value in named.items()})
+    given = {name: detached(value) for name, value in named.items()}
     if sample.error_regex.startswith("expected scalar type"):
         # A weight of another dtype: cyce casts it.
-        module(*map(detached, case.forward_input.args))
+        ours(*map(detached, arguments), **given)(*map(detached, case.forward_input.args))
         return
     with pytest.raises(ERRORS, match=sample.error_regex):
-        module(*map(detached, case.forward_input.args))
+        ours(*map(detached, arguments), **given)(*map(detached, case.forward_input.args))
+
+
+def numpy_options(options):
+    """Return the options of linear_cross_entropy that torch's stand for."""
+    if options is None:
+        return None
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    return cyce.LinearCrossEntropyOptions(**{name: detached(value) for name, value in fields.items()})
+
+
+def assert_linear_agree(loss, gradients, expected, variables, shapes=None):
+    """Assert the value and the gradients with respect to input, weight and maybe bias."""
+    tolerance = TOLERANCE[expected.dtype]
+    assert np.shape(loss) == tuple(expected.shape)
+    assert loss.dtype == detached(expected.dtype)
+    np.testing.assert_allclose(loss, expected.detach().numpy(), **tolerance)
+    for gradient, variable in zip(gradients, variables, strict=True):
+        assert gradient.shape == tuple(variable.shape)
+        np.testing.assert_allclose(gradient, variable.grad.numpy(), **tolerance)
+
+
+def linear_samples():
+    """Yield torch's own samples of linear_cross_entropy, of its variants in chunks, too."""
+    variants = [op for op in op_db if op.name == "nn.functional.linear_cross_entropy"]
+    assert {op.variant_test_name for op in variants} == {"", "chunked", "chunked_none"}
+    for op in variants:
+        for dtype in DTYPES:
+            torch.manual_seed(0)
+            samples = list(op.sample_inputs("cpu", dtype, requires_grad=False))
+            assert len(samples) >= 30, f"{len(samples)} of {op.variant_test_name}"
+            for number, sample in enumerate(samples):
+                name = f"{op.variant_test_name}-{dtype}-{number}".replace("torch.", "")
+                yield pytest.param(op.op, sample, id=name)
+
+
+@pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored")
+@pytest.mark.parametrize(("theirs", "sample"), list(linear_samples()))
+def test_samples_of_linear_cross_entropy(theirs, sample):
+    torch.manual_seed(0)
+    named = dict(sample.kwargs)
+    variables = [sample.input, sample.args[0], named.pop("linear_bias", None)]
+    variables = [v.detach().clone().requires_grad_() for v in variables if v is not None]
+    bias = variables[2] if len(variables) == 3 else None
+    target = sample.args[1]
+    expected = theirs(*variables[:2], target, linear_bias=bias, **named)
+    upstream = torch.randn_like(expected)
+    expected.backward(upstream)
+    given = {name: detached(value) for name, value in named.items()}
+    for options in (numpy_options(named.get("options")), named.get("options"), None):
+        given["options"] = options
+        arguments = [detached(v) for v in (*variables[:2], target)]
+        loss, gradients = cyce.value_and_grad(F.linear_cross_entropy)(
+            *arguments, linear_bias=detached(bias), **given, grad_output=upstream
+        )
+        assert_linear_agree(loss, gradients, expected, variables)
+        np.testing.assert_array_equal(
+            F.linear_cross_entropy(*arguments, linear_bias=detached(bias), **given), loss
+        )
+
+
+def test_error_cases_of_linear_cross_entropy():
+    op = next(op for op in op_db if op.name == "nn.functional.linear_cross_entropy")
+    cases = list(op.error_inputs("cpu"))
+    assert len(cases) >= 6
+    for case in cases:
+        sample = case.sample_input
+        with pytest.raises(ERRORS, match=case.error_regex):
+            F.linear_cross_entropy(
+                detached(sample.input),
+                *map(detached, sample.args),
+                **{name: detached(value) for name, value in sample.kwargs.items()},
+            )
+
+
+def linear_module_samples():
+    """Yield torch's own samples of LinearCrossEntropyLoss."""
+    (info,) = (info for info in module_db if info.module_cls is torch.nn.LinearCrossEntropyLoss)
+    for dtype in DTYPES:
+        torch.manual_seed(0)
+        samples = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=True)
+        assert len(samples) >= 400, f"{len(samples)} of LinearCrossEntropyLoss"
+        for number, sample in enumerate(samples):
+            yield pytest.param(sample, id=f"{dtype}-{number}".replace("torch.", ""))
+
+
+@pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored")
+@pytest.mark.parametrize("sample", list(linear_module_samples()))
+def test_samples_of_linear_cross_entropy_loss(sample):
+    torch.manual_seed(0)
+    arguments, named = sample.constructor_input.args, sample.constructor_input.kwargs
+    hidden, target = sample.forward_input.args
+    theirs = torch.nn.LinearCrossEntropyLoss(*arguments, **named)
+    given = {name: detached(value) for name, value in named.items()}
+    ours = cyce.LinearCrossEntropyLoss(*arguments, **{**given, "options": numpy_options(given["options"])})
+    assert ours.linear.weight.shape == tuple(theirs.linear.weight.shape)
+    assert ours.linear.weight.dtype == detached(theirs.linear.weight.dtype)
+    ours.linear.weight = detached(theirs.linear.weight).numpy()
+    if theirs.linear.bias is not None:
+        assert ours.linear.bias.shape == tuple(theirs.linear.bias.shape)
+        ours.linear.bias = detached(theirs.linear.bias).numpy()
+    variable = hidden.detach().clone().requires_grad_()
+    expected = theirs(variable, target)
+    upstream = torch.randn_like(expected)
+    expected.backward(upstream)
+    loss, gradients = cyce.value_and_grad(ours)(detached(hidden), detached(target), grad_output=upstream)
+    assert_linear_agree(loss, gradients, expected, [variable, *theirs.linear.parameters()])
+    np.testing.assert_array_equal(ours(detached(hidden), detached(target)), loss)
 
 
 RANDOM_SHAPES = [(5,), (4, 3), (7, 40), (3, 5000), (2, 3, 4), (2, 33, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)]

@@ -1,0 +1,219 @@
+"""Python threads that share the work of one call: matrix products by NumPy's BLAS, and kernels.
+
+BLAS and OpenMP have threads of their own. After a product, or a loop, these stay awake for milliseconds and
+take the CPUs from each other, so that a call that alternates between the two loses a tenth of its time.
+Here neither starts any: BLAS is held to one thread, kernels are called with one, and the threads of this
+module, which sleep when they wait, call both. What they share is cut up without regard to their
+number, and added up in order, so that results do not depend on it, nor on that of BLAS.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce import _team, _threads
+
+Item = TypeVar("Item")
+Share = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
+
+
+class _SerialBlas:
+    """Holds BLAS to one thread, in the whole process, while at least one call needs that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_calls = 0
+        self._libraries: Any = None
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_calls == 0:
+                if self._libraries is None:
+                    self._libraries = _import_threadpoolctl().ThreadpoolController().select(user_api="blas")
+                self._limits = self._libraries.limit(limits=1)
+                _let_others_set_limits()
+            self._n_calls += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_calls -= 1
+            if self._n_calls == 0:
+                self._restore()
+
+    def _restore(self) -> None:
+        self._limits.restore_original_limits()
+        _let_others_set_limits()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the calls of threads that only the parent has."""
+        self._lock = threading.Lock()
+        if self._n_calls:
+            self._n_calls = 0
+            self._restore()
+
+
+def _import_threadpoolctl() -> Any:
+    """Import threadpoolctl, which others than linear_cross_entropy do not need, and undo what that does."""
+    variable = "KMP_DUPLICATE_LIB_OK"
+    is_ours = "threadpoolctl" not in sys.modules and variable not in os.environ
+    import threadpoolctl
+
+    if is_ours:
+        os.environ.pop(variable, None)
+    return threadpoolctl
+
+
+def _let_others_set_limits() -> None:
+    """Let any thread set OpenBLAS's number of threads: the last call may be another thread's than the first.
+
+    Since threadpoolctl 3.8, that is left to the thread that did so first.
+    """
+    openblas = _import_threadpoolctl().OpenBLASController
+    if hasattr(openblas, "clear_controlling_thread"):
+        openblas.clear_controlling_thread()
+
+
+_serial_blas = _SerialBlas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_serial_blas.after_fork_in_child)
+
+
+@contextlib.contextmanager
+def workers(n_shares: int) -> Iterator[Share]:
+    """Start threads for a block of code: as many as the budget has, at most one for each share of the work.
+
+    Yields ``share(function, items)``, which calls the function with every item, in several threads, and
+    returns the results in the order of the items. Meanwhile, NumPy's floating point warnings are off.
+    """
+    with _serial_blas:
+        if n_shares <= 1:
+            yield _in_turn
+            return
+        n_threads = _team.occupy(_threads.budget(), n_shares)
+        try:
+            if n_threads == 1:
+                yield _in_turn
+            else:
+                with ThreadPoolExecutor(n_threads - 1, thread_name_prefix="cyce") as pool:
+                    yield lambda function, items: _shared(pool, n_threads - 1, function, items)
+        finally:
+            _team.vacate(n_threads)
+
+
+def _in_turn(function: Callable[[Item], Any], items: Iterable[Item]) -> list[Any]:
+    """Call a function with every item, here."""
+    with np.errstate(all="ignore"):
+        return [function(item) for item in items]
+
+
+def _shared(
+    pool: ThreadPoolExecutor, n_helpers: int, function: Callable[[Item], Any], items: Iterable[Item]
+) -> list[Any]:
+    """Call a function with every item, here and in the threads of a pool."""
+    todo = deque(enumerate(items))
+    results = [None] * len(todo)
+
+    def work() -> None:
+        try:
+            with np.errstate(all="ignore"):
+                while True:
+                    try:
+                        number, item = todo.popleft()
+                    except IndexError:
+                        return
+                    results[number] = function(item)
+        except BaseException:
+            # The others stop, too.
+            todo.clear()
+            raise
+
+    helpers: list[Future[None]] = []
+    # Where no more threads can be started, as at the interpreter's end, those that there are do it all.
+    with contextlib.suppress(RuntimeError):
+        for _ in range(min(n_helpers, len(todo) - 1)):
+            helpers.append(pool.submit(work))  # noqa: PERF401 - keeps those before an error
+    try:
+        work()
+    finally:
+        wait(helpers)
+    for helper in helpers:
+        helper.result()
+    return results
+
+
+class OrderedSum:
+    """Adds arrays up in the order of their numbers, in whatever order they come: the same bits every time.
+
+    Parameters
+    ----------
+    total : ndarray
+        What is added to.
+    spares : Spares
+        Where arrays for the addends come from.
+    is_empty : bool
+        Whether there is nothing in `total` yet: then the first addend is written there.
+    add : callable
+        Called with (addend, total), adds one to the other.
+    """
+
+    def __init__(
+        self,
+        total: NDArray[Any],
+        spares: "Spares",
+        is_empty: bool,
+        add: Callable[[NDArray[Any], NDArray[Any]], object],
+    ) -> None:
+        self._total = total
+        self._spares = spares
+        self._add = add
+        self._lock = threading.Lock()
+        self._waiting: dict[int, NDArray[Any]] = {}
+        self._next = 0
+        self._first = 0 if is_empty else -1
+
+    def array(self, number: int) -> NDArray[Any]:
+        """Return where to write the addend of a number, from 0 on."""
+        return self._total if number == self._first else self._spares.take(self._total.shape)
+
+    def add(self, number: int, addend: NDArray[Any]) -> None:
+        """Add what was written to the array of a number."""
+        with self._lock:
+            self._waiting[number] = addend
+            while self._next in self._waiting:
+                addend = self._waiting.pop(self._next)
+                if self._next != self._first:
+                    self._add(addend, self._total)
+                    self._spares.give_back(addend)
+                self._next += 1
+
+
+class Spares:
+    """Arrays of one dtype to be used again, with room for a number of elements each."""
+
+    def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
+        self._size = size
+        self._dtype = dtype
+        self._free: deque[NDArray[Any]] = deque()
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return an array of this shape, its contents arbitrary."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(self._size, self._dtype)
+        return memory[: np.prod(shape, dtype=int)].reshape(shape)
+
+    def give_back(self, array: NDArray[Any]) -> None:
+        """Take an array back that `take` returned."""
+        memory = array.base
+        assert isinstance(memory, np.ndarray)
+        self._free.append(memory)
