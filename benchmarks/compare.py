@@ -36,10 +36,11 @@ class ContenderError(Exception):
 class Process:
     """A contender's process, stopped unless it has been asked for something."""
 
-    def __init__(self, name, n_threads):
+    def __init__(self, name, n_threads, make_worker=worker.Worker):
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=worker.main, args=(other, name, n_threads), daemon=True)
+        arguments = (other, make_worker, name, n_threads)
+        self._process = context.Process(target=worker.main, args=arguments, daemon=True)
         with pinned(name, n_threads):
             self._process.start()
         other.close()

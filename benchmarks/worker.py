@@ -69,12 +69,12 @@ class Worker:
         gc.collect()
 
 
-def main(connection, name, n_threads):
+def main(connection, make_worker, name, n_threads):
     """Answer requests (method, arguments) with (kind, answer) until there are no more."""
     # What a library prints must not get into the table.
     os.dup2(2, 1)
     try:
-        worker = Worker(name, n_threads)
+        worker = make_worker(name, n_threads)
     except Exception as error:
         connection.send(("missing", f"{type(error).__name__}: {error}"))
         return

@@ -1,12 +1,13 @@
 """The comparison with peers: what it reports is what it measured, of answers that were right."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 import oracle
-from benchmarks import cases, compare, report
+from benchmarks import cases, compare, linear, report
 from benchmarks.contenders import Cyce, Expected, NumPy, Torch
 
 SMALL = cases.Shape("small", (6, 5))
@@ -119,3 +120,49 @@ def test_an_unknown_contender_or_an_empty_selection_is_refused(capsys):
         with pytest.raises(SystemExit):
             compare.main(arguments)
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in linear.CONTENDERS if "products" not in name])
+def test_contenders_of_linear_are_right(name):
+    hidden, weights, target = linear.make_inputs(linear.Sizes(200, 8, 300))
+    expected = linear.Expected.of(hidden, weights, target)
+    logits = hidden.astype(float) @ weights.T.astype(float)
+    loss, slopes = oracle.cross_entropy(logits, target)
+    assert expected.loss == pytest.approx(float(loss), rel=1e-12)
+    for row, gradient in expected.of_hidden.items():
+        np.testing.assert_allclose(gradient, (slopes[row] @ weights).astype(float), atol=1e-12)
+    for c, gradient in expected.of_weights.items():
+        np.testing.assert_allclose(gradient, (slopes[:, c] @ hidden).astype(float), atol=1e-12)
+    loss, gradients = linear.CONTENDERS[name](hidden, weights, target)()
+    expected.check(loss, *gradients)
+    with pytest.raises(AssertionError, match="loss"):
+        expected.check(loss * 1.001, *gradients)
+    for gradient, message in zip(gradients, ("of hidden 199", "of weights 299"), strict=True):
+        gradient[-1] *= 1.01
+        with pytest.raises(AssertionError, match=message):
+            expected.check(loss, *gradients)
+        gradient[-1] /= 1.01
+
+
+def test_a_run_of_linear_reports_times_and_memory(capsys):
+    arguments = [
+        "--shapes",
+        "300 x 16 x 5000",
+        "--rounds",
+        "2",
+        "--contenders",
+        "cyce",
+        "products",
+        "cyce, unfused",
+    ]
+    assert linear.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| shape | cyce | products | cyce, unfused |"
+    _, shape, own, products, unfused, _ = (cell.strip() for cell in lines[2].split("|"))
+    assert shape == "300 x 16 x 5000"
+    for cell in (own, products, unfused):
+        seconds, ratio, megabytes = re.fullmatch(r"(\S+) s \((\S+)x\), (-?\d+) MB", cell).groups()
+        assert float(seconds) > 0
+        assert float(ratio) == pytest.approx(float(seconds) / float(own.split()[0]), abs=0.02, rel=0.02)
+        # The logits take 6 MB.
+        assert 0 <= int(megabytes) < 40
