@@ -256,8 +256,3 @@ cdef inline bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
         if a.shape[dim] != b.shape[dim]:
             return False
     return True
-
-
-cdef inline int threads_for(Py_ssize_t n_elements, Py_ssize_t min_share, int num_threads) noexcept nogil:
-    """Threads that are worth starting for so many elements, of which each should have min_share."""
-    return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> num_threads, n_elements // min_share))

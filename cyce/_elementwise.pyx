@@ -23,7 +23,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from cyce._arrays cimport (
-    Operand, Positions, expect, format_of, offsets_of, place, same_shape, take, threads_for,
+    Operand, Positions, expect, format_of, offsets_of, place, same_shape, take,
 )
 from cyce._math cimport (
     LANES, add, cyce_enter, cyce_environment, cyce_leave, exp_clamped, exp_nonpositive, finite_or_zero,
@@ -248,11 +248,10 @@ cdef double run_share(const Call* call, const floating* start, Py_ssize_t share)
 
 
 cdef int run(
-    const Call* call, const floating* start, int num_threads, double* loss_out
+    const Call* call, const floating* start, int n_threads, double* loss_out
 ) except -1 nogil:
     """Compute all elements; loss_out[0] becomes the sum of the losses."""
     cdef Py_ssize_t n_shares = (call.n_elements + SHARE - 1) // SHARE
-    cdef int n_threads = threads_for(call.n_elements, SHARE, num_threads)
     cdef double* sums = <double*> PyMem_RawMalloc(n_shares * sizeof(double))
     cdef Py_ssize_t share
     cdef double lost = 0

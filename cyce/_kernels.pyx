@@ -44,7 +44,7 @@ from libc.string cimport memcpy, memset
 
 from cyce._arrays cimport (
     Operand, check, cyce_stream, cyce_stream_end, expect, format_of, offsets_of, place, same_shape, take,
-    threads_for, transpose,
+    transpose,
 )
 from cyce._math cimport (
     LANES, add, cut_off, cyce_enter, cyce_environment, cyce_leave, cyce_prefetch, difference_lost,
@@ -1609,12 +1609,11 @@ cdef bint may_stream(const Call* call, size_t itemsize) noexcept nogil:
 
 
 cdef int run(
-    Call* call, const floating* logits, floating* grad_out, int num_threads, double* loss_out
+    Call* call, const floating* logits, floating* grad_out, int n_threads, double* loss_out
 ) except -1 nogil:
     """Loss and gradient of all tiles; loss_out[0] becomes the sum of the losses."""
     cdef Scratch sizes
     cdef size_t size
-    cdef int n_threads = threads_for(call.n_positions * call.n_classes, MIN_SHARE, num_threads)
     cdef bint split = (
         n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
         and call.n_classes >= MIN_SPLIT // call.tile_width
