@@ -42,7 +42,7 @@ from cyce._arguments import (
 )
 from cyce._dispatch import elementwise, kernels
 from cyce._losses import GradientRequest
-from cyce._workers import OrderedSum, Share, Spares, workers
+from cyce._workers import OrderedSum, Share, Spares, with_workers
 
 # The buffer of a chunk: BLAS reads the weights once per chunk, so that chunks should not be short.
 BUFFER_BYTES = 160 << 20
@@ -612,9 +612,8 @@ def linear_cross_entropy(
     work = layer.n_rows * n_outputs * ((1 if outs is None else 3) * in_features + LOSS_PER_LOGIT)
     rows_per_chunk = _rows_per_chunk(options, layer.n_rows, in_features, n_outputs, dtype.itemsize)
     a_pass = _Pass(layer, gradients, rows_per_chunk)
-    with workers(work // SHARE) as share:
-        # 0 / 0 where nothing counts
-        value = a_pass.run(share) + 0.0 / divisor
+    # 0 / 0 where nothing counts
+    value = with_workers(a_pass.run, work // SHARE) + 0.0 / divisor
     gradient_arrays = None
     if outs is not None and gradients is not None:
         for out, written in zip(outs, gradients, strict=False):

@@ -12,9 +12,9 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from cyce import _team, _threads
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 Share = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 
@@ -87,26 +88,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_serial_blas.after_fork_in_child)
 
 
-@contextlib.contextmanager
-def workers(n_shares: int) -> Iterator[Share]:
-    """Start threads for a block of code: as many as the budget has, at most one for each share of the work.
+def with_workers(work: Callable[[Share], Result], n_shares: int) -> Result:
+    """Return what `work` returns, with threads to help: at most one for each share of the work.
 
-    Yields ``share(function, items)``, which calls the function with every item, in several threads, and
-    returns the results in the order of the items. Meanwhile, NumPy's floating point warnings are off.
+    `work` is called with ``share(function, items)``, which calls the function with every item, in several
+    threads, and returns the results in the order of the items. Meanwhile, NumPy's floating point warnings are
+    off. One share is done here, by whatever number of threads BLAS has.
     """
-    with _serial_blas:
-        if n_shares <= 1:
-            yield _in_turn
-            return
-        n_threads = _team.occupy(_threads.budget(), n_shares)
-        try:
-            if n_threads == 1:
-                yield _in_turn
-            else:
-                with ThreadPoolExecutor(n_threads - 1, thread_name_prefix="cyce") as pool:
-                    yield lambda function, items: _shared(pool, n_threads - 1, function, items)
-        finally:
-            _team.vacate(n_threads)
+    if n_shares <= 1:
+        return work(_in_turn)
+    return _Call(work, n_shares).result()
 
 
 def _in_turn(function: Callable[[Item], Any], items: Iterable[Item]) -> list[Any]:
@@ -115,39 +106,110 @@ def _in_turn(function: Callable[[Item], Any], items: Iterable[Item]) -> list[Any
         return [function(item) for item in items]
 
 
-def _shared(
-    pool: ThreadPoolExecutor, n_helpers: int, function: Callable[[Item], Any], items: Iterable[Item]
-) -> list[Any]:
-    """Call a function with every item, here and in the threads of a pool."""
-    todo = deque(enumerate(items))
-    results = [None] * len(todo)
+class _CancelledError(Exception):
+    """The caller has been interrupted."""
 
-    def work() -> None:
+
+class _Call(Generic[Result]):
+    """Work that a thread of its own conducts.
+
+    The caller only waits: if it is interrupted (Ctrl-C), that must not happen while it holds a lock of these
+    threads, or is about to note that BLAS has to be given back.
+    """
+
+    def __init__(self, work: Callable[[Share], Result], n_shares: int) -> None:
+        self._work = work
+        self._n_shares = n_shares
+        # That of the caller's context.
+        self._budget = _threads.budget()
+        self._begun = self._cancelled = self._finished = False
+        self._when_finished = threading.Lock()
+        self._error: BaseException | None = None
+        self._result: Result
+
+    def result(self) -> Result:
+        """Start, and wait for the end; raise what the work raises."""
+        self._when_finished.acquire()
         try:
-            with np.errstate(all="ignore"):
-                while True:
-                    try:
-                        number, item = todo.popleft()
-                    except IndexError:
-                        return
-                    results[number] = function(item)
+            try:
+                threading.Thread(target=self._conduct, name="cyce", daemon=True).start()
+            except RuntimeError:
+                # No more threads can be started, or none at the interpreter's end.
+                self._conduct()
+            self._wait()
         except BaseException:
-            # The others stop, too.
-            todo.clear()
+            self._cancelled = True
+            # Or it will not begin.
+            while self._begun and not self._finished:
+                with contextlib.suppress(KeyboardInterrupt):
+                    self._wait()
             raise
+        if self._error is not None:
+            raise self._error
+        return self._result
 
-    helpers: list[Future[None]] = []
-    # Where no more threads can be started, as at the interpreter's end, those that there are do it all.
-    with contextlib.suppress(RuntimeError):
-        for _ in range(min(n_helpers, len(todo) - 1)):
-            helpers.append(pool.submit(work))  # noqa: PERF401 - keeps those before an error
-    try:
-        work()
-    finally:
-        wait(helpers)
-    for helper in helpers:
-        helper.result()
-    return results
+    def _wait(self) -> None:
+        while not self._finished:
+            self._when_finished.acquire(timeout=60)
+
+    def _conduct(self) -> None:
+        """Do the work with as many threads as there are for it, this one included."""
+        self._begun = True
+        try:
+            if self._cancelled:
+                return
+            n_threads = _team.occupy(self._budget, self._n_shares)
+            try:
+                with _serial_blas, ThreadPoolExecutor(max(1, n_threads - 1), "cyce") as pool:
+                    self._result = self._work(
+                        lambda function, items: self._share(pool, n_threads - 1, function, items)
+                    )
+            finally:
+                _team.vacate(n_threads)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._finished = True
+            self._when_finished.release()
+
+    def _share(
+        self,
+        pool: ThreadPoolExecutor,
+        n_helpers: int,
+        function: Callable[[Item], Any],
+        items: Iterable[Item],
+    ) -> list[Any]:
+        """Call a function with every item, here and in the threads of a pool."""
+        todo = deque(enumerate(items))
+        results = [None] * len(todo)
+
+        def take_items() -> None:
+            try:
+                with np.errstate(all="ignore"):
+                    while True:
+                        try:
+                            number, item = todo.popleft()
+                        except IndexError:
+                            return
+                        if self._cancelled:
+                            raise _CancelledError
+                        results[number] = function(item)
+            except BaseException:
+                # The others stop, too.
+                todo.clear()
+                raise
+
+        helpers: list[Future[None]] = []
+        with contextlib.suppress(RuntimeError):
+            for _ in range(min(n_helpers, len(todo) - 1)):
+                helpers.append(pool.submit(take_items))  # noqa: PERF401 - keeps those before an error
+        try:
+            take_items()
+        finally:
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
+        return results
 
 
 class OrderedSum:

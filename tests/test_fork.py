@@ -1,9 +1,10 @@
 """Children of processes that have used threads compute the same bits, and do not hang."""
 
 import multiprocessing
-import os
 
 import pytest
+
+from platforms import with_fork
 
 # Without the ends of pools before a fork, or with threads in the children, these programs hang.
 COMMON = """
@@ -150,8 +151,6 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """,
 }
-
-with_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
 @with_fork

@@ -2,9 +2,8 @@
 
 import concurrent.futures
 import copy
-import inspect
-import os
 import pickle
+import signal
 import sys
 import threading
 
@@ -15,6 +14,7 @@ import threadpoolctl
 import cyce
 import cyce.functional as F
 from cyce import _linear, _team, _workers
+from platforms import with_fork, with_resource_usage
 
 LINEAR_AND_GRADIENTS = cyce.value_and_grad(F.linear_cross_entropy)
 
@@ -150,19 +150,19 @@ def test_large_calls(threads, dtype, rng, shape, rows):
 def test_the_order_of_the_threads_changes_no_bit(threads, rng, monkeypatch, shape):
     """Blocks are added in order even if they are ready in another one."""
     hidden, weights, bias, target = make(rng, *shape, np.float32)
+    in_turn = _workers._in_turn
+    results = []
+    for order in (1, -1):
 
-    def compute():
+        def with_workers(work, n_shares, order=order):
+            return work(lambda function, items: in_turn(function, list(items)[::order])[::order])
+
+        monkeypatch.setattr(_linear, "with_workers", with_workers)
         loss, gradients = LINEAR_AND_GRADIENTS(
             hidden, weights, target, linear_bias=bias, options=chunks_of(600)
         )
-        return loss, *(gradient.tobytes() for gradient in gradients)
-
-    threads(1)
-    expected = compute()
-
-    in_turn = _workers._in_turn
-    monkeypatch.setattr(_workers, "_in_turn", lambda function, items: in_turn(function, items[::-1])[::-1])
-    assert compute() == expected
+        results.append((loss, *(gradient.tobytes() for gradient in gradients)))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])
@@ -461,7 +461,7 @@ class TestThreads:
                 seen.append(
                     {library["num_threads"] for library in libraries if library["user_api"] == "blas"}
                 )
-                n_at_once.append(sum(thread.name.startswith("cyce") for thread in threading.enumerate()))
+                n_at_once.append(sum(thread.name.startswith("cyce_") for thread in threading.enumerate()))
                 assert arguments[12] == 1
                 return kernel(*arguments)
 
@@ -486,7 +486,7 @@ class TestThreads:
 
         def watch():
             while not done.is_set():
-                helpers = sum(thread.name.startswith("cyce") for thread in threading.enumerate())
+                helpers = sum(thread.name.startswith("cyce_") for thread in threading.enumerate())
                 most[0] = max(most[0], helpers)
 
         watcher = threading.Thread(target=watch)
@@ -502,26 +502,32 @@ class TestThreads:
         assert _team.occupy(4, 100) == 4
         _team.vacate(4)
 
-    def test_where_no_thread_can_be_started(self, threads, rng, monkeypatch):
+    @pytest.mark.parametrize("n_started", [0, 1])
+    def test_where_no_thread_can_be_started(self, threads, rng, monkeypatch, n_started):
         hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
         threads(3)
         expected = LINEAR_AND_GRADIENTS(hidden, weights, target)[1][1]
 
-        def refuse(self):
-            raise RuntimeError("can't start new thread")
+        start, started = threading.Thread.start, []
 
-        monkeypatch.setattr(threading.Thread, "start", refuse)
+        def start_or_refuse(thread):
+            if len(started) == n_started:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
         np.testing.assert_array_equal(LINEAR_AND_GRADIENTS(hidden, weights, target)[1][1], expected)
 
-    @pytest.mark.parametrize("where", ["caller", "helper"])
+    @pytest.mark.parametrize("where", ["conductor", "helper"])
     def test_an_error_in_one_thread_ends_the_call(self, threads, rng, monkeypatch, where):
         hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
         threads(2)
-        caller, failed, n_calls = threading.current_thread(), threading.Event(), []
+        failed, n_calls = threading.Event(), []
 
         def multiply(*arguments, **named):
             n_calls.append(1)
-            if (threading.current_thread() is caller) == (where == "caller"):
+            if threading.current_thread().name.startswith("cyce_") == (where == "helper"):
                 failed.set()
                 raise MemoryError("of a product")
             # The other one waits, or there may be nothing left to fail at.
@@ -583,10 +589,50 @@ assert blas_threads() == before
 
 
 # Forking while other threads run warns since Python 3.12.
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@with_fork
 def test_forks_during_a_call(run_python):
     result = run_python("-W", "ignore::DeprecationWarning", "-c", FORK)
     assert result.returncode == 0, result.stderr
+
+
+INTERRUPTED = """
+import signal, threading
+import numpy as np
+import threadpoolctl
+import cyce
+import cyce.functional as F
+
+def state():
+    libraries = threadpoolctl.threadpool_info()
+    return [library["num_threads"] for library in libraries], threading.active_count()
+
+cyce.set_num_threads(2)
+rng = np.random.default_rng(0)
+hidden = rng.standard_normal((3000, 64), dtype=np.float32)
+weights = rng.standard_normal((3000, 64), dtype=np.float32)
+target = rng.integers(3000, size=3000)
+linear = cyce.value_and_grad(F.linear_cross_entropy)
+expected = linear(hidden, weights, target)[1][1].tobytes()
+before = state()
+n_interrupted = 0
+for i in range(60):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001 * (i + 1))
+        linear(hidden, weights, target)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        n_interrupted += 1
+    assert state() == before, i
+    assert linear(hidden, weights, target)[1][1].tobytes() == expected
+print(n_interrupted > 5)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_ctrl_c_in_a_call(run_python):
+    interrupt = "import signal; signal.signal(signal.SIGALRM, signal.default_int_handler)"
+    result = run_python("-c", interrupt + INTERRUPTED)
+    assert (result.stdout, result.returncode) == ("True\n", 0), result.stderr
 
 
 AT_EXIT = """
@@ -629,7 +675,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no resource usage on this system")
+@with_resource_usage
 @pytest.mark.parametrize(("rows", "megabytes"), [(0, 200), (64, 30)])
 def test_the_logits_are_never_in_memory_as_a_whole(run_python, rows, megabytes):
     result = run_python("-c", PEAK, str(rows))
@@ -753,16 +799,6 @@ class TestOptions:
         with pytest.raises(ValueError, match=message):
             cyce.LinearCrossEntropyOptions(**named)
 
-    @pytest.mark.parametrize("rows", [1, 5, 64, 4096])
-    @pytest.mark.parametrize("sizes", [(3, 7), (256, 128_256), (512, 32_000), (7, 3)])
-    @pytest.mark.parametrize("method", ["aspect_ratio", "aspect_ratio:2", "aspect_ratio:5"])
-    def test_the_aspect_ratio_is_torch_s(self, rows, sizes, method):
-        torch = pytest.importorskip("torch")
-        theirs = torch.nn.LinearCrossEntropyOptions(chunking_method=method)
-        expected = max(1, theirs._compute_batch_chunk_size(rows, *sizes))
-        ours = cyce.LinearCrossEntropyOptions(chunking_method=method)
-        assert _linear._rows_per_chunk(ours, rows, *sizes, 4) == expected
-
     def test_our_own_choice(self):
         default = cyce.LinearCrossEntropyOptions()
         assert _linear._rows_per_chunk(default, 100, 64, 1000, 4) == 100
@@ -883,17 +919,3 @@ class TestModule:
             setattr(module.linear, name, kept)
         with pytest.raises(TypeError, match="a call takes no argument 'gradient'"):
             module(hidden, [0] * 4, gradient=None)
-
-    def test_names_of_arguments(self):
-        torch = pytest.importorskip("torch")
-        for ours, theirs in (
-            (cyce.LinearCrossEntropyLoss, torch.nn.LinearCrossEntropyLoss),
-            (F.linear_cross_entropy, torch.nn.functional.linear_cross_entropy),
-            (cyce.LinearCrossEntropyOptions, torch.nn.LinearCrossEntropyOptions),
-        ):
-            parameters = inspect.signature(ours).parameters
-            for name, theirs_of_name in inspect.signature(theirs).parameters.items():
-                assert parameters[name].default == theirs_of_name.default
-                assert parameters[name].kind == theirs_of_name.kind
-            extensions = list(parameters)[len(inspect.signature(theirs).parameters) :]
-            assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in extensions)

@@ -1,7 +1,6 @@
 """Memory: how much is taken, what happens where there is none, and that nothing else is touched."""
 
 import mmap
-import os
 import sys
 
 import numpy as np
@@ -9,13 +8,10 @@ import pytest
 
 import cyce.functional as F
 from cyce import _dispatch
+from platforms import on_linux, with_resource_usage
 
 # Memory without pages until they are used. Python has known the name since 3.13; on Linux:
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
-
-on_linux = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="other systems limit memory otherwise"
-)
 
 PEAK = """
 import resource, sys
@@ -35,7 +31,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no resource usage on this system")
+@with_resource_usage
 @pytest.mark.parametrize("what", ["loss", "gradient in place"])
 def test_nothing_of_the_size_of_the_logits_is_allocated(run_python, what):
     result = run_python("-c", PEAK, what)
@@ -165,7 +161,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no resource usage on this system")
+@with_resource_usage
 def test_a_million_small_calls_do_not_grow(run_python):
     result = run_python("-c", MANY_CALLS)
     assert result.returncode == 0, result.stderr

@@ -30,6 +30,20 @@ def test_the_function_is_torch_s():
     ]
 
 
+def test_linear_cross_entropy_is_torch_s():
+    for ours, theirs in (
+        (cyce.LinearCrossEntropyLoss, torch.nn.LinearCrossEntropyLoss),
+        (F.linear_cross_entropy, torch.nn.functional.linear_cross_entropy),
+        (cyce.LinearCrossEntropyOptions, torch.nn.LinearCrossEntropyOptions),
+    ):
+        parameters = inspect.signature(ours).parameters
+        for name, theirs_of_name in inspect.signature(theirs).parameters.items():
+            assert parameters[name].default == theirs_of_name.default
+            assert parameters[name].kind == theirs_of_name.kind
+        extensions = list(parameters)[len(inspect.signature(theirs).parameters) :]
+        assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in extensions)
+
+
 def test_attributes_hold_what_was_given():
     weight = np.array([1.0, 2.0])
     criterion = cyce.CrossEntropyLoss(weight, None, 5, None, "sum", 0.25)

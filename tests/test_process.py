@@ -9,6 +9,7 @@ import pytest
 import cyce
 import cyce.functional as F
 from cyce import _team
+from platforms import with_thread_list
 
 # Imports cyce, and calls everything, with numbers of every kind.
 USE = """
@@ -111,7 +112,7 @@ def test_the_process_is_left_as_found(run_python):
     assert result.stdout == result.stderr == ""
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of threads on this system")  # noqa: PTH112
+@with_thread_list
 def test_importing_starts_no_thread(run_python):
     program = """
 import os, numpy

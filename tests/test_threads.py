@@ -10,6 +10,7 @@ import threadpoolctl
 
 import cyce
 from cyce import _team, _threads
+from platforms import HAS_THREAD_LIST, with_openmp, with_thread_list
 
 OPENMP = _team.HAS_OPENMP
 
@@ -45,7 +46,7 @@ def test_absurdly_many(threads, rng):
 COUNT = "import cyce; print(cyce.get_num_threads())"
 
 
-@pytest.mark.skipif(not OPENMP, reason="built without OpenMP: always 1")
+@with_openmp
 @pytest.mark.parametrize(
     ("environment", "n"),
     [
@@ -136,7 +137,7 @@ def in_another_thread(function):
         return pool.submit(function).result()
 
 
-@pytest.mark.skipif(not OPENMP, reason="built without OpenMP: always 1")
+@with_openmp
 class TestNumThreads:
     def test_in_a_block(self, threads):
         threads(3)
@@ -191,7 +192,7 @@ def test_no_number_of_threads(wrong, error):
         pass
 
 
-@pytest.mark.skipif(not OPENMP, reason="built without OpenMP: always 1")
+@with_openmp
 class TestThreadpoolctl:
     def test_it_sees_the_pool(self):
         assert "openmp" in {pool["user_api"] for pool in threadpoolctl.threadpool_info()}
@@ -240,7 +241,7 @@ limited = len(os.listdir("/proc/self/task")) - before
 cyce.cross_entropy(logits, np.zeros(1000, int))
 print(limited, len(os.listdir("/proc/self/task")) - before)
 """
-        if not os.path.isdir("/proc/self/task"):  # noqa: PTH112
+        if not HAS_THREAD_LIST:
             pytest.skip("no list of threads on this system")
         assert run_python("-c", program).stdout == "0 3\n"
 
@@ -312,7 +313,7 @@ print(kept, most - before - 1 - len(callers) - kept)
 """
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of threads on this system")  # noqa: PTH112
+@with_thread_list
 @pytest.mark.parametrize("budget", [1, 2, 4])
 @pytest.mark.parametrize("before", ["cold", "warm"])
 def test_all_calls_together_stay_within_the_budget(run_python, budget, before):
@@ -348,7 +349,7 @@ for _ in range(2):
 print(n_threads() - before)
 """
     )
-    if not os.path.isdir("/proc/self/task"):  # noqa: PTH112
+    if not HAS_THREAD_LIST:
         pytest.skip("no list of threads on this system")
     result = run_python("-c", program, "4", "cold", environment={"CYCE_NUM_THREADS": "1"})
     assert result.stdout == f"{3 if OPENMP else 0}\n", result.stderr
@@ -394,8 +395,8 @@ print(n_kept(3))
 """
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of threads on this system")  # noqa: PTH112
-@pytest.mark.skipif(not OPENMP, reason="built without OpenMP: no threads")
+@with_thread_list
+@with_openmp
 def test_whose_threads_are_kept(run_python):
     result = run_python("-c", KEEPERS)
     assert result.stdout == "2 2 4 2 4 4 2\n", result.stderr

@@ -22,6 +22,7 @@ with warnings.catch_warnings():
 
 import cyce
 import cyce.functional as F
+from cyce import _linear
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -266,6 +267,16 @@ def test_samples_of_linear_cross_entropy_loss(sample):
     loss, gradients = cyce.value_and_grad(ours)(detached(hidden), detached(target), grad_output=upstream)
     assert_linear_agree(loss, gradients, expected, [variable, *theirs.linear.parameters()])
     np.testing.assert_array_equal(ours(detached(hidden), detached(target)), loss)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, 4096])
+@pytest.mark.parametrize("sizes", [(3, 7), (256, 128_256), (512, 32_000), (7, 3)])
+@pytest.mark.parametrize("method", ["aspect_ratio", "aspect_ratio:2", "aspect_ratio:5"])
+def test_the_chunks_of_an_aspect_ratio(rows, sizes, method):
+    theirs = torch.nn.LinearCrossEntropyOptions(chunking_method=method)
+    expected = max(1, theirs._compute_batch_chunk_size(rows, *sizes))
+    ours = cyce.LinearCrossEntropyOptions(chunking_method=method)
+    assert _linear._rows_per_chunk(ours, rows, *sizes, 4) == expected
 
 
 RANDOM_SHAPES = [(5,), (4, 3), (7, 40), (3, 5000), (2, 3, 4), (2, 33, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)]
