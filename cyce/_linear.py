@@ -121,9 +121,10 @@ class LinearCrossEntropyOptions:
                 f"invalid acc_policy: {self.acc_policy!r}; it must be 'auto', 'accurate', 'balanced' or "
                 "'compact'"
             )
-        if self.chunking_method not in (None, "auto") and not self._parts():
+        method = self.chunking_method
+        if method is not None and not (isinstance(method, str) and (method == "auto" or self._parts())):
             raise ValueError(
-                f"invalid chunking_method: {self.chunking_method!r}; it must be 'auto', 'aspect_ratio', "
+                f"invalid chunking_method: {method!r}; it must be 'auto', 'aspect_ratio', "
                 "'aspect_ratio:n' with n of at least 1, or None"
             )
         if self.batch_chunk_size is not None:
@@ -308,7 +309,8 @@ class _Pass:
             if self._gradients is not None:
                 self._multiply(share, chunk, hidden, logits)
         if self._gradients is not None and self._gradients.bias is not None:
-            self._gradients.bias[...] = self._bias_gradient
+            with np.errstate(over="ignore", under="ignore"):
+                self._gradients.bias[...] = self._bias_gradient
         return value
 
     def _clear(self) -> None:
@@ -378,7 +380,7 @@ class _Pass:
         layer, gradients = self._layer, self._gradients
         assert gradients is not None
         pieces = _slices(len(hidden), self._piece_rows)
-        hidden_gradient = gradients.hidden[chunk] if layer.rows is None else np.empty_like(hidden)
+        hidden_gradient = gradients.hidden[chunk] if layer.rows is None else np.zeros_like(hidden)
         of_pieces = [OrderedSum(hidden_gradient[piece], self._spares, True, _add) for piece in pieces]
         of_blocks = [self._sum_of_block(block, chunk.start == 0) for block in self._blocks]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cyce import functional
-from cyce._arguments import FLOAT32, as_array, as_dtype, as_size
+from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_size
 from cyce._linear import LinearCrossEntropyOptions
 from cyce._losses import LossModule
 
@@ -513,7 +513,7 @@ class LinearCrossEntropyLoss(LossModule):
         self.linear = _Linear(
             as_size(in_features, "in_features"),
             math.prod(self.out_features, start=self.num_classes),
-            bool(bias),
+            as_flag(bias, "bias"),
             FLOAT32 if dtype is None else as_dtype(dtype),
             generator,
         )

@@ -409,6 +409,7 @@ TORCH_S_WORDS = re.compile(
     r"|Class values must be"
     r"|expected (input with dimensionality|linear_weight with|equal input and linear|linear_bias shape)"
     r"|K-dimensional loss defined by linear_weight|invalid (acc_policy|chunking_method)|acc_dtype must"
+    r"|linear_weight: must have the dtype of input|expected (weight shape|label_smoothing) to be"
 )
 
 
@@ -512,20 +513,42 @@ def test_only_clear_errors_of_what_takes_no_arrays(data):
 @examples(500)
 @given(
     st.sampled_from(
-        [cyce.CrossEntropyLoss, cyce.NLLLoss, cyce.BCEWithLogitsLoss, cyce.BCELoss, cyce.KLDivLoss]
+        [
+            cyce.CrossEntropyLoss,
+            cyce.NLLLoss,
+            cyce.BCEWithLogitsLoss,
+            cyce.BCELoss,
+            cyce.KLDivLoss,
+            cyce.LinearCrossEntropyLoss,
+        ]
     ),
     st.data(),
 )
 def test_only_clear_errors_of_modules(module, data):
-    names = list(inspect.signature(module).parameters)
+    # Sizes that are right may be too large for this machine.
+    sizes = {"in_features": 2, "num_classes": 2} if module is cyce.LinearCrossEntropyLoss else {}
+    names = [name for name in inspect.signature(module).parameters if name not in (*sizes, "out_features")]
     chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
     named = {name: data.draw(ANYTHING) for name in chosen}
+    if sizes:
+        named = {"dtype": np.float64, **sizes, **named}
 
     def build_and_call(input, target, **named):
         return module(**named)(input, target)
 
     build_and_call.__signature__ = inspect.signature(module)
-    target = np.array([0, 1]) if module in (cyce.CrossEntropyLoss, cyce.NLLLoss) else np.full((2, 2), 0.5)
+    by_index = (cyce.CrossEntropyLoss, cyce.NLLLoss, cyce.LinearCrossEntropyLoss)
+    target = np.array([0, 1]) if module in by_index else np.full((2, 2), 0.5)
     assert_a_result_or_a_clear_error(
         build_and_call, {"input": np.full((2, 2), 0.5), "target": target, **named}
     )
+
+
+@examples(300)
+@given(
+    st.dictionaries(
+        st.sampled_from(["batch_chunk_size", "chunking_method", "acc_policy", "acc_dtype"]), ANYTHING
+    )
+)
+def test_only_clear_errors_of_options(fields):
+    assert_a_result_or_a_clear_error(cyce.LinearCrossEntropyOptions, fields)

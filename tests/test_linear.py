@@ -274,6 +274,16 @@ class TestWhatIsLeftOut:
         for gradient in gradients:
             np.testing.assert_array_equal(gradient, 0)
 
+    @pytest.mark.parametrize("empty", ["nan", "zero"])
+    def test_targets_of_weight_0_with_smoothing(self, rng, empty):
+        hidden, weights, _, _ = make(rng, 4, 3, (5,))
+        options = {"weight": [0.0, 1, 1, 1, 1], "label_smoothing": 0.1, "empty": empty}
+        expected_loss, (of_hidden, of_weights) = composed(hidden, weights, np.zeros(4, int), **options)
+        loss, gradients = LINEAR_AND_GRADIENTS(hidden, weights, [0] * 4, **options)
+        np.testing.assert_array_equal(loss, expected_loss)
+        np.testing.assert_array_equal(gradients[0], of_hidden)
+        np.testing.assert_array_equal(gradients[1], of_weights)
+
     @pytest.mark.parametrize("shape", [(0, 3, (5,)), (4, 0, (5,)), (4, 3, (5, 0)), (0, 0, (2,))], ids=str)
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
     def test_no_rows_features_or_positions(self, rng, shape, reduction):
@@ -289,6 +299,10 @@ class TestWhatIsLeftOut:
         hidden, weights, probabilities = np.ones((2, 3)), np.ones((0, 3)), np.ones((2, 0))
         expected = F.cross_entropy(np.ones((2, 0)), probabilities)
         np.testing.assert_array_equal(F.linear_cross_entropy(hidden, weights, probabilities), expected)
+        _, (of_hidden, _) = LINEAR_AND_GRADIENTS(
+            hidden, weights, probabilities, reduction="sum", sample_weight=[1.0, 0.0]
+        )
+        np.testing.assert_array_equal(of_hidden, np.zeros((2, 3)))
         with pytest.raises(IndexError, match="Target 0 is out of bounds"):
             F.linear_cross_entropy(hidden, weights, [0, 0])
 
@@ -330,6 +344,23 @@ class TestArrays:
         LINEAR_AND_GRADIENTS(hidden, weights, target, linear_bias=bias)
         assert [array.tobytes() for array in arrays] == before
 
+    def test_another_thread_that_changes_the_target_is_too_late(self, rng, monkeypatch):
+        hidden, weights, _, target = make(rng, 40, 8, (40,))
+        expected = F.linear_cross_entropy(hidden, weights, target, options=chunks_of(10))
+        matmul = np.matmul
+
+        class NumPy:
+            @staticmethod
+            def matmul(*arguments, **named):
+                target[:] = 99
+                return matmul(*arguments, **named)
+
+            def __getattr__(self, name):
+                return getattr(np, name)
+
+        monkeypatch.setattr(_linear, "np", NumPy())
+        assert F.linear_cross_entropy(hidden, weights, target, options=chunks_of(10)) == expected
+
     @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint32, np.uint64, ">i4"])
     def test_integer_dtypes(self, rng, kind):
         hidden, weights, _, target = make(rng, 30, 8, (40,))
@@ -347,6 +378,18 @@ class TestArrays:
         assert (
             F.linear_cross_entropy(hidden[[2, 2]] * 1e-2, weights * 1e-20, [1, 1], reduction="sum") == np.inf
         )
+
+    def test_a_gradient_of_the_bias_may_overflow(self):
+        with np.errstate(all="raise"):
+            _, (_, _, of_bias) = LINEAR_AND_GRADIENTS(
+                np.zeros((9, 1), np.float32),
+                np.zeros((2, 1), np.float32),
+                np.zeros(9, int),
+                linear_bias=np.zeros(2, np.float32),
+                reduction="sum",
+                grad_output=np.float32(2e38),
+            )
+        np.testing.assert_array_equal(of_bias, [-np.inf, np.inf])
 
     def test_large_calls_do_not_warn_either(self, threads):
         threads(2)
