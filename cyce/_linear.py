@@ -77,10 +77,12 @@ class LinearCrossEntropyOptions:
     allow_retain_graph : bool, default=False
         Taken for torch's sake: cyce has no graph to retain.
     batch_chunk_size : int, default=None
-        Rows of `input` whose logits are in memory at a time. Fewer take less memory and more time.
+        Rows of `input` whose logits are in memory at a time. Fewer take less memory and more time. From 33
+        chunks on, what rounding loses of the gradient of the weights is kept as well, in half the memory
+        of these.
     chunking_method : str or None, default="auto"
-        How that number is chosen if it is not given. "auto" is cyce's own choice, which takes at most
-        some 170 MB and keeps the matrix products at nearly their full speed. "aspect_ratio" and
+        How that number is chosen if it is not given. "auto" is cyce's own choice, as many rows as 160 MiB hold,
+        at least 32, which keeps the matrix products at nearly their full speed. "aspect_ratio" and
         "aspect_ratio:n" are torch's: as many rows as make the logits about as large as `input`, or an n-th of
         that. None takes all rows at once.
     acc_policy : {"auto", "accurate", "balanced", "compact"}, default="auto"
