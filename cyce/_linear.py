@@ -81,8 +81,8 @@ class LinearCrossEntropyOptions:
         chunks on, what rounding loses of the gradient of the weights is kept as well, in half the memory
         of these.
     chunking_method : str or None, default="auto"
-        How that number is chosen if it is not given. "auto" is cyce's own choice, as many rows as 160 MiB hold,
-        at least 32, which keeps the matrix products at nearly their full speed. "aspect_ratio" and
+        How that number is chosen if it is not given. "auto" is cyce's own choice, as many rows as 160 MiB
+        hold, at least 32, which keeps the matrix products at nearly their full speed. "aspect_ratio" and
         "aspect_ratio:n" are torch's: as many rows as make the logits about as large as `input`, or an n-th of
         that. None takes all rows at once.
     acc_policy : {"auto", "accurate", "balanced", "compact"}, default="auto"

@@ -124,6 +124,7 @@ class _Call(Generic[Result]):
         self._budget = _threads.budget()
         self._begun = self._cancelled = self._finished = False
         self._when_finished = threading.Lock()
+        self._conductor = threading.Thread(target=self._conduct, name="cyce", daemon=True)
         self._error: BaseException | None = None
         self._result: Result
 
@@ -132,25 +133,32 @@ class _Call(Generic[Result]):
         self._when_finished.acquire()
         try:
             try:
-                threading.Thread(target=self._conduct, name="cyce", daemon=True).start()
+                self._conductor.start()
             except RuntimeError:
                 # No more threads can be started, or none at the interpreter's end.
                 self._conduct()
             self._wait()
         except BaseException:
             self._cancelled = True
-            # Or it will not begin.
-            while self._begun and not self._finished:
+            # If it has not begun, it does nothing.
+            while (self._begun and not self._finished) or self._conductor.is_alive():
                 with contextlib.suppress(KeyboardInterrupt):
                     self._wait()
             raise
         if self._error is not None:
-            raise self._error
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame, and the buffers.
+                del error
         return self._result
 
     def _wait(self) -> None:
         while not self._finished:
             self._when_finished.acquire(timeout=60)
+        if self._conductor.is_alive():
+            self._conductor.join()
 
     def _conduct(self) -> None:
         """Do the work with as many threads as there are for it, this one included."""

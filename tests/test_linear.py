@@ -647,6 +647,10 @@ import cyce.functional as F
 from cyce import _linear
 
 def state():
+    # A thread that has only just been started when the call is interrupted may end a little later.
+    until = time.monotonic() + 5
+    while threading.active_count() > 1 and time.monotonic() < until:
+        time.sleep(0.001)
     libraries = threadpoolctl.threadpool_info()
     return [library["num_threads"] for library in libraries], threading.active_count()
 
