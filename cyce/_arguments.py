@@ -592,10 +592,12 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
     return False
 
 
-def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ignore_index: int) -> str:
+def describe_bad_target(
+    position: int, target: NDArray[Any], n_classes: int, ignore_index: int, name: str = "input"
+) -> str:
     """Return the message for the target at a position, its number in C order.
 
-    The position is negative where a target was bad only when it was used.
+    The position is negative where a target was bad only when it was used. name: what has the classes.
     """
     value = target.flat[max(position, 0)]
     if position < 0 or 0 <= value < n_classes or value == ignore_index:
@@ -604,5 +606,5 @@ def describe_bad_target(position: int, target: NDArray[Any], n_classes: int, ign
     place = f"target[{where}]" if where else "target"
     message = f"Target {value} is out of bounds. {place}"
     if not n_classes:
-        return f"{message} cannot be a class: input has no classes"
+        return f"{message} cannot be a class: {name} has no classes"
     return f"{message} must be a class index from 0 to {n_classes - 1} or ignore_index ({ignore_index})"

@@ -45,7 +45,7 @@ from cyce._losses import GradientRequest
 from cyce._workers import OrderedSum, Share, Spares, with_workers
 
 # The buffer of a chunk: BLAS reads the weights once per chunk, so that chunks should not be short.
-BUFFER_BYTES = 160 << 20
+BUFFER_BYTES = 168 << 20
 # Rows of a chunk at least, if there are as many; and what their number is a multiple of, in several chunks.
 MIN_ROWS = 32
 ROUND_ROWS = 16
@@ -58,7 +58,7 @@ ENOUGH_BLOCKS = 16
 MIN_PIECE_ROWS = 256
 # Chunks and pieces up to which the gradient of the weights is added up plainly: the errors of one product,
 # which BLAS adds up in parts, too, are no smaller. Of more, what is lost is kept, in half the precision.
-PLAIN_ADDENDS = 32
+PLAIN_ADDENDS = 12
 # Rows whose part of the bias's gradient is added up in the dtype of `input`, before it is added in float64.
 BIAS_ROWS = 256
 # Logits that a kernel is called with.
@@ -77,11 +77,11 @@ class LinearCrossEntropyOptions:
     allow_retain_graph : bool, default=False
         Taken for torch's sake: cyce has no graph to retain.
     batch_chunk_size : int, default=None
-        Rows of `input` whose logits are in memory at a time. Fewer take less memory and more time. From 33
+        Rows of `input` whose logits are in memory at a time. Fewer take less memory and more time. From 13
         chunks on, what rounding loses of the gradient of the weights is kept as well, in half the memory
         of these.
     chunking_method : str or None, default="auto"
-        How that number is chosen if it is not given. "auto" is cyce's own choice, as many rows as 160 MiB
+        How that number is chosen if it is not given. "auto" is cyce's own choice, as many rows as 168 MiB
         hold, at least 32, which keeps the matrix products at nearly their full speed. "aspect_ratio" and
         "aspect_ratio:n" are torch's: as many rows as make the logits about as large as `input`, or an n-th of
         that. None takes all rows at once.
@@ -286,11 +286,13 @@ class _Pass:
         width = min(BLOCK_OUTPUTS, max(MIN_BLOCK_OUTPUTS, width))
         self._blocks = _slices(n_outputs, width)
         n_pieces = 1 if len(self._blocks) >= ENOUGH_BLOCKS else 2 * ENOUGH_BLOCKS // max(1, len(self._blocks))
-        self._piece_rows = max(MIN_PIECE_ROWS, -(-rows_per_chunk // n_pieces))
+        piece_rows = max(MIN_PIECE_ROWS, -(-rows_per_chunk // n_pieces))
+        most = max(MIN_ROWS, BLOCK_BYTES // max(1, in_features * dtype.itemsize))
+        self._piece_rows = min(piece_rows, most, rows_per_chunk)
         # All that is large is allocated before anything is written.
         self._buffer = np.empty((rows_per_chunk, n_outputs), dtype)
-        largest = max(min(width, n_outputs), min(self._piece_rows, rows_per_chunk)) * in_features
-        self._spares = Spares(largest, dtype)
+        self._spare_blocks = Spares(min(width, n_outputs) * in_features, dtype)
+        self._spare_pieces = Spares(self._piece_rows * in_features, dtype)
         with_bias = gradients is not None and gradients.bias is not None
         self._bias_gradient = np.zeros(n_outputs) if with_bias else None
         n_addends = -(-layer.n_rows // rows_per_chunk) * -(-rows_per_chunk // self._piece_rows)
@@ -375,7 +377,7 @@ class _Pass:
         add: Callable[[NDArray[Any], NDArray[Any]], object] = _add
         if self._lost is not None:
             add = functools.partial(elementwise.accumulate, lost=self._lost[block])
-        return OrderedSum(self._gradients.weights[block], self._spares, is_first, add)
+        return OrderedSum(self._gradients.weights[block], self._spare_blocks, is_first, add)
 
     def _multiply(self, share: Share, chunk: slice, hidden: NDArray[Any], slopes: NDArray[Any]) -> None:
         """Take the gradients of input, weights and bias from those of the logits of a chunk."""
@@ -383,7 +385,7 @@ class _Pass:
         assert gradients is not None
         pieces = _slices(len(hidden), self._piece_rows)
         hidden_gradient = gradients.hidden[chunk] if layer.rows is None else np.zeros_like(hidden)
-        of_pieces = [OrderedSum(hidden_gradient[piece], self._spares, True, _add) for piece in pieces]
+        of_pieces = [OrderedSum(hidden_gradient[piece], self._spare_pieces, True, _add) for piece in pieces]
         of_blocks = [self._sum_of_block(block, chunk.start == 0) for block in self._blocks]
 
         def multiply(tile: tuple[int, int]) -> None:
@@ -420,19 +422,26 @@ def _slices(n: int, step: int) -> list[slice]:
 
 
 def _rows_per_chunk(
-    options: LinearCrossEntropyOptions, n_rows: int, in_features: int, n_outputs: int, itemsize: int
+    options: LinearCrossEntropyOptions,
+    n_rows: int,
+    n_counting: int,
+    in_features: int,
+    n_outputs: int,
+    itemsize: int,
 ) -> int:
-    """Return how many rows go through the buffer at a time."""
+    """Return how many of the rows that count go through the buffer at a time."""
     wanted = options._rows(n_rows, in_features, n_outputs)
-    if n_rows == 0:
+    if n_counting == 0:
         return 1
     if wanted is not None:
-        return min(wanted, n_rows)
-    limit = max(MIN_ROWS, BUFFER_BYTES // max(1, n_outputs * itemsize))
-    if limit >= n_rows:
-        return n_rows
-    n_chunks = -(-n_rows // limit)
-    return min(limit, -(-n_rows // n_chunks // ROUND_ROWS) * ROUND_ROWS)
+        return min(wanted, n_counting)
+    # Where some rows are left out, the others are copied, and so are their gradients.
+    of_row = n_outputs + (2 * in_features if n_counting < n_rows else 0)
+    limit = max(MIN_ROWS, BUFFER_BYTES // max(1, of_row * itemsize))
+    if limit >= n_counting:
+        return n_counting
+    n_chunks = -(-n_counting // limit)
+    return min(limit, -(-n_counting // n_chunks // ROUND_ROWS) * ROUND_ROWS)
 
 
 def _check_shapes(weights: tuple[int, ...], bias: tuple[int, ...] | None) -> None:
@@ -569,7 +578,9 @@ def linear_cross_entropy(
     except IndexError as error:
         assert indices is not None
         raise IndexError(
-            describe_bad_target(error.args[0], indices.reshape(positions), n_classes, ignore_index)
+            describe_bad_target(
+                error.args[0], indices.reshape(positions), n_classes, ignore_index, "linear_weight"
+            )
         ) from None
 
     rows = _rows_that_count(indices, ignore_index, extensions.sample_weight, (n_rows, n_inner))
@@ -614,7 +625,7 @@ def linear_cross_entropy(
             *(np.ascontiguousarray(out.reshape(shape)) for out, shape in zip(outs, shapes, strict=False))
         )
     work = layer.n_rows * n_outputs * ((1 if outs is None else 3) * in_features + LOSS_PER_LOGIT)
-    rows_per_chunk = _rows_per_chunk(options, layer.n_rows, in_features, n_outputs, dtype.itemsize)
+    rows_per_chunk = _rows_per_chunk(options, n_rows, layer.n_rows, in_features, n_outputs, dtype.itemsize)
     a_pass = _Pass(layer, gradients, rows_per_chunk)
     # 0 / 0 where nothing counts
     value = with_workers(a_pass.run, work // SHARE) + 0.0 / divisor
@@ -645,3 +656,10 @@ def _rows_that_count(
         counts = counts & (sample_weight.reshape(shape) != 0)
     of_rows = counts.any(axis=1)
     return None if of_rows.all() else np.flatnonzero(of_rows)
+
+
+def evaluate(*arguments: Any, gradient: GradientRequest | None = None, **named: Any) -> tuple[Any, Any]:
+    """Compute the public function and, if asked for, its gradients."""
+    if "logits_shape" in named:
+        raise TypeError("linear_cross_entropy() got an unexpected keyword argument 'logits_shape'")
+    return linear_cross_entropy(*arguments, gradient=gradient, **named)

@@ -271,10 +271,10 @@ cdef void after_fork_in_child() noexcept nogil:
 def occupy(int budget, Py_ssize_t n_shares):
     """Count a call that starts Python threads of its own, and return how many it may use, itself included.
 
-    As `hire`, without OpenMP's pools; what was counted is to be given to `vacate`.
+    As `hire`, without OpenMP's pools and its limit; what was counted is to be given to `vacate`.
     """
     global n_calls, n_in_use
-    cdef int n = limited(budget) if CYCE_OPENMP else budget
+    cdef int n = budget
     PyThread_acquire_lock(lock, WAIT_LOCK)
     n_calls += 1
     n = min(n - n_in_use + (0 if keeper_calls else n_kept), n // n_calls)

@@ -4,9 +4,11 @@ BLAS and OpenMP have threads of their own. After a product, or a loop, these sta
 take the CPUs from each other, so that a call that alternates between the two loses a tenth of its time.
 Here neither starts any: BLAS is held to one thread, kernels are called with one, and the threads of this
 module, which sleep when they wait, call both. What they share is cut up without regard to their
-number, and added up in order, so that results do not depend on it, nor on that of BLAS.
+number, and added up in order, so that results do not depend on it, nor on that of BLAS. Calls that are too
+small for several threads leave BLAS as it is.
 """
 
+import _thread
 import contextlib
 import os
 import sys
@@ -30,7 +32,7 @@ class _SerialBlas:
     """Holds BLAS to one thread, in the whole process, while at least one call needs that."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._n_calls = 0
         self._libraries: Any = None
         self._limits: Any = None
@@ -38,10 +40,7 @@ class _SerialBlas:
     def __enter__(self) -> None:
         with self._lock:
             if self._n_calls == 0:
-                if self._libraries is None:
-                    self._libraries = _import_threadpoolctl().ThreadpoolController().select(user_api="blas")
-                self._limits = self._libraries.limit(limits=1)
-                _let_others_set_limits()
+                self._limits = self.limit()
             self._n_calls += 1
 
     def __exit__(self, *_: object) -> None:
@@ -50,16 +49,35 @@ class _SerialBlas:
             if self._n_calls == 0:
                 self._restore()
 
+    def limit(self) -> Any:
+        """Set the limit for this thread or, if that is how this BLAS counts, for the process."""
+        with self._lock:
+            if self._libraries is None:
+                self._libraries = _import_threadpoolctl().ThreadpoolController().select(user_api="blas")
+            _let_any_thread_set_limits()
+            limits = self._libraries.limit(limits=1)
+            _let_any_thread_set_limits()
+        return limits
+
     def _restore(self) -> None:
+        _let_any_thread_set_limits()
         self._limits.restore_original_limits()
-        _let_others_set_limits()
+        _let_any_thread_set_limits()
+
+    def before_fork(self) -> None:
+        """Have no other thread change what the child will find."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """Forget the calls of threads that only the parent has."""
-        self._lock = threading.Lock()
         if self._n_calls:
             self._n_calls = 0
             self._restore()
+        self._lock.release()
 
 
 def _import_threadpoolctl() -> Any:
@@ -73,19 +91,23 @@ def _import_threadpoolctl() -> Any:
     return threadpoolctl
 
 
-def _let_others_set_limits() -> None:
-    """Let any thread set OpenBLAS's number of threads: the last call may be another thread's than the first.
+def _let_any_thread_set_limits() -> None:
+    """Let any thread set OpenBLAS's number of threads, which is the whole process's.
 
-    Since threadpoolctl 3.8, that is left to the thread that did so first.
+    Since threadpoolctl 3.8, that is left to the thread that did so first; calls have threads of their own.
     """
     openblas = _import_threadpoolctl().OpenBLASController
     if hasattr(openblas, "clear_controlling_thread"):
-        openblas.clear_controlling_thread()
+        openblas.clear_controlling_thread(force=True)
 
 
 _serial_blas = _SerialBlas()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_serial_blas.after_fork_in_child)
+    os.register_at_fork(
+        before=_serial_blas.before_fork,
+        after_in_parent=_serial_blas.after_fork_in_parent,
+        after_in_child=_serial_blas.after_fork_in_child,
+    )
 
 
 def with_workers(work: Callable[[Share], Result], n_shares: int) -> Result:
@@ -120,8 +142,9 @@ class _Call(Generic[Result]):
     def __init__(self, work: Callable[[Share], Result], n_shares: int) -> None:
         self._work = work
         self._n_shares = n_shares
-        # That of the caller's context.
-        self._budget = _threads.budget()
+        # Of the caller's context, and of OpenMP's limit for its thread.
+        budget = _threads.budget()
+        self._budget = _team.threads_within(budget) if _team.HAS_OPENMP else budget
         self._begun = self._cancelled = self._finished = False
         self._when_finished = threading.Lock()
         self._conductor = threading.Thread(target=self._conduct, name="cyce", daemon=True)
@@ -133,7 +156,8 @@ class _Call(Generic[Result]):
         self._when_finished.acquire()
         try:
             try:
-                self._conductor.start()
+                # Thread.start in another thread: interrupted in this one, it leaves locks taken.
+                _thread.start_new_thread(self._start, ())
             except RuntimeError:
                 # No more threads can be started, or none at the interpreter's end.
                 self._conduct()
@@ -154,6 +178,12 @@ class _Call(Generic[Result]):
                 del error
         return self._result
 
+    def _start(self) -> None:
+        try:
+            self._conductor.start()
+        except RuntimeError:
+            self._conduct()
+
     def _wait(self) -> None:
         while not self._finished:
             self._when_finished.acquire(timeout=60)
@@ -168,7 +198,9 @@ class _Call(Generic[Result]):
                 return
             n_threads = _team.occupy(self._budget, self._n_shares)
             try:
-                with _serial_blas, ThreadPoolExecutor(max(1, n_threads - 1), "cyce") as pool:
+                # Some BLAS count for each thread that calls them.
+                pool = ThreadPoolExecutor(max(1, n_threads - 1), "cyce", initializer=_serial_blas.limit)
+                with _serial_blas, pool:
                     self._result = self._work(
                         lambda function, items: self._share(pool, n_threads - 1, function, items)
                     )

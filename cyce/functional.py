@@ -38,7 +38,7 @@ from cyce._arguments import (
 )
 from cyce._dispatch import elementwise, kernels
 from cyce._linear import LinearCrossEntropyOptions
-from cyce._linear import linear_cross_entropy as _linear_cross_entropy
+from cyce._linear import evaluate as _linear_cross_entropy
 from cyce._losses import GradientRequest, StatsRequest, has_gradient
 
 __all__ = [
@@ -411,10 +411,20 @@ def linear_cross_entropy(
     label_smoothing : float in [0, 1], default=0.0
         As of `cross_entropy`.
     options : LinearCrossEntropyOptions, default=None
-        How many rows go through memory at a time; None stands for the options' own defaults. There is no
-        other way to compute the loss that None would stand for, as in torch.
-    sample_weight, normalizer, empty, z_loss, softcap, temperature : default=None, None, "nan", 0.0, None, 1.0
-        As of `cross_entropy`. Like the dtypes of `target`, torch has not got them.
+        How many rows go through memory at a time; None stands for ``LinearCrossEntropyOptions()``, where
+        torch has all logits in memory.
+    sample_weight : array_like of the positions' shape, default=None
+        As of `cross_entropy`. Torch has neither this, nor what follows.
+    normalizer : float, default=None
+        As of `cross_entropy`.
+    empty : {"nan", "zero"}, default="nan"
+        As of `cross_entropy`.
+    z_loss : float, default=0.0
+        As of `cross_entropy`.
+    softcap : float, default=None
+        As of `cross_entropy`.
+    temperature : float, default=1.0
+        As of `cross_entropy`.
 
     Returns
     -------
@@ -447,8 +457,10 @@ def linear_cross_entropy(
         \frac{\partial \ell}{\partial b} = \sum_n G_n
 
     all of them in one pass over chunks of rows, of which one buffer holds the logits and then :math:`G` [1]_.
-    Beyond inputs and gradients, that buffer is all the memory that it takes. Matrices whose rows
-    and columns both have gaps between their elements are copied first.
+    Beyond inputs and gradients, that buffer is nearly all the memory that it takes. Where rows are left
+    out, those of the chunk that are not are copied; from 13 chunks on, half the memory of the weights keeps
+    what rounding loses of their gradient. Matrices that BLAS cannot read (gaps along both axes, negative or
+    zero strides) are copied first; arrays of `out` that are not C-contiguous are written at the end.
 
     The products are those of NumPy's BLAS. Calls that are large enough for several threads share them among
     those that `cyce.set_num_threads` allows, and hold BLAS to one thread each meanwhile, in the whole

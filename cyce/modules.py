@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from cyce import functional
 from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_size
-from cyce._linear import LinearCrossEntropyOptions
-from cyce._losses import LossModule
+from cyce._linear import LinearCrossEntropyOptions, linear_cross_entropy
+from cyce._losses import GradientRequest, LossModule
 
 __all__ = [
     "BCELoss",
@@ -363,9 +363,9 @@ class _Linear:
         self.in_features = in_features
         self.out_features = out_features
         bound = in_features**-0.5 if in_features else 0.0
-        self.weight: Any = rng.uniform(-bound, bound, (out_features, in_features)).astype(dtype)
+        self.weight: Any = _uniform(rng, bound, (out_features, in_features), dtype)
         """Array of shape (out_features, in_features)."""
-        self.bias: Any = rng.uniform(-bound, bound, out_features).astype(dtype) if bias else None
+        self.bias: Any = _uniform(rng, bound, (out_features,), dtype) if bias else None
         """Array of shape (out_features,), or None."""
 
     def __repr__(self) -> str:
@@ -373,6 +373,16 @@ class _Linear:
             f"Linear(in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None})"
         )
+
+
+def _uniform(
+    rng: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return random numbers between -bound and bound."""
+    array: NDArray[Any] = rng.random(shape, dtype)
+    array *= 2 * bound
+    array -= bound
+    return array
 
 
 class LinearCrossEntropyLoss(LossModule):
@@ -492,7 +502,10 @@ class LinearCrossEntropyLoss(LossModule):
                     "each class"
                 )
         # Anything but a number is refused by a call, as other settings are.
-        if isinstance(label_smoothing, float | int) and not 0 <= label_smoothing <= 1:
+        if (
+            isinstance(label_smoothing, float | int | np.floating | np.integer)
+            and not 0 <= label_smoothing <= 1
+        ):
             raise ValueError(f"expected label_smoothing to be in range [0, 1], got {label_smoothing}")
         self.weight = weight
         self.ignore_index = ignore_index
@@ -518,6 +531,28 @@ class LinearCrossEntropyLoss(LossModule):
             generator,
         )
 
+    def __repr__(self) -> str:
+        settings = {
+            "in_features": self.linear.in_features,
+            "num_classes": self.num_classes,
+            "out_features": self.out_features,
+            "bias": self.linear.bias is not None,
+            "reduction": self.reduction,
+            "ignore_index": self.ignore_index,
+            "label_smoothing": self.label_smoothing,
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
+
+    def evaluate(
+        self, gradient: GradientRequest | None, /, input: Any, target: Any, **named: Any
+    ) -> tuple[Any, Any]:
+        """Return the loss and, if asked for, its gradients, each in the shape of its parameter."""
+        _, settings = self.of_call(named)
+        shape = (self.num_classes, *self.out_features)
+        return linear_cross_entropy(
+            input=input, target=target, **settings, logits_shape=shape, gradient=gradient
+        )
+
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return `cyce.functional.linear_cross_entropy` and its keyword arguments."""
         linear = self.linear
@@ -525,12 +560,11 @@ class LinearCrossEntropyLoss(LossModule):
             ("weight", linear.weight, (linear.out_features, linear.in_features)),
             ("bias", linear.bias, (linear.out_features,)),
         ):
-            if array is not None and np.shape(array) != expected:
+            if (array is not None or name == "weight") and np.shape(array) != expected:
                 raise ValueError(f"linear.{name}: must have shape {expected}, got {np.shape(array)}")
         return functional.linear_cross_entropy, {
             "linear_weight": linear.weight,
             "linear_bias": linear.bias,
-            "logits_shape": (self.num_classes, *self.out_features),
             "weight": self.weight,
             "reduction": self.reduction,
             "ignore_index": self.ignore_index,

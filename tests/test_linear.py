@@ -303,7 +303,7 @@ class TestWhatIsLeftOut:
             hidden, weights, probabilities, reduction="sum", sample_weight=[1.0, 0.0]
         )
         np.testing.assert_array_equal(of_hidden, np.zeros((2, 3)))
-        with pytest.raises(IndexError, match="Target 0 is out of bounds"):
+        with pytest.raises(IndexError, match=r"Target 0 is out of bounds.*linear_weight has no classes"):
             F.linear_cross_entropy(hidden, weights, [0, 0])
 
 
@@ -380,14 +380,16 @@ class TestArrays:
         )
 
     def test_a_gradient_of_the_bias_may_overflow(self):
+        # The sums of 256 rows do not, but that of all does.
+        n = 900
         with np.errstate(all="raise"):
             _, (_, _, of_bias) = LINEAR_AND_GRADIENTS(
-                np.zeros((9, 1), np.float32),
+                np.zeros((n, 1), np.float32),
                 np.zeros((2, 1), np.float32),
-                np.zeros(9, int),
+                np.zeros(n, int),
                 linear_bias=np.zeros(2, np.float32),
                 reduction="sum",
-                grad_output=np.float32(2e38),
+                grad_output=np.float32(2e36),
             )
         np.testing.assert_array_equal(of_bias, [-np.inf, np.inf])
 
@@ -456,20 +458,22 @@ class TestOut:
             np.testing.assert_array_equal(weights, before[1])
 
 
-@pytest.mark.parametrize("rows", [None, 1, 16, 64, 127, 128, 300])
-def test_the_sum_over_chunks_is_no_less_accurate_than_one_product(level, rng, rows):
+@pytest.mark.parametrize("rows", [None, 1, 16, 128, 300, 342, 1000])
+@pytest.mark.parametrize("offset", [0, 2])
+def test_the_sum_over_chunks_is_no_less_accurate_than_one_product(level, rng, offset, rows):
     """Errors of the gradient of the weights, beside those of one product in the same precision."""
     hidden, weights, bias, target = make(rng, 4096, 16, (50,), np.float32)
+    hidden += offset
     wide = [array.astype(np.longdouble) for array in (hidden, weights, bias)]
     _, slopes = cyce.value_and_grad(F.cross_entropy)((wide[0] @ wide[1].T + wide[2]).astype(float), target)
     exact = slopes.T.astype(np.longdouble) @ wide[0], slopes.astype(np.longdouble).sum(axis=0)
-    one_product = slopes.astype(np.float32).T @ hidden, slopes.astype(np.float32).sum(axis=0)
+    # The logits of the composition are rounded, too.
+    _, (_, *one_product) = composed(hidden, weights, target, bias)
     _, (_, *gradients) = LINEAR_AND_GRADIENTS(
         hidden, weights, target, linear_bias=bias, options=rows and chunks_of(rows)
     )
     for gradient, product, right in zip(gradients, one_product, exact, strict=True):
         error, of_one = (float(np.sqrt(np.mean((x - right) ** 2))) for x in (gradient, product))
-        # The logits are rounded, too.
         assert error < 1.1 * of_one
 
 
@@ -515,6 +519,48 @@ class TestThreads:
         assert set().union(*seen) == {1}
         assert max(n_at_once) == 2
         assert not any(thread.name.startswith("cyce") for thread in threading.enumerate())
+
+    @pytest.mark.skipif(not _team.HAS_OPENMP, reason="built without OpenMP, of whose limit this is")
+    def test_limits_of_threadpoolctl(self, threads, rng, monkeypatch):
+        hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
+        threads(3)
+        budgets = []
+        occupy = _team.occupy
+        monkeypatch.setattr(_team, "occupy", lambda n, n_shares: budgets.append(n) or occupy(n, n_shares))
+        F.linear_cross_entropy(hidden, weights, target)
+        with threadpoolctl.threadpool_limits(1):
+            F.linear_cross_entropy(hidden, weights, target)
+        with cyce.num_threads(2):
+            F.linear_cross_entropy(hidden, weights, target)
+        assert budgets == [3, 1, 2]
+
+    @pytest.mark.parametrize("limit", [None, 1, 2, 3])
+    def test_blas_has_one_thread_whatever_its_limit_was(self, threads, rng, monkeypatch, limit):
+        hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
+        threads(2)
+        seen = []
+        kernel = _linear.kernels.cross_entropy
+
+        def blas_threads():
+            libraries = threadpoolctl.threadpool_info()
+            return {library["num_threads"] for library in libraries if library["user_api"] == "blas"}
+
+        class Kernels:
+            weighted_count = staticmethod(_linear.kernels.weighted_count)
+
+            @staticmethod
+            def cross_entropy(*arguments):
+                seen.append(blas_threads())
+                return kernel(*arguments)
+
+        monkeypatch.setattr(_linear, "kernels", Kernels)
+        before = blas_threads()
+        with threadpoolctl.threadpool_limits(limit, user_api="blas"):
+            limited = blas_threads()
+            LINEAR_AND_GRADIENTS(hidden, weights, target)
+            assert blas_threads() == limited
+        assert blas_threads() == before
+        assert set().union(*seen) == {1}
 
     def test_calls_at_once_share_the_budget(self, threads, rng):
         hidden, weights, _, target = make(rng, 3000, 64, (600,), np.float32)
@@ -647,12 +693,15 @@ import cyce.functional as F
 from cyce import _linear
 
 def state():
-    # A thread that has only just been started when the call is interrupted may end a little later.
+    libraries = threadpoolctl.threadpool_info()
+    return [library["num_threads"] for library in libraries]
+
+def threads_end():
+    # One that was about to start when the call was interrupted may do so, and end, a little later.
     until = time.monotonic() + 5
     while threading.active_count() > 1 and time.monotonic() < until:
         time.sleep(0.001)
-    libraries = threadpoolctl.threadpool_info()
-    return [library["num_threads"] for library in libraries], threading.active_count()
+    return threading.active_count() == 1
 
 cyce.set_num_threads(2)
 rng = np.random.default_rng(0)
@@ -673,6 +722,20 @@ for i in range(60):
     assert state() == before, i
     assert linear(hidden, weights, target)[1][1].tobytes() == expected
 
+# Interrupted while threads are started, and in calls that are hardly longer.
+short = hidden[:400], weights[:400], target[:400] % 400
+expected = linear(*short)[1][1].tobytes()
+for i in range(300):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 10e-6 * (i % 100 + 1))
+        linear(*short)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        pass
+    assert state() == before, i
+    assert linear(*short)[1][1].tobytes() == expected
+assert threads_end()
+
 class SlowNumPy:
     @staticmethod
     def matmul(*arguments, **named):
@@ -691,6 +754,7 @@ try:
 except KeyboardInterrupt:
     print(n_interrupted > 5, time.monotonic() - start < 6)
 assert state() == before
+assert threads_end()
 """
 
 
@@ -748,6 +812,34 @@ def test_the_logits_are_never_in_memory_as_a_whole(run_python, rows, megabytes):
     assert result.returncode == 0, result.stderr
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(result.stdout) * unit < megabytes * 1e6
+
+
+# The hidden states take 205 MB, as does their gradient; nearly all rows count.
+PEAK_OF_WIDE = """
+import resource
+import numpy as np
+import cyce
+import cyce.functional as F
+
+hidden = np.ones((50_000, 1024), np.float32)
+weights = np.ones((100, 1024), np.float32)
+target = np.zeros(50_000, int)
+target[7] = -100
+out = np.ones_like(hidden), np.ones_like(weights)
+linear = cyce.value_and_grad(F.linear_cross_entropy)
+linear(hidden[:64], weights, target[:64], out=(out[0][:64], out[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+linear(hidden, weights, target, out=out)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@with_resource_usage
+def test_rows_that_count_are_copied_in_chunks(run_python):
+    result = run_python("-c", PEAK_OF_WIDE)
+    assert result.returncode == 0, result.stderr
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(result.stdout) * unit < 220e6
 
 
 class TestErrors:
@@ -866,14 +958,27 @@ class TestOptions:
             cyce.LinearCrossEntropyOptions(**named)
 
     def test_our_own_choice(self):
-        default = cyce.LinearCrossEntropyOptions()
-        assert _linear._rows_per_chunk(default, 100, 64, 1000, 4) == 100
+        def rows(n_rows, in_features, n_outputs, itemsize=4, n_counting=None, **named):
+            options = cyce.LinearCrossEntropyOptions(**named)
+            n_counting = n_rows if n_counting is None else n_counting
+            return _linear._rows_per_chunk(options, n_rows, n_counting, in_features, n_outputs, itemsize)
+
+        assert rows(100, 64, 1000) == 100
         # In chunks of about the same size, which fill the buffer but no more.
-        assert _linear._rows_per_chunk(default, 4096, 256, 128_256, 4) == 320
-        assert _linear._rows_per_chunk(default, 1024, 1024, 50_257, 4) == 512
-        assert _linear._rows_per_chunk(default, 10**6, 64, 10**7, 8) == _linear.MIN_ROWS
-        alone = cyce.LinearCrossEntropyOptions(chunking_method=None)
-        assert _linear._rows_per_chunk(alone, 4096, 256, 128_256, 4) == 4096
+        assert rows(4096, 256, 128_256) == 343
+        assert rows(1024, 1024, 50_257) == 512
+        assert rows(10**6, 64, 10**7, 8) == _linear.MIN_ROWS
+        assert rows(4096, 256, 128_256, chunking_method=None) == 4096
+        # Copies of the rows that count, and their gradients, count, too.
+        n = rows(100_000, 1024, 100, n_counting=99_999)
+        assert 0.9 * _linear.BUFFER_BYTES < 4 * n * (100 + 2 * 1024) <= _linear.BUFFER_BYTES
+
+    def test_the_aspect_ratio_is_that_of_all_rows(self, rng):
+        hidden, weights, _, target = make(rng, 64, 4, (64,))
+        both = cyce.LinearCrossEntropyOptions(batch_chunk_size=4, chunking_method="aspect_ratio")
+        for n_ignored in (0, 40, 64):
+            target[:n_ignored] = -100
+            F.linear_cross_entropy(hidden, weights, target, options=both)
 
     def test_the_number_of_rows_is_kept_to(self, rng, monkeypatch):
         hidden, weights, _, target = make(rng, 70, 4, (5,))
@@ -906,6 +1011,7 @@ class TestModule:
         assert cyce.LinearCrossEntropyLoss(16, 5).linear.weight.dtype == np.float32
         assert cyce.LinearCrossEntropyLoss(0, 5, bias=True).linear.weight.shape == (5, 0)
         assert "in_features=16, out_features=30, bias=True" in repr(module.linear)
+        assert "in_features=16, num_classes=5, out_features=(3, 2), bias=True" in repr(module)
 
     @pytest.mark.parametrize("outputs", [(5,), (5, 3, 2)], ids=str)
     def test_it_is_the_function(self, rng, dtype, outputs):
@@ -976,7 +1082,11 @@ class TestModule:
     def test_parameters_of_wrong_shapes(self):
         module = cyce.LinearCrossEntropyLoss(2, 3, bias=True)
         hidden = np.ones((4, 2), np.float32)
-        for name, wrong, right in (("weight", np.ones((2, 3)), (3, 2)), ("bias", np.ones(2), (3,))):
+        for name, wrong, right in (
+            ("weight", np.ones((2, 3)), (3, 2)),
+            ("weight", np.float64(1), (3, 2)),
+            ("bias", np.ones(2), (3,)),
+        ):
             kept = getattr(module.linear, name)
             setattr(module.linear, name, wrong)
             with pytest.raises(ValueError) as raised:  # noqa: PT011
