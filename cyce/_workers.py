@@ -1,7 +1,7 @@
 """Python threads that share the work of one call: matrix products by NumPy's BLAS, and kernels.
 
 BLAS and OpenMP have threads of their own. After a product, or a loop, these stay awake for milliseconds and
-take the CPUs from each other, so that a call that alternates between the two loses a tenth of its time.
+take the CPUs from each other, so that a call that alternates between the two loses 4 to 10 % of its time.
 Here neither starts any: BLAS is held to one thread, kernels are called with one, and the threads of this
 module, which sleep when they wait, call both. What they share is cut up without regard to their
 number, and added up in order, so that results do not depend on it, nor on that of BLAS. Calls that are too
