@@ -4,27 +4,46 @@ Everything that is static stands in pyproject.toml. Here is what depends on the 
 knows OpenMP, and which levels it can compile for.
 """
 
+import atexit
+import functools
 import gzip
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
-from setuptools.errors import CompileError, LinkError
+from setuptools.errors import BaseError, CCompilerError, CompileError
 
 # CYCE_DEBUG=1: Cython's checks and the kernels' own (`check` in cyce/_arrays.pxd), for the tests.
 DEBUG = os.environ.get("CYCE_DEBUG", "0") == "1"
 
-# Relative to the folder of this file, where setuptools runs it.
-BUILD = Path("build", "debug" if DEBUG else "release")
+
+def build_folder() -> tuple[Path, bool]:
+    """Return where to build, and whether that is in the checkout, which may be read-only."""
+    # Relative to the folder of this file, where setuptools runs it.
+    folder = Path("build")
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder), tempfile.TemporaryFile(dir="."):
+            return folder, True
+    except OSError:
+        elsewhere = tempfile.mkdtemp(prefix="cyce-build-")
+        atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+        return Path(elsewhere), False
+
+
+BUILD_BASE, IN_CHECKOUT = build_folder()
+BUILD = BUILD_BASE / ("debug" if DEBUG else "release")
 COPIES = BUILD / "levels"
 
 DIRECTIVES = {
@@ -52,8 +71,13 @@ if platform.machine().lower() in {"x86_64", "amd64"}:
 # whole process flush subnormals to zero. -ffp-contract=off: see cyce/_math.pxd.
 OPTIMISATION = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 
-# No names but PyInit_* are for others.
-GENERAL = ["-fvisibility=hidden", "-UNDEBUG" if DEBUG else "-DNDEBUG"]
+# No names but PyInit_* are for others. Python's own flags ask for debug information.
+GENERAL = ["-fvisibility=hidden", *(["-UNDEBUG"] if DEBUG else ["-DNDEBUG", "-g0"])]
+# Linkers know one of these. Without symbols and debug information the modules have a fifth of the size.
+STRIP: list[str] = [] if DEBUG else ["-Wl,--strip-all", "-Wl,-x"]
+
+# Modules that use no OpenMP, so that they can be imported before any runtime of it.
+WITHOUT_OPENMP = {"cyce._cpu"}
 
 OPENMP_PROGRAM = """
 #include <omp.h>
@@ -67,6 +91,23 @@ int main(void)
     return omp_get_max_threads() < 1;
 }
 """
+
+EMPTY_PROGRAM = "int main(void) { return 0; }"
+PYTHON_PROGRAM = "#include <Python.h>\nint main(void) { return 0; }"
+
+NO_COMPILER = (
+    "cyce needs a C compiler, and {compiler} cannot be run. Install one: on Debian or Ubuntu, "
+    "`apt-get install gcc libc6-dev python3-dev`; on Fedora, `dnf install gcc python3-devel`; on macOS, "
+    "`xcode-select --install`; on Windows, the Build Tools for Visual Studio with C++."
+)
+COMPILER_FAILS = (
+    "cyce needs a C compiler, and {compiler} does not compile an empty program; its message stands above. "
+    "CC and CFLAGS are {variables}."
+)
+NO_HEADERS = (
+    "cyce needs the headers of Python, and {compiler} does not find Python.h in {folder}. Install them: on "
+    "Debian or Ubuntu, `apt-get install python3-dev`; on Fedora, `dnf install python3-devel`."
+)
 
 
 def kernel_sources() -> dict[str, Path]:
@@ -111,62 +152,115 @@ class BuildLevels(build_ext):  # type: ignore[misc]
         was just installed would not be found from there.
         """
         super().run()
-        if not self.inplace:
+        if self.inplace:
+            return
+        try:
             self.copy_extensions_to_source()
+        except OSError as error:
+            print(f"cyce: the checkout stays without compiled modules: {error}", file=sys.stderr)
 
     def build_extensions(self) -> None:
         """Add the flags that this compiler takes."""
+        self._check_compiler()
+        left_out = {}
         openmp = self._openmp_flags()
         if openmp is None:
-            print("cyce: no OpenMP with this compiler, the kernels will be serial", file=sys.stderr)
-        common = [flag for flag in (*OPTIMISATION, *GENERAL) if self._compiles([flag])]
+            is_unwanted = os.environ.get("CYCE_OPENMP", "1") == "0"
+            left_out["openmp"] = "CYCE_OPENMP=0" if is_unwanted else "this compiler has none"
+        common = [flag for flag in (*OPTIMISATION, *GENERAL) if self._takes([flag])]
+        strip = [flag for flag in STRIP if self._compiles(EMPTY_PROGRAM, (), [flag])][:1]
+        for level, flags in LEVELS.items():
+            unknown = [flag for flag in flags if not self._takes([flag])]
+            if unknown:
+                left_out[level] = f"{self._compiler()} does not take {' '.join(unknown)}"
+        for name, reason in left_out.items():
+            print(f"cyce: built without {name}: {reason}", file=sys.stderr)
+        header = self._write("cyce_build.h", header_of(left_out))
         for extension in list(self.extensions):
             # What is compiled once, for every CPU, is as the baseline.
             level = next((level for level in LEVELS if extension.name.endswith(f"_{level}")), "baseline")
-            if not self._compiles(LEVELS[level]):
-                print(f"cyce: this compiler has no {level}, left out", file=sys.stderr)
+            if level in left_out:
                 self.extensions.remove(extension)
                 continue
-            extension.extra_compile_args = [*common, *LEVELS[level], *(openmp or [])]
-            extension.extra_link_args = openmp or []
-            extension.depends.append(self._record(level, extension.extra_compile_args))
+            own = [] if extension.name in WITHOUT_OPENMP else openmp or []
+            extension.extra_compile_args = [*common, *LEVELS[level], *own]
+            extension.extra_link_args = [*own, *strip]
+            extension.include_dirs.append(str(header.parent))
+            record = repr((extension.extra_compile_args, extension.extra_link_args))
+            extension.depends.append(str(self._write(f"{extension.name}.flags", record)))
+            if extension.name == "cyce._cpu":
+                extension.depends.append(str(header))
         super().build_extensions()
 
-    def _record(self, level: str, flags: list[str]) -> str:
-        """Write the flags to a file that is as new as they are: other flags, another compilation."""
-        record = BUILD.parent / f"{level}.flags"
-        if not record.exists() or record.read_text() != repr(flags):
-            record.write_text(repr(flags))
-        return str(record)
+    def _compiler(self) -> str:
+        """Return the name of the compiler."""
+        command = getattr(self.compiler, "compiler", None) or ["the compiler"]
+        return Path(command[0]).name
+
+    def _check_compiler(self) -> None:
+        """Fail with one clear sentence where nothing can be compiled: a level must never be the reason."""
+        if not self._compiles(EMPTY_PROGRAM):
+            command = getattr(self.compiler, "compiler", None)
+            if command and shutil.which(command[0]) is None:
+                raise CompileError(NO_COMPILER.format(compiler=command[0]))
+            variables = " and ".join(repr(os.environ.get(name, "")) for name in ("CC", "CFLAGS"))
+            raise CompileError(COMPILER_FAILS.format(compiler=self._compiler(), variables=variables))
+        if not self._compiles(PYTHON_PROGRAM):
+            folder = sysconfig.get_path("include")
+            raise CompileError(NO_HEADERS.format(compiler=self._compiler(), folder=folder))
+
+    def _write(self, name: str, text: str) -> Path:
+        """Write a file unless that is what it holds: what is older than it is compiled again."""
+        path = BUILD / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+        return path
 
     def _compiles(
-        self, flags: list[str], program: str = "int main(void) { return 0; }", run: bool = False
+        self, program: str, flags: Sequence[str] = (), link_flags: Sequence[str] | None = None
     ) -> bool:
-        """Tell whether a program compiles, links and, if asked to, runs with these flags."""
+        """Tell whether a program compiles with these flags and, unless link_flags is None, links and runs."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
-            source.write_text(program)
-            # A compiler may only warn of a flag that it does not know.
-            strict = [] if self.compiler.compiler_type == "msvc" else ["-Werror"]
+            source.write_text(program, encoding="utf-8")
             try:
-                objects = self.compiler.compile([str(source)], folder, extra_postargs=[*strict, *flags])
-                if run:
-                    self.compiler.link_executable(objects, "probe", folder, extra_postargs=flags)
+                objects = self.compiler.compile(
+                    [str(source)], folder, include_dirs=self.include_dirs, extra_postargs=[*flags]
+                )
+                if link_flags is not None:
+                    self.compiler.link_executable(objects, "probe", folder, extra_postargs=[*link_flags])
                     name = self.compiler.executable_filename("probe")
                     subprocess.run([Path(folder, name)], check=True, stdout=subprocess.DEVNULL, timeout=60)
-            except (CompileError, LinkError, OSError, subprocess.SubprocessError):
+            # setuptools' error where there is no Microsoft compiler is a DistutilsError.
+            except (BaseError, CCompilerError, OSError, subprocess.SubprocessError):
                 return False
         return True
+
+    @functools.cached_property
+    def _strictly(self) -> list[str]:
+        """Flags that make errors of warnings: a compiler may only warn of a flag that it does not know.
+
+        None where it warns already: of what stands in CFLAGS.
+        """
+        return ["-Werror"] if self._compiles(EMPTY_PROGRAM, ["-Werror"]) else []
+
+    def _takes(self, flags: list[str]) -> bool:
+        """Tell whether the compiler knows these flags."""
+        return self._compiles(EMPTY_PROGRAM, [*self._strictly, *flags])
 
     def _openmp_flags(self) -> list[str] | None:
         """Return flags under which an OpenMP program compiles and runs, or None."""
         if os.environ.get("CYCE_OPENMP", "1") == "0":
             return None
-        candidates = ["/openmp"] if self.compiler.compiler_type == "msvc" else ["-fopenmp"]
-        for flag in candidates:
-            if self._compiles([flag], OPENMP_PROGRAM, run=True):
-                return [flag]
-        return None
+        flag = "/openmp" if self.compiler.compiler_type == "msvc" else "-fopenmp"
+        return [flag] if self._compiles(OPENMP_PROGRAM, [flag], [flag]) else None
+
+
+def header_of(left_out: dict[str, str]) -> str:
+    """Return the header that tells `cyce._cpu` what the build left out, and why."""
+    text = "\n".join(f"{name}\t{reason}" for name, reason in left_out.items())
+    escaped = "".join(f"\\{byte:03o}" for byte in text.encode())
+    return f'#define CYCE_LEFT_OUT "{escaped}"\n'
 
 
 class ReproducibleSdist(sdist):  # type: ignore[misc]
@@ -199,4 +293,11 @@ class ReproducibleSdist(sdist):  # type: ignore[misc]
         return str(archive)
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLevels, "sdist": ReproducibleSdist})
+# What setuptools writes beside the sources by itself.
+ELSEWHERE = {"build": {"build_base": str(BUILD_BASE)}, "egg_info": {"egg_base": str(BUILD_BASE)}}
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildLevels, "sdist": ReproducibleSdist},
+    options={} if IN_CHECKOUT else ELSEWHERE,
+)

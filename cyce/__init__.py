@@ -5,6 +5,8 @@ and answers, without torch. See `cyce.functional.cross_entropy` for the formulas
 `cyce.value_and_grad` for gradients.
 """
 
+# First: it tells why the compiled modules cannot be imported, where that is so.
+import cyce._check_build  # noqa: F401
 from cyce import functional
 from cyce._config import show_config
 from cyce._linear import LinearCrossEntropyOptions

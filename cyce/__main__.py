@@ -1,6 +1,8 @@
-"""Command line: python -m cyce demo, info or compare."""
+"""Command line: python -m cyce, or cyce, with demo, info or compare."""
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,11 +38,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = _Parser(prog="python -m cyce", description=cyce.__doc__.splitlines()[0])
+    # Not the package's docstring: python -OO has none.
+    parser = _Parser(prog=prog, description="Cross-entropy of classifiers and its gradient, on the CPU.")
     parser.add_argument("--version", action="version", version=f"cyce {cyce.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     seeded = _Parser(add_help=False)
     seeded.add_argument("--seed", type=_seed, default=0, help="of the random numbers (default: 0)")
     demo = commands.add_parser(
@@ -70,32 +73,49 @@ def _parser() -> argparse.ArgumentParser:
         parents=[seeded],
         help="compute losses and gradients with cyce and torch, show differences and times",
         description="Compute a set of losses and gradients with cyce and, if it is installed, with torch, "
-        "and print the differences and the times. benchmarks/ measures with more care.",
+        "and print the differences, the times and a verdict; exit with 1 where they disagree. "
+        "benchmarks/ measures with more care.",
     )
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m cyce") -> int:
+    """Run one command; returns the exit code. Without a command, show the help."""
+    with contextlib.ExitStack() as stack:
+        if sys.stdout is None:
+            # Started with a closed standard output, by ">&-".
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        return _run(_parser(prog), arguments)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     """Run one command; returns the exit code."""
-    parsed = _parser().parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        if parsed.command == "demo":
+        if parsed.command is None:
+            parser.print_help()
+        elif parsed.command == "demo":
             _demo.run(parsed.png, parsed.seed)
         elif parsed.command == "info":
             cyce.show_config()
-        else:
-            _compare.run(parsed.seed)
+        elif not _compare.run(parsed.seed):
+            return 1
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has seen enough. What is still buffered has nowhere to go either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"python -m cyce: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def console_script() -> int:
+    """Run one command as the script `cyce`; returns the exit code."""
+    return main(prog="cyce")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ class Case(NamedTuple):
         return " ".join(["x".join(map(str, self.shape)), *options])
 
 
+# Of losses, and of gradients beside the largest one: both libraries round some ten times.
+TOLERANCE = 1e-5
+
 CASES = [
     Case((64, 10), {}),
     Case((64, 10), {"weight": True, "label_smoothing": 0.1}),
@@ -89,25 +92,71 @@ def torch_call(
     return call
 
 
-def compare(case: Case, seed: int, torch: Any) -> str:
-    """Return one line of the table."""
+class Result(NamedTuple):
+    """What a case gave: differences and times beside torch's, None without it."""
+
+    case: Case
+    loss: float
+    milliseconds: float
+    loss_difference: float | None = None
+    gradient_difference: float | None = None
+    torch_milliseconds: float | None = None
+    agrees: bool | None = None
+
+    def line(self) -> str:
+        """Return a line of the table."""
+        line = f"{self.case.describe():40} {self.loss:12.7g}"
+        if self.torch_milliseconds is None:
+            return f"{line} {self.milliseconds:10.4f}"
+        return (
+            f"{line} {self.loss_difference:11.2e} {self.gradient_difference:11.2e} {self.milliseconds:10.4f} "
+            f"{self.torch_milliseconds:10.4f} {self.torch_milliseconds / self.milliseconds:9.1f}x"
+        )
+
+
+def compare(case: Case, seed: int, torch: Any) -> Result:
+    """Compute a case with cyce and, if there is one, with torch."""
     logits, target, options = inputs(case, seed)
     loss_and_gradient = value_and_grad(cross_entropy)
     loss, gradient = loss_and_gradient(logits, target, **options)
-    line = f"{case.describe():40} {loss:12.7g}"
-    if torch is not None:
-        call = torch_call(torch, logits, target, options)
-        torch_loss, torch_gradient = call()
-        gradient_difference = np.abs(gradient - torch_gradient).max()
-        line += f" {abs(loss - torch_loss):11.2e} {gradient_difference:11.2e}"
-    line += f" {best_time(lambda: loss_and_gradient(logits, target, **options)):10.4f}"
-    if torch is not None:
-        line += f" {best_time(call):10.4f}"
-    return line
+    milliseconds = best_time(lambda: loss_and_gradient(logits, target, **options))
+    if torch is None:
+        return Result(case, loss, milliseconds)
+    call = torch_call(torch, logits, target, options)
+    torch_loss, torch_gradient = call()
+    loss_difference = abs(loss - torch_loss)
+    gradient_difference = np.abs(gradient - torch_gradient).max()
+    return Result(
+        case,
+        loss,
+        milliseconds,
+        loss_difference,
+        gradient_difference,
+        best_time(call),
+        bool(
+            loss_difference <= TOLERANCE * abs(torch_loss)
+            and gradient_difference <= TOLERANCE * np.abs(torch_gradient).max()
+        ),
+    )
 
 
-def run(seed: int) -> None:
-    """Print one line per case."""
+def verdict(results: list[Result]) -> str:
+    """Return what the results come to, in a sentence or two."""
+    different = [result.case.describe() for result in results if not result.agrees]
+    ratios = sorted((result.torch_milliseconds or 0) / result.milliseconds for result in results)
+    agreement = (
+        f"All {len(results)} losses and gradients agree to a relative difference of {TOLERANCE:g}."
+        if not different
+        else f"Beyond a relative difference of {TOLERANCE:g}: {'; '.join(different)}."
+    )
+    return (
+        f"{agreement} cyce is {ratios[0]:.1f} to {ratios[-1]:.1f} times as fast as torch, "
+        f"{np.median(ratios):.1f} times in the median."
+    )
+
+
+def run(seed: int) -> bool:
+    """Print one line per case, and the verdict; returns whether cyce and torch agree."""
     torch: Any = None
     # The module is optional here: without it, cyce's side of the table is all there is.
     with contextlib.suppress(ModuleNotFoundError):
@@ -121,6 +170,14 @@ def run(seed: int) -> None:
     else:
         torch.set_num_threads(n_threads)
         print(f"cyce beside torch {torch.__version__}, {setting}; differences are absolute")
-        print(f"{header} {'loss diff':>11} {'grad diff':>11} {'cyce ms':>10} {'torch ms':>10}")
+        print(
+            f"{header} {'loss diff':>11} {'grad diff':>11} {'cyce ms':>10} {'torch ms':>10} {'speed-up':>10}"
+        )
+    results = []
     for case in CASES:
-        print(compare(case, seed, torch), flush=True)
+        results.append(compare(case, seed, torch))
+        print(results[-1].line(), flush=True)
+    if torch is None:
+        return True
+    print(verdict(results))
+    return all(result.agrees for result in results)

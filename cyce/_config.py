@@ -1,33 +1,64 @@
 """What this installation is and does on this machine."""
 
-from typing import Any, Literal, overload
+import html
+from typing import Any, Literal
 
 import numpy as np
 
 import cyce
-from cyce import _dispatch, _team, _threads
+from cyce import _cpu, _dispatch, _team, _threads
 
 
-@overload
-def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
-@overload
-def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
-def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
+class Config(dict[str, Any]):
+    """What `show_config` shows, as a dict; `str` makes a table of it, and notebooks show that in HTML."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return names and values as text."""
+        return [(name, _text(value)) for name, value in self.items()]
+
+    def __str__(self) -> str:
+        width = max(map(len, self))
+        return "\n".join(f"{name:{width}}  {text}" for name, text in self.rows())
+
+    def __repr__(self) -> str:
+        return f"<cyce {self['version']}, level {self['level']}, threads {self['threads']}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table, for notebooks."""
+        rows = (
+            f"<tr><th style='text-align: left'>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self.rows()
+        )
+        return f"<table>{''.join(rows)}</table>"
+
+
+def _text(value: Any) -> str:
+    """Return a value of the configuration in words."""
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {reason}" for name, reason in value.items()) or "nothing"
+    return str(value)
+
+
+def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> Config:
     """Show the version, the compiled levels, the level in use, OpenMP and the threads.
 
     Parameters
     ----------
     mode : {"stdout", "dicts"}, default="stdout"
-        Whether to print the configuration or to return it as a dictionary, as in
-        `numpy.show_config`.
+        Whether to print the configuration, or only to return it, as in `numpy.show_config`.
 
     Returns
     -------
-    dict or None
-        With ``mode="dicts"``: keys "version", "numpy", "compiled levels" and "usable levels" (tuples
-        of str), "level", "openmp" and "debug" (bool: built with CYCE_DEBUG=1, slow and checked), "threads"
-        (int: of a call from here, when it is the only one), "serial after fork" (bool: whether this process
-        was forked from one whose calls had used threads).
+    dict
+        Keys "version", "numpy", "compiled levels" and "usable levels" (tuples of str), "left out" (dict of
+        str: what this build lacks, levels or "openmp", and why), "level", "openmp" and "debug" (bool: built
+        with CYCE_DEBUG=1, slow and checked), "threads" (int: of a call from here, when it is the only one),
+        "serial after fork" (bool: whether this process was forked from one whose calls had used threads).
+        ``str(config)`` is what is printed; notebooks show the dict as a table.
 
     Raises
     ------
@@ -43,26 +74,20 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     """
     if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
         raise ValueError(f"mode: 'stdout' or 'dicts' is needed, got {mode!r}")
-    config = {
-        "version": cyce.__version__,
-        "numpy": np.__version__,
-        "compiled levels": _dispatch.built_levels(),
-        "usable levels": _dispatch.usable_levels(),
-        "level": _dispatch.level,
-        "openmp": _team.HAS_OPENMP,
-        "debug": _dispatch.kernels.HAS_CHECKS,
-        "threads": _threads.get_num_threads(),
-        "serial after fork": _team.forked_after_use(),
-    }
-    if mode == "dicts":
-        return config
-    width = max(map(len, config))
-    for key, value in config.items():
-        if isinstance(value, tuple):
-            text = ", ".join(value)
-        elif isinstance(value, bool):
-            text = "yes" if value else "no"
-        else:
-            text = str(value)
-        print(f"{key:{width}}  {text}")
-    return None
+    config = Config(
+        {
+            "version": cyce.__version__,
+            "numpy": np.__version__,
+            "compiled levels": _dispatch.built_levels(),
+            "usable levels": _dispatch.usable_levels(),
+            "left out": _cpu.left_out(),
+            "level": _dispatch.level,
+            "openmp": _team.HAS_OPENMP,
+            "debug": _dispatch.kernels.HAS_CHECKS,
+            "threads": _threads.get_num_threads(),
+            "serial after fork": _team.forked_after_use(),
+        }
+    )
+    if mode == "stdout":
+        print(config)
+    return config

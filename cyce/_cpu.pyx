@@ -29,6 +29,9 @@ cdef extern from * nogil:
     bint cyce_runs_x86_64_v3()
     bint cyce_runs_x86_64_v4()
 
+cdef extern from "cyce_build.h":
+    const char* CYCE_LEFT_OUT
+
 
 def runnable_levels():
     """Levels that this CPU runs, from the most general to the fastest."""
@@ -38,3 +41,8 @@ def runnable_levels():
     if cyce_runs_x86_64_v4():
         levels.append("x86_64_v4")
     return tuple(levels)
+
+
+def left_out():
+    """What this build lacks, levels or "openmp", and why: a dict of str."""
+    return dict(line.split("\t") for line in CYCE_LEFT_OUT.decode().splitlines())

@@ -18,7 +18,7 @@ def _quota_of(group: Path) -> float:
     """CPUs that one control group grants, by its files of version 2 or 1; infinite without a limit."""
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
-            quota, period = " ".join((group / name).read_text() for name in files).split()
+            quota, period = " ".join((group / name).read_text(encoding="ascii") for name in files).split()
             cpus = int(quota) / int(period)
         except (OSError, ValueError, ZeroDivisionError):
             continue
@@ -36,7 +36,8 @@ def _cgroup_quota() -> float:
     # The root first, for containers that see their own group there under a name from outside.
     groups = {CGROUPS, CGROUPS / "cpu", CGROUPS / "cpu,cpuacct"}
     try:
-        lines = OWN_CGROUPS.read_text().splitlines()
+        # A name may be of any bytes, as those of files.
+        lines = os.fsdecode(OWN_CGROUPS.read_bytes()).split("\n")
     except OSError:
         lines = []
     for line in lines:
@@ -50,12 +51,30 @@ def _cgroup_quota() -> float:
     return min(map(_quota_of, groups))
 
 
+def affinity() -> set[int] | None:
+    """CPUs that the threads of this process may use, None where the system does not tell.
+
+    Where OpenMP binds threads to places (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY), it has bound the main
+    thread to one of them when it was loaded, and that one's own affinity says little.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    return _team.cpus_of_places() or os.sched_getaffinity(0)
+
+
+def unbind_thread() -> None:
+    """Let a new Python thread use all CPUs, where OpenMP has bound the thread that it inherits from."""
+    places = _team.cpus_of_places()
+    if places and hasattr(os, "sched_setaffinity"):
+        # If the system refuses, it stays where it is.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, places)
+
+
 def _available_cpus() -> int:
     """CPUs that this process may use: its affinity, within its control group's quota."""
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cpus = os.cpu_count() or 1
+    available = affinity()
+    cpus = (os.cpu_count() or 1) if available is None else len(available)
     return max(1, min(cpus, math.ceil(min(_cgroup_quota(), cpus))))
 
 
@@ -142,8 +161,9 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. Of more than eight times the CPUs, and more than 64, only so many are used. It may be
-        more than OpenMP's own number for the calling thread, which only limits it if lowered afterwards.
+        At least 1. Of more than eight times the CPUs, and more than 64, only so many are used. Where
+        OpenMP's own number for the calling thread is lowered, as by `threadpoolctl.threadpool_limits` or
+        `torch.set_num_threads`, before or afterwards, calls use no more than that.
 
     Raises
     ------
@@ -167,7 +187,6 @@ def set_num_threads(n: int) -> None:
     """
     global _of_process
     _of_process = _as_count(n)
-    _team.set_openmp_default()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ number, and added up in order, so that results do not depend on it, nor on that 
 small for several threads leave BLAS as it is.
 """
 
-import _thread
 import contextlib
 import os
 import sys
@@ -22,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyce import _team, _threads
+
+# Seconds after which a caller looks whether the thread that is to do the work has begun.
+PATIENCE = 1.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -145,30 +147,34 @@ class _Call(Generic[Result]):
         # Of the caller's context, and of OpenMP's limit for its thread.
         budget = _threads.budget()
         self._budget = _team.threads_within(budget) if _team.HAS_OPENMP else budget
-        self._begun = self._cancelled = self._finished = False
-        self._when_finished = threading.Lock()
+        self._cancelled = False
+        self._handover = _team.Handover()
         self._conductor = threading.Thread(target=self._conduct, name="cyce", daemon=True)
         self._error: BaseException | None = None
         self._result: Result
 
     def result(self) -> Result:
         """Start, and wait for the end; raise what the work raises."""
-        self._when_finished.acquire()
         try:
-            try:
-                # Thread.start in another thread: interrupted in this one, it leaves locks taken.
-                _thread.start_new_thread(self._start, ())
-            except RuntimeError:
-                # No more threads can be started, or none at the interpreter's end.
+            # Not Thread.start: interrupted in this thread, that leaves locks taken.
+            if not _team.start_thread(self._start):
                 self._conduct()
-            self._wait()
-        except BaseException:
+            while not self._handover.wait(PATIENCE):
+                # There is a thread, but it may have lacked the memory to begin.
+                self._conduct()
+            if self._conductor.is_alive():
+                self._conductor.join()
+        except BaseException as interrupt:
+            interruption = interrupt
             self._cancelled = True
-            # If it has not begun, it does nothing.
-            while (self._begun and not self._finished) or self._conductor.is_alive():
-                with contextlib.suppress(KeyboardInterrupt):
-                    self._wait()
-            raise
+            self._handover.give_up()
+            # Nothing is written any more; the thread itself is about to end.
+            while self._conductor.is_alive():
+                try:
+                    self._conductor.join()
+                except BaseException as another:
+                    interruption = another
+            raise interruption  # noqa: B904 - it is this exception, or one that has it for its context
         if self._error is not None:
             error, self._error = self._error, None
             try:
@@ -179,23 +185,18 @@ class _Call(Generic[Result]):
         return self._result
 
     def _start(self) -> None:
+        # Threads inherit it.
+        _threads.unbind_thread()
         try:
             self._conductor.start()
-        except RuntimeError:
+        except BaseException:
             self._conduct()
 
-    def _wait(self) -> None:
-        while not self._finished:
-            self._when_finished.acquire(timeout=60)
-        if self._conductor.is_alive():
-            self._conductor.join()
-
     def _conduct(self) -> None:
-        """Do the work with as many threads as there are for it, this one included."""
-        self._begun = True
+        """Do the work with as many threads as there are for it, this one included, unless another does it."""
+        if not self._handover.claim():
+            return
         try:
-            if self._cancelled:
-                return
             n_threads = _team.occupy(self._budget, self._n_shares)
             try:
                 # Some BLAS count for each thread that calls them.
@@ -209,8 +210,7 @@ class _Call(Generic[Result]):
         except BaseException as error:
             self._error = error
         finally:
-            self._finished = True
-            self._when_finished.release()
+            self._handover.finish()
 
     def _share(
         self,
@@ -240,7 +240,8 @@ class _Call(Generic[Result]):
                 raise
 
         helpers: list[Future[None]] = []
-        with contextlib.suppress(RuntimeError):
+        # No more threads can be had, or none at the interpreter's end.
+        with contextlib.suppress(RuntimeError, MemoryError):
             for _ in range(min(n_helpers, len(todo) - 1)):
                 helpers.append(pool.submit(take_items))  # noqa: PERF401 - keeps those before an error
         try:

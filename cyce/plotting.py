@@ -167,7 +167,8 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     -------
     matplotlib Axes
         With the bars of the accuracies, those of the gaps to the confidences, the diagonal, and the
-        expected calibration error in the title.
+        expected calibration error in the title. Below it, its only child Axes (``ax.child_axes``) shows the
+        number of positions in each bin.
 
     Raises
     ------
@@ -228,17 +229,23 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     error = np.sum(n_in_bin[filled] * np.abs(accuracy - mean_confidence)) / confidence.size
 
     axes = _as_axes(ax)
+    bins = {"x": np.arange(n) / n, "width": 1 / n, "align": "edge"}
     where: dict[str, Any] = {"x": np.flatnonzero(filled) / n, "width": 1 / n, "align": "edge"}
     gap: NDArray[np.float64] = mean_confidence - accuracy
     axes.bar(height=accuracy, color="lightsteelblue", edgecolor="black", label="accuracy", **where)
     axes.bar(height=gap, bottom=accuracy, color="tab:red", alpha=0.4, label="gap to the confidence", **where)
     axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="calibrated")
     axes.set(
-        xlabel="confidence",
         ylabel="accuracy",
         xlim=(0, 1),
         ylim=(0, 1),
         title=f"expected calibration error {error:.4f}",
     )
     axes.legend(loc="best", fontsize="small")
+    axes.tick_params(labelbottom=False)
+    # Below, how many there are: a bin of a few says little, however far it is off.
+    below = axes.inset_axes((0, -0.3, 1, 0.25), sharex=axes)
+    below.bar(height=n_in_bin, color="grey", edgecolor="black", **bins)
+    # On a logarithmic scale, on which one has a height: most positions are in a few bins.
+    below.set(xlabel="confidence", ylabel="positions", xlim=(0, 1), yscale="log", ylim=(0.5, None))
     return axes  # type: ignore[no-any-return]

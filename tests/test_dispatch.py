@@ -2,12 +2,13 @@
 
 import platform
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 
 import cyce
-from cyce import _dispatch, _team
+from cyce import _cpu, _dispatch, _team
 from cyce._cpu import runnable_levels
 
 LEVEL = "import cyce; print(cyce.show_config(mode='dicts')['level'])"
@@ -61,9 +62,15 @@ def test_a_level_that_was_not_compiled(monkeypatch):
         _dispatch.load_level("x86_64_v4")
 
 
+def test_what_was_left_out():
+    assert _cpu.left_out() == {} if _team.HAS_OPENMP else {"openmp": "CYCE_OPENMP=0"}
+
+
 def test_show_config_prints(capsys):
-    assert cyce.show_config() is None
-    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    config = cyce.show_config()
+    printed = capsys.readouterr().out
+    assert printed == f"{config}\n"
+    lines = dict(line.split("  ", 1) for line in printed.splitlines())
     assert lines["version"].strip() == cyce.__version__
     assert lines["level"].strip() == _dispatch.level
     assert lines["compiled levels"].strip() == ", ".join(_dispatch.built_levels())
@@ -74,6 +81,19 @@ def test_show_config_returns_dicts(capsys):
     assert config["threads"] == cyce.get_num_threads()
     assert config["openmp"] is _team.HAS_OPENMP
     assert capsys.readouterr().out == ""
+
+
+def test_show_config_can_be_looked_at(monkeypatch):
+    reason = "cc does not take -mavx2 & <others>"
+    monkeypatch.setattr(_cpu, "left_out", lambda: {"x86_64_v4": reason})
+    config = cyce.show_config(mode="dicts")
+    assert repr(config) == f"<cyce {cyce.__version__}, level {_dispatch.level}, threads {config['threads']}>"
+    assert config["left out"] == {"x86_64_v4": reason}
+    assert f"left out           x86_64_v4: {reason}\n" in str(config)
+    table = ElementTree.fromstring(config._repr_html_())
+    cells = {row[0].text: row[1].text for row in table}
+    assert cells["left out"] == f"x86_64_v4: {reason}"
+    assert cells["level"] == _dispatch.level
 
 
 def test_show_config_has_no_other_mode():

@@ -131,6 +131,19 @@ class TestReliabilityDiagram:
         (diagonal,) = ax.lines
         np.testing.assert_array_equal(diagonal.get_data(), [[0, 1], [0, 1]])
 
+    def test_how_many_there_are(self, rng):
+        logits = rng.standard_normal((500, 4)) * 3
+        target = rng.integers(4, size=500)
+        target[:100] = -100
+        axes = plotting.reliability_diagram(logits, target, n_bins=5)
+        (below,) = axes.child_axes
+        (bars,) = below.containers
+        confidence = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
+        counts = np.histogram(confidence[100:], np.linspace(0, 1, 6))[0]
+        np.testing.assert_array_equal([bar.get_height() for bar in bars], counts)
+        np.testing.assert_allclose([bar.get_x() for bar in bars], np.arange(5) / 5)
+        assert below.get_xlabel() == "confidence"
+
     def test_left_out_positions(self, rng):
         logits = rng.standard_normal((20, 3))
         target = rng.integers(3, size=20)

@@ -87,6 +87,79 @@ def test_the_default_respects_the_affinity(run_python):
     assert run_python("-c", one).stdout == "1\n"
 
 
+@with_openmp
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no CPU affinity on this system")
+@pytest.mark.parametrize("name", ["OMP_PROC_BIND=true", "OMP_PLACES=cores", "GOMP_CPU_AFFINITY={all}"])
+def test_openmp_may_bind_the_main_thread(run_python, name):
+    cpus = sorted(os.sched_getaffinity(0))
+    variable, _, value = name.format(all=" ".join(map(str, cpus))).partition("=")
+    assert run_python("-c", COUNT, environment={variable: value}).stdout == f"{len(cpus)}\n"
+    one = {"GOMP_CPU_AFFINITY": str(cpus[0])}
+    assert run_python("-c", COUNT, environment=one).stdout == "1\n"
+
+
+# Prints how many threads a call has started, and whether its loss is the serial one.
+WITHIN_LIMITS = """
+import os, resource, sys
+import numpy as np
+import cyce
+
+logits = np.random.default_rng(0).standard_normal((2000, 1000), dtype=np.float32)
+target = np.zeros(2000, int)
+cyce.set_num_threads(1)
+expected = cyce.cross_entropy(logits, target)
+cyce.set_num_threads(int(sys.argv[1]))
+memory = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+before = set(os.listdir("/proc/self/task"))
+def limit(**limits):
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, name), (value, resource.getrlimit(getattr(resource, name))[1]))
+def call():
+    loss = cyce.cross_entropy(logits, target)
+    print(len(set(os.listdir("/proc/self/task")) - before), loss == expected, flush=True)
+if os.geteuid() == 0:
+    # The superuser's processes are not limited.
+    os.setgroups([])
+    os.setuid(54321)
+"""
+
+
+@with_openmp
+@with_thread_list
+class TestThreadsThatAreRefused:
+    @pytest.mark.parametrize("limits", ["RLIMIT_NPROC=1", "RLIMIT_AS=memory + (4 << 20)"])
+    def test_by_a_limit(self, run_python, limits):
+        result = run_python("-c", f"{WITHIN_LIMITS}\nlimit({limits})\ncall()", "4")
+        assert (result.returncode, result.stdout) == (0, "0 True\n"), result.stderr
+
+    def test_some_of_them(self, run_python):
+        # Stacks of 8 MiB: there is room for two.
+        program = f"{WITHIN_LIMITS}\nlimit(RLIMIT_STACK=8 << 20, RLIMIT_AS=memory + (20 << 20))\ncall()"
+        result = run_python("-c", program, "8", environment={"OMP_STACKSIZE": "8M"})
+        assert (result.returncode, result.stdout) == (0, "2 True\n"), result.stderr
+
+    @pytest.mark.parametrize("limits", ["RLIMIT_NPROC=1", "RLIMIT_AS=memory + (4 << 20)"])
+    def test_by_a_limit_that_is_set_later(self, run_python, limits):
+        # The pool is ended by a fork, and a larger team needs more threads than there are.
+        program = f"""{WITHIN_LIMITS}
+call()
+limit({limits})
+cyce.set_num_threads(6)
+call()
+"""
+        result = run_python("-c", program, "3")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == "2 True\n2 True\n"
+
+    @pytest.mark.parametrize("variable", ["OMP_STACKSIZE", "GOMP_STACKSIZE"])
+    def test_for_the_size_of_their_stacks(self, run_python, variable):
+        result = run_python("-c", f"{WITHIN_LIMITS}\ncall()", "2", environment={variable: " 100 T "})
+        # 100 T is no size that libgomp knows.
+        assert (result.returncode, result.stdout) == (0, "1 True\n"), result.stderr
+        result = run_python("-c", f"{WITHIN_LIMITS}\ncall()", "2", environment={variable: "100000G"})
+        assert (result.returncode, result.stdout) == (0, "0 True\n"), result.stderr
+
+
 V2 = "0::/system.slice/work.service\n"
 V1 = "4:memory:/\n3:cpu,cpuacct:/jobs/7\n2:cpuset:/deep\n"
 
@@ -116,6 +189,8 @@ V1 = "4:memory:/\n3:cpu,cpuacct:/jobs/7\n2:cpuset:/deep\n"
         ({}, V2, np.inf),
         ({"cpu.max": "nonsense"}, "nonsense", np.inf),
         ({"cpu.max": "0 0"}, "0::/../..\n", np.inf),
+        # a name that is no text
+        ({"cpu.max": "max 100000", os.fsdecode(b"caf\xe9/cpu.max"): "200000 100000"}, b"0::/caf\xe9\n", 2),
     ],
 )
 def test_the_quota_of_control_groups(tmp_path, monkeypatch, files, groups, cpus):
@@ -124,7 +199,7 @@ def test_the_quota_of_control_groups(tmp_path, monkeypatch, files, groups, cpus)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     if groups is not None:
-        (tmp_path / "own").write_text(groups)
+        (tmp_path / "own").write_bytes(groups if isinstance(groups, bytes) else groups.encode())
     monkeypatch.setattr(_threads, "CGROUPS", root)
     monkeypatch.setattr(_threads, "OWN_CGROUPS", tmp_path / "own")
     assert _threads._cgroup_quota() == cpus
@@ -198,8 +273,7 @@ class TestThreadpoolctl:
         assert "openmp" in {pool["user_api"] for pool in threadpoolctl.threadpool_info()}
 
     def test_it_limits_the_pool(self, threads):
-        # A limit is what is below the number that OpenMP had when the budget was set, which torch may have
-        # changed in this process.
+        # Torch may have lowered OpenMP's number in this process.
         with threadpoolctl.threadpool_limits(4):
             threads(3)
             with threadpoolctl.threadpool_limits(1):
@@ -223,10 +297,19 @@ print(cyce.get_num_threads() == n)
         n = environment.get("OMP_NUM_THREADS", _threads._available_cpus())
         assert result.stdout == f"{n} 1\nTrue\n"
 
-    def test_what_is_set_within_a_limit(self, threads):
-        with threadpoolctl.threadpool_limits(1):
-            threads(2)
-            assert cyce.get_num_threads() == 2
+    def test_what_is_set_within_a_limit(self, run_python):
+        # It holds when the limit ends, and the next limit holds as the first.
+        program = """
+import cyce
+from threadpoolctl import threadpool_limits
+with threadpool_limits(1):
+    cyce.set_num_threads(3)
+    print(cyce.get_num_threads())
+with threadpool_limits(1):
+    print(cyce.get_num_threads())
+print(cyce.get_num_threads())
+"""
+        assert run_python("-c", program).stdout.split() == ["1", "1", "3"]
 
     def test_no_thread_is_started(self, run_python):
         program = """
