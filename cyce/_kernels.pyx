@@ -47,10 +47,10 @@ from cyce._arrays cimport (
     transpose,
 )
 from cyce._math cimport (
-    LANES, add, cut_off, cyce_enter, cyce_environment, cyce_leave, cyce_prefetch, difference_lost,
-    exp_near_zero, exp_nonpositive, exp_scaled, exponent_bias, finite_or_zero, headroom, ln2_high,
-    ln2_low, log1p_nonnegative, multiply_add, round_shift, settled, square_of_sech, sum_of_lanes, tanh_of,
-    without_headroom,
+    LANES, add, add_product, cut_off, cyce_enter, cyce_environment, cyce_leave, cyce_prefetch,
+    difference_lost, exp_in_parts, exp_near_zero, exp_nonpositive, exp_scaled, exponent_bias, finite_or_zero,
+    headroom, ln2_high, ln2_low, log1p_in_parts, log1p_nonnegative, multiply_add, quotient_lost, round_shift,
+    settled, square_of_sech, sum_lost, sum_of_lanes, tanh_of, without_headroom,
 )
 from cyce._team cimport Team, dismiss, hire
 
@@ -133,6 +133,7 @@ cdef struct Call:
     const char* weight              # (n_classes,)
     double smoothing
     double dense_scale              # what the dense mass of a class is multiplied by at the end
+    double dense_scale_lost         # what rounding that loses
     bint has_dense
     const char* sample_weight       # (n_positions,)
     bint all_ignored                # whatever the targets
@@ -167,6 +168,7 @@ cdef struct Tile:
     double pivot_logit[TILE]
     double pivot_slope[TILE]        # of the softcap there
     double pivot_mass[TILE]         # what is subtracted from (total mass) * softmax at the pivot
+    double other_mass[TILE]         # the total without that
     double pivot_gradient[TILE]
     double hard[TILE]
     double scale[TILE]              # upstream gradient / denominator
@@ -174,12 +176,16 @@ cdef struct Tile:
     double argmax[TILE]
     double rest[TILE]               # sum of exp(logit - row_max) over all but one maximum
     double rest_lost[TILE]          # what its additions lost
-    double mass[TILE]               # sum of the dense mass
+    double mass[TILE]               # sum of the dense mass of all classes but that of argmax
+    double mass_lost[TILE]
+    double max_mass[TILE]           # that one's
     double gap[TILE]                # sum of dense mass * (row_max - logit)
-    double total[TILE]              # the mass of all classes, by which softmax is multiplied
+    double gap_lost[TILE]
+    double total[TILE]              # the mass of all classes and that of z-loss, which softmax is multiplied by
     double spread[TILE]             # sum of exp(logit - row_max) * (row_max - logit)
     double rank[TILE]               # number of classes before the target's
     double log_normalizer[TILE]     # log(1 + rest)
+    double log_lost[TILE]           # what rounding that loses; of floats nothing that counts
     double inverse[TILE]            # 1 / (1 + rest)
     bint counts[TILE]
     Py_ssize_t first
@@ -201,7 +207,10 @@ cdef enum:
     BLOCK_REST
     BLOCK_REST_LOST
     BLOCK_MASS
+    BLOCK_MASS_LOST
+    BLOCK_MAX_MASS
     BLOCK_GAP
+    BLOCK_GAP_LOST
     BLOCK_UNIT
     BLOCK_SPREAD
     BLOCK_RANK
@@ -536,14 +545,21 @@ cdef inline Py_ssize_t whole_lanes(Py_ssize_t n) noexcept nogil:
 
 cdef void row_reduce_dense(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* chunk_logits, Py_ssize_t first,
-    Py_ssize_t n, floating finite_max, double* mass, double* mass_lost, double* gap, double* gap_lost,
+    Py_ssize_t n, Py_ssize_t max_at, floating finite_max, double* mass, double* mass_lost, double* gap,
+    double* gap_lost, double* max_mass_out,
 ) noexcept nogil:
-    """Add the dense mass of one chunk of a row to the LANES totals of masses and gaps."""
+    """Add the dense mass of one chunk of a row to the LANES totals of masses and gaps.
+
+    max_at: where the maximum is, whose mass goes to max_mass_out and whose gap is 0; none if it is n or more.
+    """
     cdef floating dense[CHUNK]
     cdef Py_ssize_t group, k
     fill_dense(call, <const floating*> call.weight, tile.probabilities_at[row], first, n, dense)
     for k in range(n, whole_lanes(n)):
         dense[k] = 0
+    if max_at < n:
+        max_mass_out[0] = dense[max_at]
+        dense[max_at] = 0
     for group in range(whole_lanes(n) // LANES):
         for k in range(LANES):
             add_dense(
@@ -645,6 +661,7 @@ cdef void row_reduce_block(
     cdef Py_ssize_t stride = call.tile_width
     cdef int max_at
     cdef double unit
+    cdef double max_mass = 0
 
     if row_exps != NULL:
         block_exps = row_exps + first
@@ -687,8 +704,9 @@ cdef void row_reduce_block(
                 cyce_prefetch(<const char*> (next_logits + chunk * CHUNK) + 64 * k)
         if call.has_dense:
             row_reduce_dense(
-                call, tile, row, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
-                mass, mass_lost, gap, gap_lost,
+                call, tile, row, values, first + chunk * CHUNK, size,
+                max_at if chunk == max_chunk else size, finite_or_zero(block_max), mass, mass_lost, gap,
+                gap_lost, &max_mass,
             )
         if chunk < n_full:
             exponentials_of(values, CHUNK, shift, exponent_shift, lowest, exps)
@@ -715,8 +733,11 @@ cdef void row_reduce_block(
     if call.has_dense:
         sum_of_lanes(mass, mass_lost, block_max)
         sum_of_lanes(gap, gap_lost, block_max)
-        stats[BLOCK_MASS * stride] = settled(mass[0], mass_lost[0])
-        stats[BLOCK_GAP * stride] = settled(gap[0], gap_lost[0])
+        stats[BLOCK_MASS * stride] = mass[0]
+        stats[BLOCK_MASS_LOST * stride] = finite_or_zero(mass_lost[0])
+        stats[BLOCK_MAX_MASS * stride] = max_mass
+        stats[BLOCK_GAP * stride] = gap[0]
+        stats[BLOCK_GAP_LOST * stride] = finite_or_zero(gap_lost[0])
     stats[BLOCK_UNIT * stride] = unit
     if call.has_stats:
         row_reduce_stats(tile, row, block_logits, first, n, block_max, stats, stride)
@@ -802,9 +823,18 @@ cdef void row_finish_block(
             cyce_stream(block_grad + chunk * CHUNK, chunk_grad, size * sizeof(floating))
 
 
-cdef inline floating log_softmax_of(floating logit, double row_max, double log_normalizer) noexcept nogil:
+cdef inline floating log_softmax_of(
+    floating logit, double row_max, double log_normalizer, double log_lost
+) noexcept nogil:
     """Log-softmax of one class; at the maximum, as precise as the logarithm."""
-    return <floating> ((logit - row_max) - log_normalizer)
+    cdef double gap = logit - row_max
+    cdef double log_softmax = gap - log_normalizer
+    if floating is double:
+        log_softmax += finite_or_zero(
+            difference_lost(gap, log_normalizer, log_softmax)
+            + (difference_lost(logit, row_max, gap) - log_lost)
+        )
+    return <floating> log_softmax
 
 
 cdef void row_log_softmax_block(
@@ -816,10 +846,11 @@ cdef void row_log_softmax_block(
     cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
     cdef const floating* block_logits = logits + tile.logits_at[row] + first
     cdef floating* block_out = log_softmax_out + tile.grad_at[row] + first
-    cdef double row_max = tile.row_max[row], log_normalizer = tile.log_normalizer[row]
+    cdef double row_max = tile.row_max[row]
+    cdef double log_normalizer = tile.log_normalizer[row], log_lost = tile.log_lost[row]
     cdef Py_ssize_t k
     for k in range(n):
-        block_out[k] = log_softmax_of(block_logits[k], row_max, log_normalizer)
+        block_out[k] = log_softmax_of(block_logits[k], row_max, log_normalizer, log_lost)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -984,11 +1015,12 @@ cdef void tile_reduce_block(
     cdef double* rest = stats + BLOCK_REST * TILE
     cdef double* lost = stats + BLOCK_REST_LOST * TILE
     cdef double* mass = stats + BLOCK_MASS * TILE
+    cdef double* mass_lost = stats + BLOCK_MASS_LOST * TILE
+    cdef double* max_mass = stats + BLOCK_MAX_MASS * TILE
     cdef double* gap = stats + BLOCK_GAP * TILE
+    cdef double* gap_lost = stats + BLOCK_GAP_LOST * TILE
     cdef double* unit = stats + BLOCK_UNIT * TILE
     cdef floating* lane
-    cdef double mass_lost[TILE]
-    cdef double gap_lost[TILE]
     cdef double total[LANES]
     cdef double total_lost[LANES]
     cdef floating value, class_number
@@ -1030,18 +1062,22 @@ cdef void tile_reduce_block(
         tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
     if call.has_dense:
         for k in range(lanes):
-            mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
+            mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = max_mass[k] = 0
         for c in range(n):
             lane = packed + c * TILE
+            class_number = <floating> c
             tile_fill_dense(call, tile, first + c, dense)
+            for k in range(lanes):
+                max_mass[k] = dense[k] if argmax[k] == class_number else max_mass[k]
+                dense[k] = <floating> 0.0 if argmax[k] == class_number else dense[k]
             for k in range(lanes):
                 add_dense(
                     dense[k], finite_or_zero(row_max[k]), lane[k],
                     &mass[k], &mass_lost[k], &gap[k], &gap_lost[k],
                 )
         for k in range(lanes):
-            mass[k] = settled(mass[k], mass_lost[k])
-            gap[k] = settled(gap[k], gap_lost[k])
+            mass_lost[k] = finite_or_zero(mass_lost[k])
+            gap_lost[k] = finite_or_zero(gap_lost[k])
     for c in range(n):
         lane = packed + c * TILE
         # The next tile comes while this one is computed. Prefetching beyond the end does no harm.
@@ -1164,7 +1200,7 @@ cdef void tile_log_softmax_block(
     for c in range(n):
         lane = packed + c * TILE
         for k in range(tile.lanes):
-            lane[k] = log_softmax_of(lane[k], tile.row_max[k], tile.log_normalizer[k])
+            lane[k] = log_softmax_of(lane[k], tile.row_max[k], tile.log_normalizer[k], tile.log_lost[k])
     tile_unpack(
         tile, packed, call.grad.class_stride, n, False, log_softmax_out + first * call.grad.class_stride
     )
@@ -1191,17 +1227,48 @@ cdef inline double block_factor(
     return tile.scale[k] * tile.total[k] * tile.inverse[k] * decay * stats[BLOCK_UNIT * stride + k]
 
 
+cdef inline double decay_in_parts(
+    double block_max, double row_max, double* lost_out, floating like
+) noexcept nogil:
+    """decay_of; of doubles, with what rounding it loses."""
+    cdef double distance = block_max - row_max
+    cdef double decay
+    if floating is float:
+        lost_out[0] = 0
+        decay = decay_of(block_max, row_max)
+    else:
+        decay = exp_in_parts(
+            distance, finite_or_zero(difference_lost(block_max, row_max, distance)), lost_out
+        )
+        lost_out[0] = 0.0 if block_max == -INFINITY else finite_or_zero(lost_out[0])
+        decay = 0.0 if block_max == -INFINITY else decay
+    return decay
+
+
 cdef inline double raised(double mass, double rise) noexcept nogil:
     """What a mass adds to the gap where the maximum rises: nothing if there is no mass, be it to inf."""
     return 0.0 if mass == 0 else mass * rise
 
 
-cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexcept nogil:
+cdef inline void raise_gap(
+    double* gap, double* lost, double mass, double mass_lost, double high, double row_max, floating like
+) noexcept nogil:
+    """Add to the gap what a mass adds where the maximum rises from row_max to high."""
+    cdef double rise = finite_or_zero(high) - finite_or_zero(row_max)
+    cdef double rise_lost = difference_lost(finite_or_zero(high), finite_or_zero(row_max), rise)
+    if floating is float:
+        gap[0] += raised(mass, rise)
+    elif mass != 0:
+        add_product[double](gap, lost, mass, mass_lost, rise, rise_lost, 0)
+
+
+cdef void merge_blocks(const Call* call, Tile* tile, const double* stats, floating like) noexcept nogil:
     """Merge the blocks of a tile, in order."""
     cdef Py_ssize_t stride = call.tile_width
     cdef const double* block_stats
-    cdef double low, high, block_max, block_rest, block_lost, block_mass
-    cdef double decay, winner_rest, loser_rest, block_spread, loser_spread
+    cdef double low, high, block_max, block_rest, block_lost, block_mass, block_mass_lost, block_max_mass
+    cdef double loser_mass, loser_mass_lost, loser_others, loser_max_mass
+    cdef double decay, decay_lost, winner_rest, loser_rest, block_spread, loser_spread
     cdef Py_ssize_t block, k
     cdef bint grew
     for k in range(tile.lanes):
@@ -1212,7 +1279,10 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
     if call.has_dense:
         for k in range(tile.lanes):
             tile.mass[k] = stats[BLOCK_MASS * stride + k]
+            tile.mass_lost[k] = stats[BLOCK_MASS_LOST * stride + k]
+            tile.max_mass[k] = stats[BLOCK_MAX_MASS * stride + k]
             tile.gap[k] = stats[BLOCK_GAP * stride + k]
+            tile.gap_lost[k] = stats[BLOCK_GAP_LOST * stride + k]
     if call.has_stats:
         for k in range(tile.lanes):
             tile.spread[k] = stats[BLOCK_SPREAD * stride + k]
@@ -1228,7 +1298,7 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
             low = tile.row_max[k] if grew else block_max
             winner_rest = block_rest if grew else tile.rest[k]
             loser_rest = tile.rest[k] if grew else block_rest
-            decay = decay_of(low, high)
+            decay = decay_in_parts(low, high, &decay_lost, like)
             if call.has_stats:
                 block_spread = block_stats[BLOCK_SPREAD * stride + k]
                 loser_spread = tile.spread[k] if grew else block_spread
@@ -1237,25 +1307,41 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats) noexce
                 tile.rank[k] += block_stats[BLOCK_RANK * stride + k]
             if call.has_dense:
                 block_mass = block_stats[BLOCK_MASS * stride + k]
-                tile.gap[k] += (
-                    raised(tile.mass[k], finite_or_zero(high) - finite_or_zero(tile.row_max[k]))
-                    + block_stats[BLOCK_GAP * stride + k]
-                    + raised(block_mass, finite_or_zero(high) - finite_or_zero(block_max))
+                block_mass_lost = block_stats[BLOCK_MASS_LOST * stride + k]
+                block_max_mass = block_stats[BLOCK_MAX_MASS * stride + k]
+                # Of the two that held the maximum of their classes, one no longer does.
+                loser_max_mass = tile.max_mass[k] if grew else block_max_mass
+                loser_others = tile.mass[k] if grew else block_mass
+                loser_mass = loser_others + loser_max_mass
+                loser_mass_lost = sum_lost(loser_others, loser_max_mass, loser_mass) + (
+                    tile.mass_lost[k] if grew else block_mass_lost
                 )
-                tile.mass[k] += block_mass
+                raise_gap(
+                    &tile.gap[k], &tile.gap_lost[k], loser_mass, loser_mass_lost, high, low, like
+                )
+                add[double](&tile.gap[k], &tile.gap_lost[k], block_stats[BLOCK_GAP * stride + k])
+                tile.gap_lost[k] += block_stats[BLOCK_GAP_LOST * stride + k]
+                add[double](&tile.mass[k], &tile.mass_lost[k], block_mass)
+                add[double](&tile.mass[k], &tile.mass_lost[k], loser_max_mass)
+                tile.mass_lost[k] += block_mass_lost
+                tile.max_mass[k] = block_max_mass if grew else tile.max_mass[k]
             tile.argmax[k] = block_stats[BLOCK_ARGMAX * stride + k] if grew else tile.argmax[k]
             tile.rest_lost[k] = block_lost + tile.rest_lost[k] * decay if grew else (
                 tile.rest_lost[k] + block_lost * decay
             )
             tile.rest[k] = winner_rest
             add[double](&tile.rest[k], &tile.rest_lost[k], decay)
-            add[double](&tile.rest[k], &tile.rest_lost[k], loser_rest * decay)
+            tile.rest_lost[k] += decay_lost
+            # In double for both: what is added up is double.
+            add_product[double](
+                &tile.rest[k], &tile.rest_lost[k], loser_rest, 0.0, decay, decay_lost, 0
+            )
             tile.row_max[k] = high
 
 
-cdef void normalize_positions(Tile* tile) noexcept nogil:
+cdef void normalize_positions(Tile* tile, floating like) noexcept nogil:
     """Normalizers of a tile, from its rests."""
-    cdef double rest
+    cdef double rest, logarithm
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         # An infinite maximum has no softmax: NaN, as torch.
@@ -1263,7 +1349,14 @@ cdef void normalize_positions(Tile* tile) noexcept nogil:
         tile.rest[k] = settled(rest, tile.rest_lost[k])
         tile.rest_lost[k] += rest - tile.rest[k]
         tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
-        tile.log_normalizer[k] = log1p_nonnegative(tile.rest[k]) + tile.rest_lost[k] * tile.inverse[k]
+        logarithm = log1p_in_parts(tile.rest[k], &tile.log_lost[k])
+        if floating is float:
+            tile.log_normalizer[k] = logarithm + tile.rest_lost[k] * tile.inverse[k]
+            tile.log_lost[k] = 0
+        else:
+            tile.log_lost[k] += tile.rest_lost[k] * tile.inverse[k]
+            tile.log_normalizer[k] = logarithm + tile.log_lost[k]
+            tile.log_lost[k] = finite_or_zero(tile.log_lost[k] - (tile.log_normalizer[k] - logarithm))
 
 
 cdef double logsumexp_at(
@@ -1273,6 +1366,8 @@ cdef double logsumexp_at(
     cdef double lse = tile.row_max[k] + tile.log_normalizer[k]
     cdef floating logit
     cdef Py_ssize_t c
+    if floating is double:
+        lse += finite_or_zero(sum_lost(tile.row_max[k], tile.log_normalizer[k], lse) + tile.log_lost[k])
     if not -INFINITY < tile.row_max[k] < INFINITY:
         lse = tile.row_max[k]
         for c in range(call.n_classes):
@@ -1336,23 +1431,51 @@ cdef double finish_positions(
     """Losses of a tile and what its gradient is made of; returns the sum of the losses."""
     cdef floating* loss_out = <floating*> call.loss_out
     cdef double loss[TILE]
+    cdef double loss_lost[TILE]
     cdef double total[LANES]
     cdef double lost[LANES]
-    cdef double lse
+    cdef double distance, nll, nll_lost, mass, mass_lost, dense_loss, dense_lost
+    cdef double lse, lse_lost, square, square_lost
     cdef floating dense
     cdef Py_ssize_t group, k
     for k in range(tile.lanes):
-        loss[k] = tile.hard[k] * ((tile.row_max[k] - tile.pivot_logit[k]) + tile.log_normalizer[k])
+        loss[k] = loss_lost[k] = 0
+        # A target of weight 0 adds nothing, even where its logit is -inf.
+        distance = 0.0 if tile.hard[k] == 0 else tile.row_max[k] - tile.pivot_logit[k]
+        nll = distance + tile.log_normalizer[k]
+        nll_lost = sum_lost(distance, tile.log_normalizer[k], nll) + tile.log_lost[k]
+        if tile.hard[k] != 0:
+            nll_lost += difference_lost(tile.row_max[k], tile.pivot_logit[k], distance)
+        add_product[floating](&loss[k], &loss_lost[k], tile.hard[k], 0.0, nll, finite_or_zero(nll_lost), 0)
         tile.total[k] = tile.hard[k]
+        tile.other_mass[k] = 0
     if call.has_dense:
         for k in range(tile.lanes):
-            loss[k] += call.dense_scale * (tile.gap[k] + tile.mass[k] * tile.log_normalizer[k])
-            tile.total[k] += call.dense_scale * tile.mass[k]
+            mass = tile.mass[k] + tile.max_mass[k]
+            mass_lost = sum_lost(tile.mass[k], tile.max_mass[k], mass) + tile.mass_lost[k]
+            dense_loss = tile.gap[k]
+            dense_lost = tile.gap_lost[k]
+            add_product[floating](
+                &dense_loss, &dense_lost, mass, mass_lost, tile.log_normalizer[k], tile.log_lost[k], 0
+            )
+            add_product[floating](
+                &loss[k], &loss_lost[k], call.dense_scale, call.dense_scale_lost, dense_loss, dense_lost,
+                0,
+            )
+            tile.total[k] += call.dense_scale * settled(mass, mass_lost)
     if call.z_loss != 0:
         for k in range(tile.lanes):
             lse = tile.row_max[k] + tile.log_normalizer[k]
-            loss[k] += call.z_loss * lse * lse
-            tile.total[k] += 2.0 * call.z_loss * lse
+            lse_lost = sum_lost(tile.row_max[k], tile.log_normalizer[k], lse) + tile.log_lost[k]
+            square = square_lost = 0
+            add_product[floating](&square, &square_lost, lse, lse_lost, lse, lse_lost, 0)
+            add_product[floating](
+                &loss[k], &loss_lost[k], call.z_loss, 0.0, square, square_lost, 0
+            )
+            tile.other_mass[k] = 2.0 * call.z_loss * lse
+            tile.total[k] += tile.other_mass[k]
+    for k in range(tile.lanes):
+        loss[k] = settled(loss[k], loss_lost[k])
     if call.sample_weight != NULL:
         for k in range(tile.width):
             loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
@@ -1391,25 +1514,32 @@ cdef double finish_positions(
                         &dense,
                     )
                     tile.pivot_mass[k] += call.dense_scale * dense
+                    # If it is the maximum, the sum without it is known, which may be tiny beside it.
+                    mass = tile.mass[k]
+                    if tile.pivot[k] != <Py_ssize_t> tile.argmax[k]:
+                        mass += tile.max_mass[k] - dense
+                    tile.other_mass[k] += call.dense_scale * settled(mass, tile.mass_lost[k])
     return settled(total[0], lost[0])
 
 
 cdef void finish_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
     """Gradients at the targets, or of class probabilities at the maxima, in the type of `like`.
 
-    There, total * softmax - mass may cancel; (total - mass) - total * (1 - softmax) does not.
+    There, total * softmax - mass may cancel: softmax may be nearly 1, and a mass nearly the total. It is
+    (total - mass) * softmax - mass * (1 - softmax), whose first difference is known as the mass of the other
+    classes, and whose second is that of the rest.
     """
+    cdef double softmax[TILE]
     cdef double others[TILE]
-    cdef double total
     cdef Py_ssize_t k
     for k in range(tile.lanes):
-        others[k] = 1.0 - exp_nonpositive(tile.pivot_logit[k] - tile.row_max[k]) * tile.inverse[k]
+        softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
+        others[k] = 1.0 - softmax[k]
         if tile.pivot_logit[k] == tile.row_max[k]:
             others[k] = tile.rest[k] * tile.inverse[k]
     for k in range(tile.width):
-        total = tile.total[k]
         tile.pivot_gradient[k] = <floating> (
-            tile.scale[k] * ((total - tile.pivot_mass[k]) - total * others[k])
+            tile.scale[k] * (softmax[k] * tile.other_mass[k] - tile.pivot_mass[k] * others[k])
         )
     if transforms(call):
         for k in range(tile.width):
@@ -1560,8 +1690,8 @@ cdef void run_tile(
     else:
         for block in range(call.n_blocks):
             reduce_block(call, tile, logits, exps_out, block, stats, <floating*> packed)
-    merge_blocks(call, tile, stats)
-    normalize_positions(tile)
+    merge_blocks[floating](call, tile, stats, 0)
+    normalize_positions[floating](tile, 0)
     if call.output == GRADIENT:
         result.loss = finish_positions(call, tile, logits, grad_out != NULL)
         if call.has_stats:
@@ -1980,7 +2110,11 @@ def cross_entropy(
 
         call.smoothing = smoothing
         call.has_dense = target is None or smoothing > 0
-        call.dense_scale = 1.0 if target is None else smoothing / call.n_classes
+        call.dense_scale = 1.0
+        call.dense_scale_lost = 0
+        if target is not None and smoothing > 0 and call.n_classes > 0:
+            call.dense_scale = smoothing / call.n_classes
+            call.dense_scale_lost = quotient_lost(smoothing, call.n_classes, call.dense_scale)
         plan(&call)
         hire(&team, num_threads, n_logits // MIN_SHARE)
 

@@ -19,9 +19,21 @@ cdef extern from * nogil:
     #if defined(__FMA__) || defined(__aarch64__)
     static inline float cyce_fma_float(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
     static inline double cyce_fma_double(double a, double b, double c) { return __builtin_fma(a, b, c); }
+    static inline double cyce_product_lost(double a, double b, double product)
+    {
+        return __builtin_fma(a, b, -product);
+    }
     #else
     static inline float cyce_fma_float(float a, float b, float c) { return a * b + c; }
     static inline double cyce_fma_double(double a, double b, double c) { return a * b + c; }
+    /* Dekker's product: both factors in halves, whose products are exact. */
+    static inline double cyce_product_lost(double a, double b, double product)
+    {
+        const double a_scaled = 134217729.0 * a, b_scaled = 134217729.0 * b;  /* 2**27 + 1 */
+        const double a_high = a_scaled - (a_scaled - a), b_high = b_scaled - (b_scaled - b);
+        const double a_low = a - a_high, b_low = b - b_high;
+        return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
+    }
     #endif
 
     #if defined(__GNUC__) || defined(__clang__)
@@ -80,6 +92,7 @@ cdef extern from * nogil:
     void cyce_leave(const cyce_environment* found) noexcept
     float cyce_fma_float(float a, float b, float c) noexcept
     double cyce_fma_double(double a, double b, double c) noexcept
+    double cyce_product_lost(double a, double b, double product) noexcept
     float cyce_low_bits_as_power_float(float value) noexcept
     double cyce_low_bits_as_power_double(double value) noexcept
     void cyce_prefetch(const void* address) noexcept
@@ -103,10 +116,10 @@ cdef inline floating low_bits_as_power(floating value) noexcept nogil:
         return cyce_low_bits_as_power_double(value)
 
 
-cdef inline floating expm1_near_zero(floating r) noexcept nogil:
-    """e**r - 1 for abs(r) <= ln(2)/2, as r + r**2 * P(r).
+cdef inline floating expm1_factor(floating r) noexcept nogil:
+    """P(r), by which e**r - 1 is r + r**2 * P(r) for abs(r) <= ln(2)/2.
 
-    P minimises the largest relative error (Remez' algorithm on that interval widened by 0.05 %, in
+    It minimises the largest relative error (Remez' algorithm on that interval widened by 0.05 %, in
     60 digits): 3.1e-9 with degree 6 in all for float, 3.6e-18 with degree 11 for double.
     """
     cdef floating p
@@ -115,8 +128,7 @@ cdef inline floating expm1_near_zero(floating r) noexcept nogil:
         p = multiply_add[float](p, r, <float> 0.00836874544621)
         p = multiply_add[float](p, r, <float> 0.0416683889925)
         p = multiply_add[float](p, r, <float> 0.166665211320)
-        p = multiply_add[float](p, r, <float> 0.499999940395)
-        return multiply_add[float](r * r, p, r)
+        return multiply_add[float](p, r, <float> 0.499999940395)
     else:
         p = 2.5000018094703843e-08
         p = multiply_add[double](p, r, 2.763030623625996e-07)
@@ -127,13 +139,33 @@ cdef inline floating expm1_near_zero(floating r) noexcept nogil:
         p = multiply_add[double](p, r, 0.008333333333494978)
         p = multiply_add[double](p, r, 0.041666666666529725)
         p = multiply_add[double](p, r, 0.1666666666666641)
-        p = multiply_add[double](p, r, 0.5000000000000011)
-        return multiply_add[double](r * r, p, r)
+        return multiply_add[double](p, r, 0.5000000000000011)
+
+
+cdef inline floating expm1_near_zero(floating r) noexcept nogil:
+    """e**r - 1 for abs(r) <= ln(2)/2."""
+    return multiply_add(r * r, expm1_factor(r), r)
 
 
 cdef inline floating exp_near_zero(floating r) noexcept nogil:
     """e**r for abs(r) <= ln(2)/2."""
     return expm1_near_zero(r) + <floating> 1.0
+
+
+cdef inline double exp_of_parts(double high, double low, double* lost_out) noexcept nogil:
+    """e**(high + low) for abs(high) <= ln(2)/2 and a small low part, to 0.7 ulp; and what rounding loses.
+
+    1 + r is added up exactly, so that the last addition rounds alone.
+    """
+    cdef double r = high + low
+    cdef double r_lost = low - (r - high)
+    cdef double one_plus = 1.0 + r
+    cdef double rest = multiply_add[double](
+        r * r, expm1_factor[double](r), (r - (one_plus - 1.0)) + r_lost
+    )
+    cdef double power = one_plus + rest
+    lost_out[0] = rest - (power - one_plus)
+    return power
 
 
 # ln 2 in two parts (Cody and Waite): the first has so few bits that a product with the integers met
@@ -202,6 +234,17 @@ cdef inline double difference_lost(double a, double b, double difference) noexce
     return (a - (difference - minus_b)) - (b + minus_b)
 
 
+cdef inline double sum_lost(double a, double b, double sum) noexcept nogil:
+    """(a + b) - sum, exactly, where sum is a + b rounded."""
+    return difference_lost(a, -b, sum)
+
+
+cdef inline double quotient_lost(double a, double b, double quotient) noexcept nogil:
+    """a / b - quotient, to its leading bits, where quotient is a / b rounded."""
+    cdef double product = quotient * b
+    return ((a - product) - cyce_product_lost(quotient, b, product)) / b
+
+
 cdef inline floating exp_scaled(
     floating x, floating shift, floating exponent_shift, floating lowest
 ) noexcept nogil:
@@ -211,30 +254,48 @@ cdef inline floating exp_scaled(
     rounding, the factor 2**-n and the exponent's bias cost one addition together.
     """
     cdef floating t = x - shift
-    cdef floating lost = 0
-    if floating is double:
-        lost = difference_lost(x, shift, t)
+    cdef double unused
     # log2(e) in the working type
     cdef floating rounded = multiply_add(t, <floating> 1.4426950408889634, exponent_shift)
     cdef floating n = rounded - exponent_shift
     cdef floating r = multiply_add(n, -ln2_high(x), t)
+    cdef floating power
     if floating is double:
-        r = multiply_add(n, -ln2_low(x), lost) + r
+        power = exp_of_parts(r, multiply_add(n, -ln2_low(x), difference_lost(x, shift, t)), &unused)
     else:
-        r = multiply_add(n, -ln2_low(x), r)
-    cdef floating scaled = exp_near_zero(r) * low_bits_as_power(rounded)
+        power = exp_near_zero(multiply_add(n, -ln2_low(x), r))
+    cdef floating scaled = power * low_bits_as_power(rounded)
     # Not `scaled if t >= lowest else 0`, which would turn NaN into 0.
     return <floating> 0.0 if t < lowest else scaled
 
 
-cdef inline double exp_nonpositive(double x) noexcept nogil:
-    """e**x for x <= 0 (and up to 709), to 1 ulp; 0 below the smallest normal number."""
-    cdef double rounded = multiply_add[double](x, 1.4426950408889634, round_shift[double](x) + 1023)
-    cdef double n = rounded - (round_shift[double](x) + 1023)
+cdef inline double exp_with_headroom(double x, double headroom) noexcept nogil:
+    """2**headroom * e**x, to 1 ulp, where that is a normal number."""
+    cdef double exponent_shift = round_shift[double](x) + (1023 + headroom)
+    cdef double rounded = multiply_add[double](x, 1.4426950408889634, exponent_shift)
+    cdef double n = rounded - exponent_shift
     cdef double r = multiply_add[double](n, -ln2_high[double](x), x)
     r = multiply_add[double](n, -ln2_low[double](x), r)
-    cdef double power = exp_near_zero[double](r) * low_bits_as_power[double](rounded)
-    return 0.0 if x < -708.0 else power
+    return exp_near_zero[double](r) * low_bits_as_power[double](rounded)
+
+
+cdef inline double exp_nonpositive(double x) noexcept nogil:
+    """e**x for x <= 0, to 1 ulp; gradual underflow, NaN stays NaN."""
+    # ln 2**-1075 is -745.13.
+    return 0.0 if x < -746.0 else exp_with_headroom(x, 512) * without_headroom[double](x)
+
+
+cdef inline double exp_in_parts(double x, double x_lost, double* lost_out) noexcept nogil:
+    """e**(x + x_lost) for x <= 0, as exp_nonpositive, but to 0.7 ulp; and what rounding it loses."""
+    cdef double exponent_shift = round_shift[double](x) + (1023 + 512)
+    cdef double rounded = multiply_add[double](x, 1.4426950408889634, exponent_shift)
+    cdef double n = rounded - exponent_shift
+    cdef double high = multiply_add[double](n, -ln2_high[double](x), x)
+    cdef double lost
+    cdef double power = exp_of_parts(high, multiply_add[double](n, -ln2_low[double](x), x_lost), &lost)
+    cdef double unit = low_bits_as_power[double](rounded)
+    lost_out[0] = 0.0 if x < -746.0 else lost * unit * without_headroom[double](x)
+    return 0.0 if x < -746.0 else power * unit * without_headroom[double](x)
 
 
 cdef inline double expm1_nonpositive(double x) noexcept nogil:
@@ -265,12 +326,22 @@ cdef inline double square_of_sech(double x) noexcept nogil:
 
 
 cdef inline double exp_clamped(double x) noexcept nogil:
-    """e**x; inf from 709.5 on, 0 below the smallest normal number."""
-    return exp_nonpositive(710.0 if x > 710.0 else x)
+    """e**x; inf from 709.8 on, gradual underflow, NaN stays NaN."""
+    cdef double bounded = 710.0 if x > 710.0 else x
+    # 2**512 and its inverse
+    cdef double scale = 1.3407807929942597e154 if x > 0 else 7.458340731200207e-155
+    cdef double scaled = exp_with_headroom(bounded, -512.0 if x > 0 else 512.0)
+    return 0.0 if x < -746.0 else scaled * scale
 
 
 cdef inline double log1p_nonnegative(double r) noexcept nogil:
-    """log(1 + r) for r >= 0, to 1 ulp; NaN stays NaN.
+    """log(1 + r) for r >= 0, to 1 ulp; NaN stays NaN."""
+    cdef double unused
+    return log1p_in_parts(r, &unused)
+
+
+cdef inline double log1p_in_parts(double r, double* lost_out) noexcept nogil:
+    """log(1 + r) for r >= 0, to 1 ulp, and with what rounding it loses, to 0.4; NaN stays NaN.
 
     Reduction, polynomial and constants are those of log1p in fdlibm (Sun Microsystems, 1993), laid
     out without branches: 1 + r = 2**k * m with m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f / (2 + f).
@@ -303,7 +374,14 @@ cdef inline double log1p_nonnegative(double r) noexcept nogil:
     p = p * z
     cdef double half_square = 0.5 * f * f
     cdef double tail = multiply_add[double](k, 1.90821492927058770002e-10, lost)
-    return k * 6.93147180369123816490e-01 - ((half_square - (s * (half_square + p) + tail)) - f)
+    cdef double correction = half_square - (s * (half_square + p) + tail)
+    cdef double minus_log_m = correction - f
+    cdef double log_of_power = k * 6.93147180369123816490e-01
+    cdef double logarithm = log_of_power - minus_log_m
+    lost_out[0] = (
+        difference_lost(log_of_power, minus_log_m, logarithm) - difference_lost(correction, f, minus_log_m)
+    )
+    return logarithm
 
 
 cdef inline double log1p_of_fraction(double t) noexcept nogil:
@@ -362,6 +440,18 @@ cdef inline void add(double* total, double* lost, floating value) noexcept nogil
         total[0] = before + value
         added = total[0] - before
         lost[0] += (before - (total[0] - added)) + (value - added)
+
+
+cdef inline void add_product(
+    double* total, double* lost, double a, double a_lost, double b, double b_lost, floating like
+) noexcept nogil:
+    """Add (a + a_lost) * (b + b_lost) to a running total; of doubles, collect what that loses."""
+    cdef double product = a * b
+    if floating is float:
+        total[0] += product
+    else:
+        lost[0] += cyce_product_lost(a, b, product) + (a * b_lost + a_lost * b)
+        add[double](total, lost, product)
 
 
 cdef inline floating finite_or_zero(floating value) noexcept nogil:

@@ -15,6 +15,14 @@ BOUNDS = {
     "cross_entropy, loss from 1e-36 to 0.1": (2, 2),
     "cross_entropy, gradient at the target": (2, 4),
     "cross_entropy, other gradients above 1e-12": (3, 5),
+    "cross_entropy with label_smoothing, loss": (2, 2),
+    "cross_entropy with label_smoothing, gradient": (5, 5),
+    "cross_entropy of class probabilities, loss": (2, 3),
+    "cross_entropy of class probabilities, gradient": (4, 6),
+    "cross_entropy of class probabilities with label_smoothing, loss": (3, 4),
+    "cross_entropy of class probabilities with label_smoothing, gradient": (5, 6),
+    "cross_entropy with z_loss, loss": (3, 4),
+    "cross_entropy with z_loss, gradient": (7, 8),
     "softmax, above 1e-12": (3, 5),
     "log_softmax": (2, 2),
     "logsumexp, no smaller than the maximum": (2, 3),
@@ -46,16 +54,55 @@ def grid(dtype):
             yield logits, target
 
 
-def ulps(values, exact, where=True):
-    """Return the largest error in spacings of the exact result, where that is not subnormal."""
+def hard_rows(rng, dtype):
+    """Return logits (N, C) of one of several kinds whose roundings add up, and targets (N,)."""
+    n_classes = int(rng.choice([2, 3, 4, 5, 7, 10, 17, 33, 64, 100, 130, 400, 5000, 9000]))
+    n_rows = max(8, 50_000 // n_classes)
+    offset = rng.choice([0, 0, 0, 1, 100, 5000, 1e4, -1e4])
+    kind = rng.integers(5)
+    rows = np.arange(n_rows)
+    if kind == 0:
+        logits = rng.standard_normal((n_rows, n_classes)) * 10 ** rng.uniform(-3, 2.5) + offset
+    elif kind == 1:
+        logits = rng.uniform(-1, 1, (n_rows, n_classes)) * 10 ** rng.uniform(-2, 3, (n_rows, 1)) + offset
+    elif kind == 2:
+        logits = rng.standard_normal((n_rows, n_classes))
+    elif kind == 3:
+        # Rivals of one or two values, which round alike.
+        values = rng.uniform(-40, 0, (n_rows, 2))
+        logits = np.take_along_axis(values, rng.integers(2, size=(n_rows, n_classes)), 1) + offset
+    else:
+        # Blocks of classes, each with one above its equal rivals.
+        rivals = rng.uniform(-20, 20, n_rows)
+        logits = np.repeat(rivals[:, None], n_classes, axis=1)
+        logits[:, :: min(n_classes, 4096)] = (rivals + rng.uniform(0, 2, n_rows))[:, None]
+    if kind >= 2:
+        logits[rows, rng.integers(n_classes, size=n_rows)] += rng.uniform(0, 60, n_rows)
+    logits = logits.astype(dtype)
+    target = rng.integers(n_classes, size=n_rows)
+    return logits, np.where(rng.random(n_rows) < 0.5, target, logits.argmax(axis=1))
+
+
+def class_probabilities(rng, logits):
+    """Return probabilities of the classes: spread out, or nearly all on one class, or all."""
+    powers = rng.choice([1, 8], size=(len(logits), 1))
+    mass = rng.random(logits.shape) ** powers
+    certain = np.arange(0, len(logits), 4)
+    mass[certain] = 0
+    mass[certain, rng.integers(logits.shape[1], size=certain.size)] = 1
+    return (mass / mass.sum(axis=1, keepdims=True)).astype(logits.dtype)
+
+
+def ulps(values, exact, where=True, scales=None):
+    """Return the largest error in spacings of the exact result, or of scales, where that is not subnormal."""
     values = np.asarray(values)
+    scales = np.abs(exact) if scales is None else scales
     tiny = {4: 1e-36, 8: 1e-300}[values.dtype.itemsize]
-    where = np.broadcast_to(where & (np.abs(exact) > tiny), exact.shape)
+    where = np.broadcast_to(where & (scales > tiny), exact.shape)
     if not where.any():
         return 0.0
-    exact = exact[where]
-    spacing = np.spacing(np.abs(exact).astype(values.dtype)).astype(LONG)
-    return float(np.max(np.abs(values[where] - exact) / spacing))
+    spacing = np.spacing(scales[where].astype(values.dtype)).astype(LONG)
+    return float(np.max(np.abs(values[where] - exact[where]) / spacing))
 
 
 class Cyce:
@@ -67,9 +114,9 @@ class Cyce:
         self._cyce = cyce
         self._F = cyce.functional
 
-    def loss_and_gradient(self, name, *arguments):
+    def loss_and_gradient(self, name, *arguments, **options):
         """Return the losses and the gradient of their sum."""
-        return self._cyce.value_and_grad(getattr(self._F, name))(*arguments, reduction="none")
+        return self._cyce.value_and_grad(getattr(self._F, name))(*arguments, reduction="none", **options)
 
     def call(self, name, *arguments):
         """Return what a function of the last axis returns."""
@@ -84,11 +131,13 @@ class Torch:
 
         self._torch = torch
 
-    def loss_and_gradient(self, name, input, *arguments):
+    def loss_and_gradient(self, name, input, *arguments, z_loss=0, **options):
         """Return the losses and the gradient of their sum."""
         variable = self._torch.tensor(input, requires_grad=True)
         arguments = map(self._torch.tensor, arguments)
-        losses = getattr(self._torch.nn.functional, name)(variable, *arguments, reduction="none")
+        losses = getattr(self._torch.nn.functional, name)(variable, *arguments, reduction="none", **options)
+        if z_loss:
+            losses = losses + z_loss * self._torch.logsumexp(variable, 1) ** 2
         losses.sum().backward()
         return losses.detach().numpy(), variable.grad.numpy()
 
@@ -105,7 +154,28 @@ def errors(library, dtype):
     def note(quantity, *arguments):
         largest[quantity] = max(largest[quantity], ulps(*arguments))
 
+    rng = np.random.default_rng(2)
     for logits, target in grid(dtype):
+        probabilities = class_probabilities(rng, logits)
+        for name, target_of_option, options in (
+            ("with label_smoothing", target, {"label_smoothing": 0.1}),
+            ("with label_smoothing", target, {"label_smoothing": 0.5}),
+            ("of class probabilities", probabilities, {}),
+            ("of class probabilities with label_smoothing", probabilities, {"label_smoothing": 0.1}),
+            ("with z_loss", target, {"z_loss": 1e-4}),
+            ("with z_loss", target, {"z_loss": 1.0}),
+        ):
+            losses, gradients = library.loss_and_gradient("cross_entropy", logits, target_of_option, **options)
+            exact = oracle.per_position(logits, target_of_option, **options)
+            row_max = logits.max(axis=1).astype(LONG)
+            lse = row_max + np.log(np.exp(logits - row_max[:, None]).sum(axis=1))
+            # Below, the maximum and the logarithm of the sum cancel.
+            counts = ("z_loss" not in options) | (np.abs(lse) >= np.abs(row_max))
+            note(f"cross_entropy {name}, loss", losses, exact.losses, counts)
+            # Of the largest of its terms: softmax and target may be nearly the same, and cancel.
+            large = (exact.scales > 1e-12) & np.expand_dims(counts, -1)
+            note(f"cross_entropy {name}, gradient", gradients, exact.gradients, large, exact.scales)
+
         exact = oracle.per_position(logits, target)
         losses, gradients = library.loss_and_gradient("cross_entropy", logits, target)
         note("cross_entropy, loss of 0.1 or more", losses, exact.losses, exact.losses >= 0.1)

@@ -14,6 +14,8 @@ class Exact(NamedTuple):
     """Shape positions."""
     gradients: np.ndarray
     """Of each position's own loss; shape of the logits."""
+    scales: np.ndarray
+    """The largest of the terms that a gradient is the sum of; shape of the logits."""
     masses: np.ndarray
     """Sum of what each target puts on the classes; shape positions. Gradients are mass * softmax - target."""
     denominator: np.longdouble
@@ -25,7 +27,7 @@ def class_axis(array):
     return 0 if np.ndim(array) == 1 else 1
 
 
-def per_position(logits, target, weight=None, ignore_index=-100, label_smoothing=0.0):
+def per_position(logits, target, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0):
     """Return the exact results of each position."""
     axis = class_axis(logits)
     x = np.moveaxis(np.asarray(logits), axis, -1).astype(LONG)
@@ -59,13 +61,23 @@ def per_position(logits, target, weight=None, ignore_index=-100, label_smoothing
         mass = w * smoothing / n_classes + (1 - smoothing) * w * is_target
         denominator = (w[classes] * counts).sum()
 
+    lse = row_max + np.log1p(rest)
+    # The slope of z_loss * lse**2 is another mass on the softmax.
+    mass_of_z = 2 * LONG(z_loss) * lse
     total = mass.sum(axis=-1, keepdims=True)
-    # total * softmax - mass, two ways; at the maximum the second does not cancel.
-    gradients = np.where(x == row_max, (total - mass) - total * not_softmax, total * softmax - mass)
+    # total * softmax - mass; at the maximum, where the softmax may be nearly 1, in another way.
+    mass_of_others = mass.copy()
+    np.put_along_axis(mass_of_others, at_max, 0, -1)
+    is_max = np.arange(n_classes) == at_max
+    raising = np.where(is_max, mass_of_others.sum(axis=-1, keepdims=True), total) * softmax
+    lowering = np.where(is_max, mass * not_softmax, mass)
+    terms = np.stack([raising, -lowering, np.broadcast_to(mass_of_z * softmax, x.shape)])
+    losses = (mass * negative_log_softmax).sum(axis=-1) + LONG(z_loss) * lse[..., 0] ** 2
     return Exact(
-        np.where(counts, (mass * negative_log_softmax).sum(axis=-1), 0),
-        np.moveaxis(np.where(counts[..., None], gradients, 0), -1, axis),
-        total[..., 0],
+        np.where(counts, losses, 0),
+        np.moveaxis(np.where(counts[..., None], terms.sum(axis=0), 0), -1, axis),
+        np.moveaxis(abs(terms).max(axis=0), -1, axis),
+        (total + mass_of_z)[..., 0],
         denominator,
     )
 

@@ -6,12 +6,14 @@ entry above 1e-12. float64: the same in its own ulp, 8e-6 and 4e-6 being 67 and 
 Over the grid of `accuracy_table`, the tighter bounds that docs/accuracy.md shows.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import accuracy_table
+import cyce.functional as F
 import oracle
 
 ULP_OF_LOSS = 2.0
@@ -97,6 +99,64 @@ def test_equal_large_logits_give_the_logarithm_of_two(level, dtype, loss_and_gra
     loss, gradient = loss_and_gradient(np.full((1, 2), 1e8, dtype), [0])
     assert loss == dtype.type(np.log(2))
     np.testing.assert_array_equal(gradient, [[-0.5, 0.5]])
+
+
+def test_what_was_beyond_2_ulp(level, loss_and_gradient):
+    # An exponential, its logarithm and the merge each rounded the same way.
+    row = [[float.fromhex(x) for x in ("0x1.382def641f780p+13", "0x1.38a064a2ae96ep+13", "0x1.38a3ed836a9c2p+13")]]
+    (loss,), _ = loss_and_gradient(np.array(row), [2], reduction="none")
+    exact = oracle.per_position(np.array(row), [2]).losses[0]
+    assert abs(loss - exact) <= np.spacing(float(exact))
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+def test_search_for_losses_beyond_their_bounds(level, dtype, loss_and_gradient, layout):
+    # With CYCE_FUZZ=100 some 20 million rows of each dtype.
+    column = {4: 0, 8: 1}[dtype.itemsize]
+    rng = np.random.default_rng([column, layout is np.asfortranarray])
+    for _ in range(20 * int(os.environ.get("CYCE_FUZZ", "1"))):
+        logits, target = accuracy_table.hard_rows(rng, dtype)
+        probabilities = accuracy_table.class_probabilities(rng, logits)
+        for name, target_of_option, options in (
+            (", loss of 0.1 or more", target, {}),
+            (" with label_smoothing, loss", target, {"label_smoothing": rng.choice([0.1, 0.5, 1.0])}),
+            (" of class probabilities, loss", probabilities, {}),
+        ):
+            losses = F.cross_entropy(layout(logits), target_of_option, reduction="none", **options)
+            exact = oracle.per_position(logits, target_of_option, **options).losses
+            bound = accuracy_table.BOUNDS[f"cross_entropy{name}"][column]
+            assert accuracy_table.ulps(losses, exact) <= bound
+
+
+class TestGradientAtTheMaximum:
+    @pytest.mark.parametrize("n_classes", [2, 10, 100, 32_000])
+    def test_of_class_probabilities(self, level, dtype, rng, loss_and_gradient, n_classes):
+        # Where softmax is small, 1 - softmax has none of its digits; where it is nearly 1, softmax has none
+        # of those of 1 - softmax.
+        n_rows = max(4, 20_000 // n_classes)
+        for margin in (0, 3, 20, 60):
+            logits = rng.standard_normal((n_rows, n_classes)).astype(dtype)
+            at_max = logits.argmax(axis=1)
+            logits[np.arange(n_rows), at_max] += dtype.type(margin)
+            target = accuracy_table.class_probabilities(rng, logits)
+            _, gradient = loss_and_gradient(logits, target, reduction="none")
+            exact = oracle.per_position(logits, target)
+            rows = np.arange(n_rows), at_max
+            bound = accuracy_table.BOUNDS["cross_entropy of class probabilities, gradient"]
+            error = accuracy_table.ulps(gradient[rows], exact.gradients[rows], True, exact.scales[rows])
+            assert error <= bound[{4: 0, 8: 1}[dtype.itemsize]]
+
+    def test_of_nearly_all_the_mass(self, level, dtype, loss_and_gradient):
+        # The mass of the other classes is nothing beside 1.
+        target = np.array([[1, 1.5e-12]], dtype)
+        _, gradient = loss_and_gradient(np.array([[60, 0]], dtype), target, reduction="none")
+        exact = oracle.per_position(np.array([[60, 0]], dtype), target)
+        assert accuracy_table.ulps(gradient, exact.gradients, True, exact.scales) <= 3
+
+    @pytest.mark.parametrize("z_loss", [1e13, 1e-13])
+    def test_with_a_z_loss_of_another_size(self, level, dtype, loss_and_gradient, z_loss):
+        _, gradient = loss_and_gradient(np.array([[1000, 0]], dtype), [1], z_loss=z_loss)
+        np.testing.assert_allclose(gradient, [[1 + 2 * z_loss * 1000, -1]], rtol=3 * np.finfo(dtype).eps)
 
 
 def test_no_error_on_the_grid_is_beyond_its_bound(level, dtype):
