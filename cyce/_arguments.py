@@ -54,8 +54,8 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the array itself if it is of this dtype and aligned, else a copy that is."""
     if array.dtype != dtype or not array.flags.aligned:
-        # What is too large for the dtype becomes infinite, as in arithmetic of that dtype.
-        with np.errstate(over="ignore"):
+        # What is too large for the dtype becomes infinite, and what is too small 0, as in arithmetic of it.
+        with np.errstate(all="ignore"):
             return np.array(array, dtype=dtype, order="K", copy=True)
     return array
 

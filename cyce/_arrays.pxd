@@ -214,10 +214,10 @@ cdef inline int place(Py_buffer* view, int axis, Operand* operand) except -1:
     positions.lowest = positions.highest = 0
     positions.n_dims = 0
     for dim in range(view.ndim):
-        if view.strides[dim] % view.itemsize:
-            raise ValueError("kernel call: strides are no multiple of the item size")
         size = view.shape[dim]
-        stride = view.strides[dim] // view.itemsize
+        # The stride of an axis that takes no step may be anything.
+        expect(size <= 1 or view.strides[dim] % view.itemsize == 0, "strides are no multiple of the item size")
+        stride = view.strides[dim] // view.itemsize if size > 1 else 0
         if dim == axis:
             operand.class_stride = stride
             continue

@@ -698,7 +698,9 @@ def _nll_loss(
             masses = np.where(counts, dtype.type(1) if weight is None else weight[classes], dtype.type(0))
             picked = np.take_along_axis(log_probabilities, at, axis).reshape(positions)
             # + 0: a perfect row is +0.0
-            losses = np.where(counts, -masses * picked, dtype.type(0)) + dtype.type(0)
+            # 0 of weight 0, even where that class is impossible, as in cross_entropy
+            nothing = ~counts | ((masses == 0) & (picked == -np.inf))
+            losses = np.where(nothing, dtype.type(0), -masses * picked) + dtype.type(0)
         denominator = masses.sum(dtype=np.float64) if reduction == "mean" else np.float64(1)
         loss = losses
         if reduction != "none":

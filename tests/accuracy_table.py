@@ -165,7 +165,9 @@ def errors(library, dtype):
             ("with z_loss", target, {"z_loss": 1e-4}),
             ("with z_loss", target, {"z_loss": 1.0}),
         ):
-            losses, gradients = library.loss_and_gradient("cross_entropy", logits, target_of_option, **options)
+            losses, gradients = library.loss_and_gradient(
+                "cross_entropy", logits, target_of_option, **options
+            )
             exact = oracle.per_position(logits, target_of_option, **options)
             row_max = logits.max(axis=1).astype(LONG)
             lse = row_max + np.log(np.exp(logits - row_max[:, None]).sum(axis=1))

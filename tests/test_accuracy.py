@@ -103,7 +103,12 @@ def test_equal_large_logits_give_the_logarithm_of_two(level, dtype, loss_and_gra
 
 def test_what_was_beyond_2_ulp(level, loss_and_gradient):
     # An exponential, its logarithm and the merge each rounded the same way.
-    row = [[float.fromhex(x) for x in ("0x1.382def641f780p+13", "0x1.38a064a2ae96ep+13", "0x1.38a3ed836a9c2p+13")]]
+    row = [
+        [
+            float.fromhex(x)
+            for x in ("0x1.382def641f780p+13", "0x1.38a064a2ae96ep+13", "0x1.38a3ed836a9c2p+13")
+        ]
+    ]
     (loss,), _ = loss_and_gradient(np.array(row), [2], reduction="none")
     exact = oracle.per_position(np.array(row), [2]).losses[0]
     assert abs(loss - exact) <= np.spacing(float(exact))

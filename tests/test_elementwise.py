@@ -530,3 +530,23 @@ class TestSumsOfManyArrays:
         ):
             with pytest.raises(ValueError, match="kernel call"):
                 accumulate(*arguments)
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_underflow_of_binary_cross_entropy_is_gradual(level, dtype, target):
+    info = np.finfo(dtype)
+    logits = (np.log(info.tiny).astype(float) + np.linspace(-15, 3, 50)).astype(dtype)
+    exact = np.exp(logits.astype(np.longdouble))
+    losses, gradient = cyce.value_and_grad(F.binary_cross_entropy_with_logits)(
+        -logits if target else logits, np.full(50, target, dtype), reduction="none"
+    )
+    ulp = np.spacing(exact.astype(dtype))
+    assert np.all(np.abs(losses - exact) <= ulp)
+    assert np.all(np.abs(np.abs(gradient) - exact) <= ulp)
+
+
+def test_underflow_of_kl_div_is_gradual(level):
+    log_target = np.array([-707.0, -720, -740])
+    losses = F.kl_div(log_target - 1, log_target, log_target=True, reduction="none")
+    exact = np.exp(log_target.astype(np.longdouble))
+    np.testing.assert_array_less(np.abs(losses - exact), 2 * np.spacing(exact.astype(float)))

@@ -274,6 +274,24 @@ class TestWeights:
             assert np.isnan(loss)
             assert np.isnan(gradient).all()
 
+    @pytest.mark.parametrize("n_classes", [3, 300, 9000])
+    @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+    def test_an_impossible_class_of_weight_0_adds_nothing(self, level, dtype, n_classes, layout):
+        logits = np.zeros((2, n_classes), dtype)
+        logits[:, 1] = -INF
+        weight = np.ones(n_classes)
+        weight[1] = 0
+        one_hot = np.eye(n_classes, dtype=dtype)[[1, 0]]
+        for reduction in ("none", "sum"):
+            of_indices, of_probabilities = (
+                cyce.value_and_grad(F.cross_entropy)(layout(logits), target, weight, reduction=reduction)
+                for target in ([1, 0], one_hot)
+            )
+            for ours, theirs in zip(of_indices, of_probabilities, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+            assert np.all(of_indices[1][0] == 0)
+        assert F.nll_loss(F.log_softmax(logits, dim=1), [1, 0], weight, reduction="none")[0] == 0
+
     def test_what_the_dtype_cannot_hold_is_infinite(self):
         # Without a warning: warnings are errors here.
         logits = np.zeros((2, 3), np.float32)

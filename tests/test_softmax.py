@@ -255,3 +255,20 @@ class TestModules:
     def test_softmax2d_of_no_image(self, shape):
         with pytest.raises(ValueError, match=f"Softmax2d: expected input to be 3D or 4D, got {len(shape)}D"):
             cyce.Softmax2d()(np.zeros(shape))
+
+
+@pytest.mark.parametrize("n_classes", [3, 40, 200, 9000])
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+def test_underflow_is_gradual(level, dtype, n_classes, layout):
+    # Down to the smallest subnormal number, also where a block of classes is far below the others.
+    info = np.finfo(dtype)
+    depths = np.log(float(info.tiny)) - np.array([0.25, 2, 12])
+    logits = np.full((3, n_classes), -np.inf, dtype)
+    logits[:, 0] = 0
+    logits[:, -1] = depths
+    exact = np.exp(logits[:, -1].astype(np.longdouble))
+    assert np.all(exact > info.smallest_subnormal)
+    for probabilities in (F.softmax(layout(logits), dim=1), F.softmin(layout(-logits), dim=1)):
+        assert np.all(np.abs(probabilities[:, -1] - exact) <= 2 * info.smallest_subnormal)
+    stats = F.cross_entropy_stats(layout(logits), np.full(3, n_classes - 1))
+    assert np.all(np.abs(stats.probability - exact) <= 2 * info.smallest_subnormal)
