@@ -44,11 +44,42 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
             f"{name}: a masked array is not supported, its mask would be lost; fill it "
             f"({name}.filled(...)), or mark positions to leave out by ignore_index in target"
         )
+    if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
+        _check_foreign(value, name)
     try:
         return np.asarray(value)
     except Exception as error:
         # Whatever a foreign __array__ raises; torch's for tensors that require a gradient is RuntimeError.
-        raise TypeError(f"{name}: cannot be read as an array: {error}") from error
+        advice = f"; convert it: {name}.detach().cpu().float().numpy()" if _is_tensor(value) else ""
+        raise TypeError(f"{name}: cannot be read as an array: {error}{advice}") from error
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether this is a tensor of torch."""
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+
+
+def _check_foreign(value: Any, name: str) -> None:
+    """Raise for what NumPy would read as an object, or would load whole."""
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise TypeError(f"{name}: a sparse array is not supported; convert it: {name}.toarray()")
+    if hasattr(value, "__dask_graph__"):
+        raise TypeError(
+            f"{name}: a Dask array is not supported, it would be loaded whole; call the function on its "
+            "chunks, with all classes in each, by dask.array.map_blocks or dask.array.blockwise, or load it "
+            f"first: {name}.compute()"
+        )
+
+
+def _cast(value: Any, name: str, dtype: str) -> str:
+    """Return the code that casts an argument: dtype is "float32", "float64" or "int"."""
+    if _is_tensor(value):
+        method = {"float32": "float", "float64": "double", "int": "long"}[dtype]
+        return f"{name}.{method}()"
+    dtype = dtype if dtype == "int" else f"np.{dtype}"
+    if hasattr(value, "astype"):
+        return f"{name}.astype({dtype})"
+    return f"np.asarray({name}, dtype={dtype})"
 
 
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -60,24 +91,36 @@ def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return array
 
 
-def as_logits(value: Any, what: str = "logits", name: str = "input") -> NDArray[Any]:
+def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any = None) -> NDArray[Any]:
     """Return logits as a native, aligned float32 or float64 array of at least one dimension.
 
-    what, name: for errors, what the argument holds and what it is called.
+    what, name: for errors, what the argument holds and what it is called. target: what follows it, which may
+    have been swapped with it.
     """
     if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
         return value if value.flags.aligned else _native(value, value.dtype)
     array = as_array(value, name)
     kind = array.dtype.kind
+    if kind in "iub" and getattr(getattr(target, "dtype", None), "kind", "") == "f":
+        raise TypeError(
+            f"{name}: {what} must be floating point, got {array.dtype.name}, and {target.dtype.name} for "
+            f"target: they seem to be swapped, {name} comes first"
+        )
+    if kind in "uV" and array.dtype.itemsize == 2 and array.dtype.name in ("uint16", "void16"):
+        raise TypeError(
+            f"{name}: {what} must be float32 or float64, got {array.dtype.name}; if these are the bits of "
+            f"bfloat16, say so: {name}.view(ml_dtypes.bfloat16).astype(np.float32)"
+        )
     if kind in "iub":
         raise TypeError(
             f"{name}: {what} must be floating point, got {array.dtype.name}; cast them: "
-            f"{name}.astype(np.float32)"
+            f"{_cast(value, name, 'float32')}"
         )
-    if kind == "f" and array.dtype.itemsize not in (4, 8):
+    if (kind == "f" and array.dtype.itemsize not in (4, 8)) or array.dtype.name == "bfloat16":
+        dtype = "float32" if array.dtype.itemsize < 4 else "float64"
         raise TypeError(
             f"{name}: {what} must be float32 or float64, got {array.dtype.name}; cast them: "
-            f"{name}.astype(np.float{32 if array.dtype.itemsize < 4 else 64})"
+            f"{_cast(value, name, dtype)}"
         )
     if kind == "c":
         raise TypeError(
@@ -189,11 +232,16 @@ def as_target(
     if target.shape == logits.shape:
         return None, _as_probabilities(target, logits, axis, name)
     # What is empty may be a list, which has no dtype of its own.
-    return as_indices(target if target.size else value, logits, axis, name), None
+    return as_indices(target if target.size else value, logits, axis, name, value), None
 
 
-def as_indices(value: Any, logits: NDArray[Any], axis: int, name: str = "input") -> NDArray[Any]:
-    """Return class indices as a native, C-contiguous array of an integer dtype."""
+def as_indices(
+    value: Any, logits: NDArray[Any], axis: int, name: str = "input", given: Any = None
+) -> NDArray[Any]:
+    """Return class indices as a native, C-contiguous array of an integer dtype.
+
+    given: for errors, what the caller gave, if value is an array made of it.
+    """
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
         target = target.astype(np.int64)
@@ -202,7 +250,9 @@ def as_indices(value: Any, logits: NDArray[Any], axis: int, name: str = "input")
         raise TypeError(
             f"target: numbers are needed, got dtype {target.dtype.name}: class indices of shape "
             f"{_sizes(position_shape(logits, axis))}, or class probabilities of the shape of {name}, "
-            f"{_sizes(logits.shape)}"
+            f"{_sizes(logits.shape)}. Labels become class indices by "
+            "np.unique(target, return_inverse=True)[1], class indices among objects by "
+            "np.asarray(target, dtype=int)"
         )
     if target.shape != position_shape(logits, axis):
         _check_target_shape(target.shape, logits, axis, name)
@@ -211,7 +261,8 @@ def as_indices(value: Any, logits: NDArray[Any], axis: int, name: str = "input")
             f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
             f"be integer class indices of shape {_sizes(position_shape(logits, axis))}, or floating point "
             f"class probabilities of the shape of {name}, {_sizes(logits.shape)}; got {target.dtype.name} of "
-            f"shape {_sizes(target.shape)}"
+            f"shape {_sizes(target.shape)}. Any integer dtype is right for class indices; cast them: "
+            f"{_cast(value if given is None else given, 'target', 'int')}"
         )
     if not (flags.c_contiguous and flags.aligned and target.dtype.isnative):
         target = np.array(target, dtype=target.dtype.newbyteorder("="), order="C", copy=True)
@@ -258,7 +309,8 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
     if target_batch != batch:
         raise ValueError(
             f"Expected input batch_size ({batch}) to match target batch_size ({target_batch}). "
-            f"For {name} of shape {shape}, target must have shape {_sizes(expected)}; got {_sizes(target)}"
+            f"For {name} of shape {shape}, target must have shape {_sizes(expected)}; got "
+            f"{_sizes(target) if target else 'a scalar'}"
         )
     if n_dims == 2:
         message = "0D or 1D target tensor expected, multi-target not supported"
@@ -295,6 +347,7 @@ def as_factor(value: Any, name: str, input: NDArray[Any]) -> NDArray[Any] | None
     """Return weights that can be broadcast to `input`, or None."""
     if value is None:
         return None
+    _check_no_reduction(value, name)
     factor = as_operand(value, name, input.dtype)
     try:
         fits = np.broadcast_shapes(factor.shape, input.shape) == input.shape
@@ -347,10 +400,23 @@ def check_probabilities(array: NDArray[Any], name: str) -> None:
         )
 
 
+def _check_no_reduction(value: Any, name: str) -> None:
+    """Raise for a reduction where weights should be, which are the third argument."""
+    if isinstance(value, str) and value in ("none", "mean", "sum", "balanced"):
+        advice = f"The third argument is weight; reduction is passed by name: reduction={value!r}"
+        if value == "balanced":
+            advice = (
+                "Balanced class weights are len(target) / (n_classes * np.bincount(target, "
+                "minlength=n_classes))"
+            )
+        raise TypeError(f"{name}: real numbers are needed, got {value!r}. {advice}")
+
+
 def as_weight(value: Any, logits: NDArray[Any], axis: int, name: str = "input") -> NDArray[Any] | None:
     """Return class weights in the logits' dtype, or None."""
     if value is None:
         return None
+    _check_no_reduction(value, "weight")
     weight = _contiguous(value, "weight", logits.dtype)
     n_classes = logits.shape[axis]
     if weight.shape != (n_classes,):
@@ -427,12 +493,14 @@ def _number(value: Any, name: str) -> float:
     """Return a number as a float; an int may be larger than any."""
     array = as_array(value, name)
     if array.ndim or not (array.dtype.kind in "fiu" or type(value) is int):
-        raise TypeError(f"{name}: a number is needed, got {_described(value)}")
+        raise TypeError(f"{name}: a number is needed, got {described(value)}")
     return float(array) if array.dtype.kind in "fiu" else np.inf
 
 
-def _described(value: Any) -> str:
-    """Return the shape of an array, the type of anything else."""
+def described(value: Any) -> str:
+    """Return the shape of an array, a string itself, the type of anything else."""
+    if isinstance(value, str):
+        return repr(value)
     if isinstance(value, np.ndarray):
         return f"an array of shape {_sizes(value.shape)} and dtype {value.dtype.name}"
     return type(value).__name__
@@ -476,6 +544,15 @@ def as_reduction(
 
 def as_flag(value: Any, name: str) -> bool:
     """Return an argument that is true or false."""
+    advice = ""
+    if name in ("size_average", "reduce"):
+        advice = (
+            f"; reduction is passed by name: reduction={value!r}"
+            if isinstance(value, str)
+            else "; a loss module is made first, and then called: CrossEntropyLoss()(input, target)"
+        )
+    if isinstance(value, (str, list, tuple)) or np.ndim(value) > 0:
+        raise TypeError(f"{name}: True or False is needed, got {described(value)}{advice}")
     try:
         return bool(value)
     except (TypeError, ValueError, RuntimeError):

@@ -176,9 +176,8 @@ cdef struct Tile:
     double argmax[TILE]
     double rest[TILE]               # sum of exp(logit - row_max) over all but one maximum
     double rest_lost[TILE]          # what its additions lost
-    double mass[TILE]               # sum of the dense mass of all classes but that of argmax
+    double mass[TILE]               # sum of the dense mass
     double mass_lost[TILE]
-    double max_mass[TILE]           # that one's
     double gap[TILE]                # sum of dense mass * (row_max - logit)
     double gap_lost[TILE]
     double total[TILE]              # the mass of all classes and that of z-loss, which softmax is multiplied by
@@ -208,7 +207,6 @@ cdef enum:
     BLOCK_REST_LOST
     BLOCK_MASS
     BLOCK_MASS_LOST
-    BLOCK_MAX_MASS
     BLOCK_GAP
     BLOCK_GAP_LOST
     BLOCK_UNIT
@@ -289,6 +287,24 @@ cdef void fill_dense(
     if weight != NULL:
         for k in range(n):
             dense_out[k] *= weight[first + k]
+
+
+cdef double mass_without(
+    const Call* call, Py_ssize_t probabilities_at, Py_ssize_t left_out, floating like
+) noexcept nogil:
+    """Dense mass of all classes of one position but one, before dense_scale."""
+    cdef floating dense[CHUNK]
+    cdef double mass = 0, lost = 0
+    cdef Py_ssize_t first = 0
+    cdef Py_ssize_t k, n
+    while first < call.n_classes:
+        n = min(<Py_ssize_t> CHUNK, call.n_classes - first)
+        fill_dense(call, <const floating*> call.weight, probabilities_at, first, n, dense)
+        for k in range(n):
+            if first + k != left_out:
+                add(&mass, &lost, dense[k])
+        first += n
+    return settled(mass, lost)
 
 
 cdef inline bint transforms(const Call* call) noexcept nogil:
@@ -545,21 +561,14 @@ cdef inline Py_ssize_t whole_lanes(Py_ssize_t n) noexcept nogil:
 
 cdef void row_reduce_dense(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* chunk_logits, Py_ssize_t first,
-    Py_ssize_t n, Py_ssize_t max_at, floating finite_max, double* mass, double* mass_lost, double* gap,
-    double* gap_lost, double* max_mass_out,
+    Py_ssize_t n, floating finite_max, double* mass, double* mass_lost, double* gap, double* gap_lost,
 ) noexcept nogil:
-    """Add the dense mass of one chunk of a row to the LANES totals of masses and gaps.
-
-    max_at: where the maximum is, whose mass goes to max_mass_out and whose gap is 0; none if it is n or more.
-    """
+    """Add the dense mass of one chunk of a row to the LANES totals of masses and gaps."""
     cdef floating dense[CHUNK]
     cdef Py_ssize_t group, k
     fill_dense(call, <const floating*> call.weight, tile.probabilities_at[row], first, n, dense)
     for k in range(n, whole_lanes(n)):
         dense[k] = 0
-    if max_at < n:
-        max_mass_out[0] = dense[max_at]
-        dense[max_at] = 0
     for group in range(whole_lanes(n) // LANES):
         for k in range(LANES):
             add_dense(
@@ -661,7 +670,6 @@ cdef void row_reduce_block(
     cdef Py_ssize_t stride = call.tile_width
     cdef int max_at
     cdef double unit
-    cdef double max_mass = 0
 
     if row_exps != NULL:
         block_exps = row_exps + first
@@ -704,9 +712,8 @@ cdef void row_reduce_block(
                 cyce_prefetch(<const char*> (next_logits + chunk * CHUNK) + 64 * k)
         if call.has_dense:
             row_reduce_dense(
-                call, tile, row, values, first + chunk * CHUNK, size,
-                max_at if chunk == max_chunk else size, finite_or_zero(block_max), mass, mass_lost, gap,
-                gap_lost, &max_mass,
+                call, tile, row, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
+                mass, mass_lost, gap, gap_lost,
             )
         if chunk < n_full:
             exponentials_of(values, CHUNK, shift, exponent_shift, lowest, exps)
@@ -735,7 +742,6 @@ cdef void row_reduce_block(
         sum_of_lanes(gap, gap_lost, block_max)
         stats[BLOCK_MASS * stride] = mass[0]
         stats[BLOCK_MASS_LOST * stride] = finite_or_zero(mass_lost[0])
-        stats[BLOCK_MAX_MASS * stride] = max_mass
         stats[BLOCK_GAP * stride] = gap[0]
         stats[BLOCK_GAP_LOST * stride] = finite_or_zero(gap_lost[0])
     stats[BLOCK_UNIT * stride] = unit
@@ -824,17 +830,32 @@ cdef void row_finish_block(
 
 
 cdef inline floating log_softmax_of(
-    floating logit, double row_max, double log_normalizer, double log_lost
+    floating logit, double subtracted, double subtracted_then
 ) noexcept nogil:
     """Log-softmax of one class; at the maximum, as precise as the logarithm."""
-    cdef double gap = logit - row_max
-    cdef double log_softmax = gap - log_normalizer
-    if floating is double:
-        log_softmax += finite_or_zero(
-            difference_lost(gap, log_normalizer, log_softmax)
-            + (difference_lost(logit, row_max, gap) - log_lost)
-        )
-    return <floating> log_softmax
+    cdef double difference = logit - subtracted
+    if floating is float:
+        return <floating> (difference - subtracted_then)
+    else:
+        return difference + finite_or_zero(difference_lost(logit, subtracted, difference) - subtracted_then)
+
+
+cdef inline double log_softmax_parts(
+    const Tile* tile, Py_ssize_t k, double* subtracted_then_out, floating like
+) noexcept nogil:
+    """What is subtracted from a logit first, and then: the log-sum-exp in two parts.
+
+    float: the maximum, from which the difference is exact in double, and the logarithm. double: their sum,
+    and what rounding that loses.
+    """
+    cdef double lse
+    if floating is float:
+        subtracted_then_out[0] = tile.log_normalizer[k]
+        return tile.row_max[k]
+    else:
+        lse = tile.row_max[k] + tile.log_normalizer[k]
+        subtracted_then_out[0] = sum_lost(tile.row_max[k], tile.log_normalizer[k], lse) + tile.log_lost[k]
+        return lse
 
 
 cdef void row_log_softmax_block(
@@ -846,11 +867,11 @@ cdef void row_log_softmax_block(
     cdef Py_ssize_t n = min(<Py_ssize_t> ROW_BLOCK, call.n_classes - first)
     cdef const floating* block_logits = logits + tile.logits_at[row] + first
     cdef floating* block_out = log_softmax_out + tile.grad_at[row] + first
-    cdef double row_max = tile.row_max[row]
-    cdef double log_normalizer = tile.log_normalizer[row], log_lost = tile.log_lost[row]
+    cdef double subtracted_then
+    cdef double subtracted = log_softmax_parts[floating](tile, row, &subtracted_then, 0)
     cdef Py_ssize_t k
     for k in range(n):
-        block_out[k] = log_softmax_of(block_logits[k], row_max, log_normalizer, log_lost)
+        block_out[k] = log_softmax_of(block_logits[k], subtracted, subtracted_then)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1016,7 +1037,6 @@ cdef void tile_reduce_block(
     cdef double* lost = stats + BLOCK_REST_LOST * TILE
     cdef double* mass = stats + BLOCK_MASS * TILE
     cdef double* mass_lost = stats + BLOCK_MASS_LOST * TILE
-    cdef double* max_mass = stats + BLOCK_MAX_MASS * TILE
     cdef double* gap = stats + BLOCK_GAP * TILE
     cdef double* gap_lost = stats + BLOCK_GAP_LOST * TILE
     cdef double* unit = stats + BLOCK_UNIT * TILE
@@ -1062,14 +1082,10 @@ cdef void tile_reduce_block(
         tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
     if call.has_dense:
         for k in range(lanes):
-            mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = max_mass[k] = 0
+            mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
         for c in range(n):
             lane = packed + c * TILE
-            class_number = <floating> c
             tile_fill_dense(call, tile, first + c, dense)
-            for k in range(lanes):
-                max_mass[k] = dense[k] if argmax[k] == class_number else max_mass[k]
-                dense[k] = <floating> 0.0 if argmax[k] == class_number else dense[k]
             for k in range(lanes):
                 add_dense(
                     dense[k], finite_or_zero(row_max[k]), lane[k],
@@ -1191,16 +1207,20 @@ cdef void tile_log_softmax_block(
     """Write the log-softmax of one block of a tile."""
     cdef Py_ssize_t first = block * call.block_classes
     cdef Py_ssize_t n = min(call.block_classes, call.n_classes - first)
+    cdef double subtracted[TILE]
+    cdef double subtracted_then[TILE]
     cdef floating* lane
     cdef Py_ssize_t c, k
     tile_pack(
         tile, logits + first * call.logits.class_stride, call.logits.class_stride, tile.logits_at,
         tile.contiguous, n, packed,
     )
+    for k in range(tile.lanes):
+        subtracted[k] = log_softmax_parts[floating](tile, k, &subtracted_then[k], 0)
     for c in range(n):
         lane = packed + c * TILE
         for k in range(tile.lanes):
-            lane[k] = log_softmax_of(lane[k], tile.row_max[k], tile.log_normalizer[k], tile.log_lost[k])
+            lane[k] = log_softmax_of(lane[k], subtracted[k], subtracted_then[k])
     tile_unpack(
         tile, packed, call.grad.class_stride, n, False, log_softmax_out + first * call.grad.class_stride
     )
@@ -1266,8 +1286,8 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats, floati
     """Merge the blocks of a tile, in order."""
     cdef Py_ssize_t stride = call.tile_width
     cdef const double* block_stats
-    cdef double low, high, block_max, block_rest, block_lost, block_mass, block_mass_lost, block_max_mass
-    cdef double loser_mass, loser_mass_lost, loser_others, loser_max_mass
+    cdef double low, high, block_max, block_rest, block_lost, block_mass, block_mass_lost
+    cdef double loser_mass, loser_mass_lost
     cdef double decay, decay_lost, winner_rest, loser_rest, block_spread, loser_spread
     cdef Py_ssize_t block, k
     cdef bint grew
@@ -1280,7 +1300,6 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats, floati
         for k in range(tile.lanes):
             tile.mass[k] = stats[BLOCK_MASS * stride + k]
             tile.mass_lost[k] = stats[BLOCK_MASS_LOST * stride + k]
-            tile.max_mass[k] = stats[BLOCK_MAX_MASS * stride + k]
             tile.gap[k] = stats[BLOCK_GAP * stride + k]
             tile.gap_lost[k] = stats[BLOCK_GAP_LOST * stride + k]
     if call.has_stats:
@@ -1308,23 +1327,15 @@ cdef void merge_blocks(const Call* call, Tile* tile, const double* stats, floati
             if call.has_dense:
                 block_mass = block_stats[BLOCK_MASS * stride + k]
                 block_mass_lost = block_stats[BLOCK_MASS_LOST * stride + k]
-                block_max_mass = block_stats[BLOCK_MAX_MASS * stride + k]
-                # Of the two that held the maximum of their classes, one no longer does.
-                loser_max_mass = tile.max_mass[k] if grew else block_max_mass
-                loser_others = tile.mass[k] if grew else block_mass
-                loser_mass = loser_others + loser_max_mass
-                loser_mass_lost = sum_lost(loser_others, loser_max_mass, loser_mass) + (
-                    tile.mass_lost[k] if grew else block_mass_lost
-                )
+                loser_mass = tile.mass[k] if grew else block_mass
+                loser_mass_lost = tile.mass_lost[k] if grew else block_mass_lost
                 raise_gap(
                     &tile.gap[k], &tile.gap_lost[k], loser_mass, loser_mass_lost, high, low, like
                 )
                 add[double](&tile.gap[k], &tile.gap_lost[k], block_stats[BLOCK_GAP * stride + k])
                 tile.gap_lost[k] += block_stats[BLOCK_GAP_LOST * stride + k]
                 add[double](&tile.mass[k], &tile.mass_lost[k], block_mass)
-                add[double](&tile.mass[k], &tile.mass_lost[k], loser_max_mass)
                 tile.mass_lost[k] += block_mass_lost
-                tile.max_mass[k] = block_max_mass if grew else tile.max_mass[k]
             tile.argmax[k] = block_stats[BLOCK_ARGMAX * stride + k] if grew else tile.argmax[k]
             tile.rest_lost[k] = block_lost + tile.rest_lost[k] * decay if grew else (
                 tile.rest_lost[k] + block_lost * decay
@@ -1425,6 +1436,14 @@ cdef void finish_stats(const Call* call, Tile* tile, const floating* logits) noe
         (<floating*> out.entropy)[position] = <floating> entropy
 
 
+cdef inline double settled_of(double total, double lost, floating like) noexcept nogil:
+    """The running total with what it lost, which is nothing that counts of floats."""
+    if floating is float:
+        return total
+    else:
+        return settled(total, lost)
+
+
 cdef double finish_positions(
     const Call* call, Tile* tile, const floating* logits, bint with_gradient
 ) noexcept nogil:
@@ -1434,7 +1453,7 @@ cdef double finish_positions(
     cdef double loss_lost[TILE]
     cdef double total[LANES]
     cdef double lost[LANES]
-    cdef double distance, nll, nll_lost, mass, mass_lost, dense_loss, dense_lost
+    cdef double distance, nll, nll_lost, dense_loss, dense_lost, others
     cdef double lse, lse_lost, square, square_lost
     cdef floating dense
     cdef Py_ssize_t group, k
@@ -1447,22 +1466,20 @@ cdef double finish_positions(
         if tile.hard[k] != 0:
             nll_lost += difference_lost(tile.row_max[k], tile.pivot_logit[k], distance)
         add_product[floating](&loss[k], &loss_lost[k], tile.hard[k], 0.0, nll, finite_or_zero(nll_lost), 0)
-        tile.total[k] = tile.hard[k]
+        tile.total[k] = tile.pivot_mass[k] = tile.hard[k]
         tile.other_mass[k] = 0
     if call.has_dense:
         for k in range(tile.lanes):
-            mass = tile.mass[k] + tile.max_mass[k]
-            mass_lost = sum_lost(tile.mass[k], tile.max_mass[k], mass) + tile.mass_lost[k]
             dense_loss = tile.gap[k]
             dense_lost = tile.gap_lost[k]
             add_product[floating](
-                &dense_loss, &dense_lost, mass, mass_lost, tile.log_normalizer[k], tile.log_lost[k], 0
+                &dense_loss, &dense_lost, tile.mass[k], tile.mass_lost[k], tile.log_normalizer[k],
+                tile.log_lost[k], 0,
             )
             add_product[floating](
-                &loss[k], &loss_lost[k], call.dense_scale, call.dense_scale_lost, dense_loss, dense_lost,
-                0,
+                &loss[k], &loss_lost[k], call.dense_scale, call.dense_scale_lost, dense_loss, dense_lost, 0
             )
-            tile.total[k] += call.dense_scale * settled(mass, mass_lost)
+            tile.total[k] += call.dense_scale * settled_of(tile.mass[k], tile.mass_lost[k], <floating> 0)
     if call.z_loss != 0:
         for k in range(tile.lanes):
             lse = tile.row_max[k] + tile.log_normalizer[k]
@@ -1472,8 +1489,8 @@ cdef double finish_positions(
             add_product[floating](
                 &loss[k], &loss_lost[k], call.z_loss, 0.0, square, square_lost, 0
             )
-            tile.other_mass[k] = 2.0 * call.z_loss * lse
-            tile.total[k] += tile.other_mass[k]
+            tile.other_mass[k] += 2.0 * call.z_loss * lse
+            tile.total[k] += 2.0 * call.z_loss * lse
     for k in range(tile.lanes):
         loss[k] = settled(loss[k], loss_lost[k])
     if call.sample_weight != NULL:
@@ -1497,28 +1514,30 @@ cdef double finish_positions(
     if loss_out != NULL:
         for k in range(tile.width):
             loss_out[tile.first + k] = <floating> loss[k]
-    if with_gradient:
+    if with_gradient and call.target == NULL:
         for k in range(tile.width):
-            tile.pivot_mass[k] = tile.hard[k]
-            if call.has_dense and tile.counts[k]:
-                if call.target == NULL:
-                    tile.pivot[k] = <Py_ssize_t> tile.argmax[k]
-                    tile.pivot_logit[k] = tile.row_max[k]
-                    if transforms(call) and tile.pivot[k] < call.n_classes:
-                        tile.pivot_slope[k] = slope_at(
-                            call, logits[tile.logits_at[k] + tile.pivot[k] * call.logits.class_stride]
-                        )
+            tile.pivot[k] = <Py_ssize_t> tile.argmax[k]
+            tile.pivot_logit[k] = tile.row_max[k]
+        if transforms(call):
+            for k in range(tile.width):
                 if tile.pivot[k] < call.n_classes:
-                    fill_dense(
-                        call, <const floating*> call.weight, tile.probabilities_at[k], tile.pivot[k], 1,
-                        &dense,
+                    tile.pivot_slope[k] = slope_at(
+                        call, logits[tile.logits_at[k] + tile.pivot[k] * call.logits.class_stride]
                     )
-                    tile.pivot_mass[k] += call.dense_scale * dense
-                    # If it is the maximum, the sum without it is known, which may be tiny beside it.
-                    mass = tile.mass[k]
-                    if tile.pivot[k] != <Py_ssize_t> tile.argmax[k]:
-                        mass += tile.max_mass[k] - dense
-                    tile.other_mass[k] += call.dense_scale * settled(mass, tile.mass_lost[k])
+    if with_gradient and call.has_dense:
+        for k in range(tile.width):
+            # (There is no maximum where all is NaN or -inf.)
+            if tile.counts[k] and tile.pivot[k] < call.n_classes:
+                fill_dense(
+                    call, <const floating*> call.weight, tile.probabilities_at[k], tile.pivot[k], 1, &dense
+                )
+                others = settled(tile.mass[k] - dense, tile.mass_lost[k])
+                if floating is float:
+                    # Where nearly all mass is on one class, the sum has too little of the others.
+                    if 0 < others < 6e-8 * dense:
+                        others = mass_without[floating](call, tile.probabilities_at[k], tile.pivot[k], 0)
+                tile.pivot_mass[k] += call.dense_scale * dense
+                tile.other_mass[k] += call.dense_scale * others
     return settled(total[0], lost[0])
 
 
@@ -1532,11 +1551,16 @@ cdef void finish_pivots(const Call* call, Tile* tile, floating like) noexcept no
     cdef double softmax[TILE]
     cdef double others[TILE]
     cdef Py_ssize_t k
-    for k in range(tile.lanes):
-        softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
-        others[k] = 1.0 - softmax[k]
-        if tile.pivot_logit[k] == tile.row_max[k]:
+    if call.target == NULL:
+        for k in range(tile.lanes):
+            softmax[k] = tile.inverse[k]
             others[k] = tile.rest[k] * tile.inverse[k]
+    else:
+        for k in range(tile.lanes):
+            softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
+            others[k] = 1.0 - softmax[k]
+            if tile.pivot_logit[k] == tile.row_max[k]:
+                others[k] = tile.rest[k] * tile.inverse[k]
     for k in range(tile.width):
         tile.pivot_gradient[k] = <floating> (
             tile.scale[k] * (softmax[k] * tile.other_mass[k] - tile.pivot_mass[k] * others[k])

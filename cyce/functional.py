@@ -102,7 +102,7 @@ def _cross_entropy(
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient or the arrays of `CrossEntropyStats`."""
     reduction = as_reduction(reduction, size_average, reduce)
-    logits = as_logits(input)
+    logits = as_logits(input, target=target)
     dtype = logits.dtype
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
     indices, probabilities = as_target(target, logits, axis)
@@ -265,6 +265,11 @@ def cross_entropy(
     DeprecationWarning
         If `size_average` or `reduce` is given.
 
+    Warnings
+    --------
+    Without `axis`, the classes are the second axis. Logits (N, H, W, C), with the classes last, need
+    ``axis=-1``: where C equals H and W, no shape tells, and another loss is computed.
+
     See Also
     --------
     cyce.CrossEntropyLoss : The same as an object that holds the settings.
@@ -395,7 +400,9 @@ def linear_cross_entropy(
         Hidden states of H features, float32 or float64.
     linear_weight : array_like of shape (C, H) or (C, d1, ..., dk, H)
         Weights of the layer for C classes, at one position of each row of `input` or at d1 * ... * dk of
-        them; of the dtype of `input`.
+        them; of the dtype of `input`. Where a row counts at some of its positions, the weights of
+        all of them take part in the products: NaN or infinite weights of a position that is ignored reach the
+        gradient of `input`.
     target : array_like
         As of `cross_entropy` for logits of shape (C,), (N, C) or (N, C, d1, ..., dk): class indices of
         shape (), (N,) or (N, d1, ..., dk), or class probabilities of the shape of the logits.
@@ -670,7 +677,7 @@ def _nll_loss(
 ) -> tuple[Any, Any]:
     """Compute the loss and, if asked for, the gradient."""
     reduction = as_reduction(reduction, size_average, reduce)
-    log_probabilities = as_logits(input, "log-probabilities")
+    log_probabilities = as_logits(input, "log-probabilities", target=target)
     dtype, axis = log_probabilities.dtype, class_axis(log_probabilities)
     n_classes = log_probabilities.shape[axis]
     indices = as_indices(target, log_probabilities, axis)

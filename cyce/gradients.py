@@ -1,15 +1,17 @@
 """Gradients of the losses, computed in the same pass as the losses themselves."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from cyce._arguments import described
 from cyce._losses import GradientRequest, LossModule, evaluator_of
 
 __all__ = ["value_and_grad"]
 
 
-def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+def value_and_grad(loss: Callable[..., Any], *arguments: Any, **named: Any) -> Callable[..., tuple[Any, Any]]:
     r"""Return a function that computes a loss and its gradient with respect to `input`.
 
     Both come from one fused pass over the logits.
@@ -19,6 +21,8 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     loss : function or module
         A loss function of `cyce.functional`, such as `cyce.functional.cross_entropy`, or a loss
         module, such as an instance of `cyce.CrossEntropyLoss`.
+    *arguments, **named
+        None: input, target and options go to the function that is returned.
 
     Returns
     -------
@@ -45,7 +49,8 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     Raises
     ------
     TypeError
-        If `loss` is not a loss of cyce, or a module that overrides `forward`. From the returned
+        If `loss` is not a loss of cyce, or a module that overrides `forward` or ``__call__``, or if there
+        are more arguments. From the returned
         function: if `out` is not an array of the dtype of `input`, or `grad_output` is not numeric;
         and whatever `loss` raises.
     ValueError
@@ -82,12 +87,32 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     >>> gradient is logits
     True
     """
-    if isinstance(loss, LossModule) and type(loss).forward is not LossModule.forward:
+    if arguments or named:
         raise TypeError(
-            f"loss: {type(loss).__name__} overrides forward, so that its gradient is not known; pass a loss "
-            "module of cyce, or a function"
+            "value_and_grad takes a loss alone, and returns a function of the loss's arguments: "
+            "value_and_grad(cross_entropy)(input, target)"
         )
+    if isinstance(loss, LossModule):
+        for method in ("forward", "__call__"):
+            if getattr(type(loss), method) is not getattr(LossModule, method):
+                raise TypeError(
+                    f"loss: {type(loss).__name__} overrides {method}, so that its gradient is not known; "
+                    "pass a loss module of cyce, or a function"
+                )
     return ValueAndGrad(loss)
+
+
+def _advice(loss: Any) -> str:
+    """Return what to pass instead of what is no loss."""
+    if isinstance(loss, type) and issubclass(loss, LossModule):
+        return f"make the module first: {loss.__name__}()"
+    if isinstance(loss, functools.partial) or getattr(loss, "__name__", "") == "<lambda>":
+        return (
+            "pass the loss itself, and the options to the function that is returned, "
+            "value_and_grad(cross_entropy)(input, target, label_smoothing=0.1), or pass a module that holds "
+            "them, CrossEntropyLoss(label_smoothing=0.1)"
+        )
+    return "call value_and_grad(cross_entropy)(input, target)"
 
 
 class ValueAndGrad:
@@ -98,7 +123,10 @@ class ValueAndGrad:
         function = loss.loss_and_settings()[0] if isinstance(loss, LossModule) else loss
         evaluate = evaluator_of(function)
         if evaluate is None:
-            raise TypeError(f"loss: a loss function or loss module of cyce is needed, got {loss!r}")
+            what = getattr(loss, "__name__", None) or described(loss)
+            raise TypeError(
+                f"loss: a loss function or loss module of cyce is needed, got {what}; {_advice(loss)}"
+            )
         self._evaluate = evaluate
         self.__name__ = function.__name__
 

@@ -25,7 +25,7 @@ BOUNDS = {
     "cross_entropy with z_loss, gradient": (7, 8),
     "softmax, above 1e-12": (3, 5),
     "log_softmax": (2, 2),
-    "logsumexp, no smaller than the maximum": (2, 3),
+    "logsumexp, no smaller than the maximum": (2, 2),
     "binary_cross_entropy_with_logits, loss": (1, 2),
     "binary_cross_entropy_with_logits, gradient": (1, 3),
     "binary_cross_entropy, loss": (1, 2),

@@ -1,5 +1,6 @@
 """Bad arguments: the exception's type, torch's words, the argument's name, and what would be right."""
 
+import functools
 import re
 
 import numpy as np
@@ -272,3 +273,197 @@ def test_modules_check_nothing_before_the_call():
     criterion = cyce.CrossEntropyLoss("w", None, "i", None, "r", "s")
     with raises(ValueError, "r is not a valid value for reduction"):
         criterion(logits(1, 2), [0])
+
+
+class Sparse:
+    """Has what tells SciPy's sparse arrays."""
+
+    nnz = 1
+
+    def __init__(self, array):
+        self._array = array
+
+    def toarray(self):
+        return self._array
+
+
+class Lazy:
+    """Has what tells Dask's collections."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __array__(self, dtype=None, copy=None):
+        pytest.fail("loaded whole")
+
+    def __dask_graph__(self):
+        return {}
+
+    def compute(self):
+        return self._array
+
+
+class Words:
+    """Behaves as an array of strings or objects, but is none, as pandas' columns."""
+
+    def __init__(self, values):
+        self._values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._values, dtype)
+
+
+class TestAdviceWorks:
+    """What a message says to write instead, is written."""
+
+    def follow(self, function, name, argument, pattern):
+        """Call a function that refuses an argument, then with what its message says; returns the code."""
+        with pytest.raises(TypeError) as error:
+            function(argument)
+        code = re.search(pattern, str(error.value))[1]
+        result = function(eval(code, {name: argument, "np": np}))
+        assert np.isfinite(result)
+        return code
+
+    @pytest.mark.parametrize(
+        ("argument", "code"),
+        [
+            ([[1, 2, 3], [4, 5, 6]], "np.asarray(input, dtype=np.float32)"),
+            (np.ones((2, 3), np.int8), "input.astype(np.float32)"),
+            (np.ones((2, 3), np.float16), "input.astype(np.float32)"),
+            (np.ones((2, 3), np.longdouble), "input.astype(np.float64)"),
+            (Sparse(np.ones((2, 3))), "input.toarray()"),
+            (Lazy(np.ones((2, 3))), "input.compute()"),
+        ],
+    )
+    def test_of_logits(self, argument, code):
+        pattern = r"(?:them|it|first): (\S.*)$"
+        assert self.follow(lambda x: F.cross_entropy(x, [0, 1]), "input", argument, pattern) == code
+
+    @pytest.mark.parametrize(
+        ("dtype", "code"),
+        [
+            ("float16", "input.float()"),
+            ("int64", "input.float()"),
+            ("bfloat16", "input.detach().cpu().float().numpy()"),
+            ("requires_grad", "input.detach().cpu().float().numpy()"),
+        ],
+    )
+    def test_of_tensors(self, dtype, code):
+        torch = pytest.importorskip("torch")
+        tensor = torch.ones(2, 3, requires_grad=True)
+        if dtype != "requires_grad":
+            tensor = tensor.detach().to(getattr(torch, dtype))
+        pattern = r"(?:them|it): (\S.*)$"
+        assert self.follow(lambda x: F.cross_entropy(x, [0, 1]), "input", tensor, pattern) == code
+        labels = torch.zeros(2)
+        pattern = r"cast them: (\S.*)$"
+        assert self.follow(lambda y: F.cross_entropy(np.ones((2, 3)), y), "target", labels, pattern) == (
+            "target.long()"
+        )
+
+    @pytest.mark.parametrize(
+        "bits", [np.full((2, 3), 0x3F80, np.uint16), np.full((2, 3), 0x3F80, "<u2").view("V2")]
+    )
+    def test_of_what_may_be_the_bits_of_bfloat16(self, bits):
+        with raises(
+            TypeError, "bits of bfloat16", "input.view(ml_dtypes.bfloat16).astype(np.float32)"
+        ) as error:
+            F.cross_entropy(bits, [0, 1])
+        assert "cast" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("argument", "code"),
+        [
+            (np.array([0.0, 2.0]), "target.astype(int)"),
+            (np.array([0.0, 2.0], np.float32), "target.astype(int)"),
+            ([0.0, 2.0], "np.asarray(target, dtype=int)"),
+            (np.array([True, False]), "target.astype(int)"),
+        ],
+    )
+    @pytest.mark.parametrize("function", [F.cross_entropy, F.nll_loss])
+    def test_of_labels_in_floating_point(self, function, argument, code):
+        pattern = r"cast them: (\S.*)$"
+        assert self.follow(lambda y: function(np.ones((2, 3)), y), "target", argument, pattern) == code
+
+    @pytest.mark.parametrize(
+        "labels", [["cat", "dog"], Words(["cat", "dog"]), np.array(["cat", "dog"], object)]
+    )
+    def test_of_labels_in_words(self, labels):
+        pattern = r"by (np.unique\S+ \S+\[1\])"
+        self.follow(lambda y: F.cross_entropy(np.ones((2, 3)), y), "target", labels, pattern)
+
+    def test_of_class_indices_among_objects(self):
+        labels = np.array([0, 2], object)
+        pattern = r"by (np.asarray\(target, dtype=int\))"
+        self.follow(lambda y: F.cross_entropy(np.ones((2, 3)), y), "target", labels, pattern)
+
+    def test_of_balanced_weights(self):
+        x, y = np.zeros((4, 3)), np.array([0, 1, 2, 2])
+        with raises(TypeError, "weight: real numbers are needed, got 'balanced'") as error:
+            F.cross_entropy(x, y, "balanced")
+        code = re.search(r"weights are (.*)$", str(error.value))[1]
+        weights = eval(code, {"target": y, "n_classes": 3, "np": np})
+        np.testing.assert_allclose(weights, [4 / 3, 4 / 3, 2 / 3])
+        assert np.isfinite(F.cross_entropy(x, y, weights))
+
+
+class TestArgumentsInTheWrongPlace:
+    def test_swapped(self):
+        for function in (F.cross_entropy, F.nll_loss):
+            with raises(TypeError, "got int64, and float32 for target: they seem to be swapped"):
+                function(indices(2), logits(2, 3))
+
+    @pytest.mark.parametrize("function", [F.cross_entropy, F.nll_loss])
+    def test_a_reduction_for_the_weight(self, function):
+        with raises(TypeError, "weight: real numbers", "third argument is weight", "reduction='sum'"):
+            function(logits(2, 3), [0, 1], "sum")
+
+    @pytest.mark.parametrize(
+        "function",
+        [F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.kl_div],
+        ids=lambda f: f.__name__,
+    )
+    def test_a_reduction_for_what_comes_third_elsewhere(self, function):
+        with raises(TypeError, "needed, got 'sum'", "reduction='sum'"):
+            function(logits(2, 3), logits(2, 3), "sum")
+
+    def test_a_scalar_target(self):
+        with raises(ValueError, "target batch_size (0)", "target must have shape [2]; got a scalar"):
+            F.cross_entropy(logits(2, 3), 1)
+
+    @pytest.mark.parametrize("module", [cyce.CrossEntropyLoss, cyce.NLLLoss, cyce.BCELoss, cyce.KLDivLoss])
+    @pytest.mark.parametrize("target", [np.array([0]), [0], np.zeros((2, 3))], ids=str)
+    def test_a_module_that_was_not_made(self, module, target):
+        with raises(TypeError, "made first, and then called: CrossEntropyLoss()(input, target)"):
+            module(logits(2, 3), target)
+
+    def test_value_and_grad_with_the_loss_s_arguments(self):
+        for arguments in ((logits(2, 3), [0, 1]), (F.cross_entropy, logits(2, 3), [0, 1])):
+            with raises(TypeError, "value_and_grad(cross_entropy)(input, target)"):
+                cyce.value_and_grad(*arguments)
+        with raises(
+            TypeError, "got an array of shape [2, 3]", "value_and_grad(cross_entropy)(input, target)"
+        ):
+            cyce.value_and_grad(logits(2, 3))
+
+    @pytest.mark.parametrize(
+        "loss",
+        [functools.partial(F.cross_entropy, label_smoothing=0.1), lambda x, y: F.cross_entropy(x, y)],
+        ids=["partial", "lambda"],
+    )
+    def test_value_and_grad_of_what_holds_options(self, loss):
+        with raises(
+            TypeError, "(input, target, label_smoothing=0.1)", "CrossEntropyLoss(label_smoothing=0.1)"
+        ):
+            cyce.value_and_grad(loss)
+
+    def test_value_and_grad_of_a_class(self):
+        with raises(TypeError, "make the module first: BCELoss()"):
+            cyce.value_and_grad(cyce.BCELoss)
+
+    @pytest.mark.parametrize("method", ["forward", "__call__"])
+    def test_value_and_grad_of_a_module_of_one_s_own(self, method):
+        own = type("Own", (cyce.CrossEntropyLoss,), {method: lambda *_: 0.0})
+        with raises(TypeError, f"loss: Own overrides {method}, so that its gradient is not known"):
+            cyce.value_and_grad(own())
