@@ -152,11 +152,11 @@ class BuildLevels(build_ext):  # type: ignore[misc]
         was just installed would not be found from there.
         """
         super().run()
-        if self.inplace:
+        if self.inplace or not IN_CHECKOUT:
             return
         try:
             self.copy_extensions_to_source()
-        except OSError as error:
+        except (BaseError, OSError) as error:
             print(f"cyce: the checkout stays without compiled modules: {error}", file=sys.stderr)
 
     def build_extensions(self) -> None:
