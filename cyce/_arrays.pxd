@@ -216,7 +216,9 @@ cdef inline int place(Py_buffer* view, int axis, Operand* operand) except -1:
     for dim in range(view.ndim):
         size = view.shape[dim]
         # The stride of an axis that takes no step may be anything.
-        expect(size <= 1 or view.strides[dim] % view.itemsize == 0, "strides are no multiple of the item size")
+        expect(
+            size <= 1 or view.strides[dim] % view.itemsize == 0, "strides are no multiple of the item size"
+        )
         stride = view.strides[dim] // view.itemsize if size > 1 else 0
         if dim == axis:
             operand.class_stride = stride

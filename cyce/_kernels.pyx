@@ -180,7 +180,7 @@ cdef struct Tile:
     double mass_lost[TILE]
     double gap[TILE]                # sum of dense mass * (row_max - logit)
     double gap_lost[TILE]
-    double total[TILE]              # the mass of all classes and that of z-loss, which softmax is multiplied by
+    double total[TILE]              # the mass of all classes and of z-loss, by which softmax is multiplied
     double spread[TILE]             # sum of exp(logit - row_max) * (row_max - logit)
     double rank[TILE]               # number of classes before the target's
     double log_normalizer[TILE]     # log(1 + rest)
