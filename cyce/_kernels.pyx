@@ -16,10 +16,13 @@ into vectors of whatever width the level has, and every width adds in the same o
   threads nor the way the work is dealt out to them changes a bit.
 * With maximum m and rest r = sum of exp(x_j - m) over all classes but one at the maximum:
   loss = (m - x_y) + log1p(r) and, where x_y = m, gradient_y = -r / (1 + r). Nothing cancels.
+  One class of a position, the pivot (the target or, of class probabilities, the maximum), has its gradient
+  computed apart for that (`finish_pivots`).
 * logit - maximum is never rounded, which would cost up to |logit - maximum| / 2 ulp. float: an
   exponential is that of the logit itself, the maximum enters as a power of two and, once per block,
   as a factor in double (`unit_at`). double: what the subtraction loses is carried along.
-* float is added up in double, double with what every addition loses.
+* float is added up in double, double with what every addition loses. Of double, what the logarithm, the
+  merges and the last products lose is carried along as well (`*_lost`), and rounded once, at the end.
 * Every target is a `hard` mass on one class plus a `dense` mass on all of them (smoothing or class
   probabilities), so that the options cost a branch per tile or per chunk and never a second loop.
 * Options that change the logits (temperature, softcap) change a block of them at a time, in scratch
