@@ -3,15 +3,33 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from cyce._arguments import described
 from cyce._losses import GradientRequest, LossModule, evaluator_of
 
 __all__ = ["value_and_grad"]
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-def value_and_grad(loss: Callable[..., Any], *arguments: Any, **named: Any) -> Callable[..., tuple[Any, Any]]:
+
+def _of_a_loss_alone(function: Function) -> Function:
+    """Decorate `value_and_grad` with an error for those who pass it the loss's arguments, too."""
+
+    @functools.wraps(function)
+    def check(loss: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if arguments or named:
+            raise TypeError(
+                "value_and_grad takes a loss alone, and returns a function of the loss's arguments: "
+                "value_and_grad(cross_entropy)(input, target)"
+            )
+        return function(loss)
+
+    return cast(Function, check)
+
+
+@_of_a_loss_alone
+def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     r"""Return a function that computes a loss and its gradient with respect to `input`.
 
     Both come from one fused pass over the logits.
@@ -21,8 +39,6 @@ def value_and_grad(loss: Callable[..., Any], *arguments: Any, **named: Any) -> C
     loss : function or module
         A loss function of `cyce.functional`, such as `cyce.functional.cross_entropy`, or a loss
         module, such as an instance of `cyce.CrossEntropyLoss`.
-    *arguments, **named
-        None: input, target and options go to the function that is returned.
 
     Returns
     -------
@@ -87,11 +103,6 @@ def value_and_grad(loss: Callable[..., Any], *arguments: Any, **named: Any) -> C
     >>> gradient is logits
     True
     """
-    if arguments or named:
-        raise TypeError(
-            "value_and_grad takes a loss alone, and returns a function of the loss's arguments: "
-            "value_and_grad(cross_entropy)(input, target)"
-        )
     if isinstance(loss, LossModule):
         for method in ("forward", "__call__"):
             if getattr(type(loss), method) is not getattr(LossModule, method):
