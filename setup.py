@@ -24,7 +24,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
-# CYCE_DEBUG=1: Cython's checks and the kernels' own (`check` in cyce/_arrays.pxd), for the tests.
+# CYCE_DEBUG=1: Cython's checks and the kernels' own (`check` in cyce/kernels/machine.pxd), for the tests.
 DEBUG = os.environ.get("CYCE_DEBUG", "0") == "1"
 
 
@@ -56,7 +56,12 @@ DIRECTIVES = {
     "freethreading_compatible": True,
 }
 
-# What the compiler may use at each level; cyce/_cpu.pyx asks the CPU for the same features.
+KERNELS = Path("cyce", "kernels")
+# Entry points that are compiled once per level, and modules that are compiled once.
+LEVEL_SOURCES = ("cross_entropy", "elementwise")
+GENERAL_MODULES = ("cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.threads.team")
+
+# What the compiler may use at each level; cyce/kernels/_cpu.pyx asks the CPU for the same features.
 LEVELS: dict[str, list[str]] = {"baseline": []}
 if platform.machine().lower() in {"x86_64", "amd64"}:
     LEVELS["x86_64_v3"] = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
@@ -68,7 +73,7 @@ if platform.machine().lower() in {"x86_64", "amd64"}:
     ]
 
 # Not -ffast-math or any part of it that changes a value, nor at linking: GCC would then have the
-# whole process flush subnormals to zero. -ffp-contract=off: see cyce/_math.pxd.
+# whole process flush subnormals to zero. -ffp-contract=off: see cyce/kernels/math.pxd.
 OPTIMISATION = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 
 # No names but PyInit_* are for others. Python's own flags ask for debug information.
@@ -77,7 +82,7 @@ GENERAL = ["-fvisibility=hidden", *(["-UNDEBUG"] if DEBUG else ["-DNDEBUG", "-g0
 STRIP: list[str] = [] if DEBUG else ["-Wl,--strip-all", "-Wl,-x"]
 
 # Modules that use no OpenMP, so that they can be imported before any runtime of it.
-WITHOUT_OPENMP = {"cyce._cpu"}
+WITHOUT_OPENMP = {"cyce.kernels._cpu", "cyce.kernels.arguments"}
 
 OPENMP_PROGRAM = """
 #include <omp.h>
@@ -119,17 +124,18 @@ def kernel_sources() -> dict[str, Path]:
     COPIES.mkdir(parents=True, exist_ok=True)
     copies = {}
     for level in LEVELS:
-        for original in (Path("cyce", "_kernels.pyx"), Path("cyce", "_elementwise.pyx")):
-            copy = COPIES / f"{original.stem}_{level}.pyx"
+        for name in LEVEL_SOURCES:
+            original = KERNELS / f"{name}.pyx"
+            copy = COPIES / f"_{name}_{level}.pyx"
             if not copy.exists() or copy.read_bytes() != original.read_bytes():
                 shutil.copyfile(original, copy)
-            copies[f"cyce.{copy.stem}"] = copy
+            copies[f"cyce.kernels.{copy.stem}"] = copy
     return copies
 
 
 def extensions() -> list[Extension]:
     """List the extension modules, before the compiler is known."""
-    general = [Extension(f"cyce.{name}", [f"cyce/{name}.pyx"]) for name in ("_cpu", "_team")]
+    general = [Extension(name, [f"{name.replace('.', '/')}.pyx"]) for name in GENERAL_MODULES]
     kernels = [Extension(name, [str(source)]) for name, source in kernel_sources().items()]
     modules: list[Extension] = cythonize(
         [*general, *kernels], build_dir=str(BUILD), compiler_directives=DIRECTIVES
@@ -188,7 +194,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             extension.include_dirs.append(str(header.parent))
             record = repr((extension.extra_compile_args, extension.extra_link_args))
             extension.depends.append(str(self._write(f"{extension.name}.flags", record)))
-            if extension.name == "cyce._cpu":
+            if extension.name == "cyce.kernels._cpu":
                 extension.depends.append(str(header))
         super().build_extensions()
 
@@ -257,7 +263,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
 
 
 def header_of(left_out: dict[str, str]) -> str:
-    """Return the header that tells `cyce._cpu` what the build left out, and why."""
+    """Return the header that tells `cyce.kernels._cpu` what the build left out, and why."""
     text = "\n".join(f"{name}\t{reason}" for name, reason in left_out.items())
     escaped = "".join(f"\\{byte:03o}" for byte in text.encode())
     return f'#define CYCE_LEFT_OUT "{escaped}"\n'

@@ -10,7 +10,7 @@ import cyce._check_build  # noqa: F401
 from cyce import functional
 from cyce._config import show_config
 from cyce._linear import LinearCrossEntropyOptions
-from cyce._threads import get_num_threads, num_threads, set_num_threads
+from cyce.threads.budget import get_num_threads, num_threads, set_num_threads
 from cyce.functional import (
     CrossEntropyMeans,
     CrossEntropyStats,

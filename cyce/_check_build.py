@@ -5,7 +5,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 # The first uses no OpenMP, the second needs its runtime.
-MODULES = ("_cpu", "_team")
+MODULES = ("kernels._cpu", "threads.team")
 
 
 def explain(error: ImportError, name: str, folder: Path) -> str:

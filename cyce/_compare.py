@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce import _threads
+from cyce.threads import budget as _threads
 from cyce.functional import cross_entropy
 from cyce.gradients import value_and_grad
 

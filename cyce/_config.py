@@ -6,7 +6,8 @@ from typing import Any, Literal
 import numpy as np
 
 import cyce
-from cyce import _cpu, _dispatch, _team, _threads
+from cyce.kernels import _cpu, dispatch
+from cyce.threads import budget, team
 
 
 class Config(dict[str, Any]):
@@ -78,14 +79,14 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> Config:
         {
             "version": cyce.__version__,
             "numpy": np.__version__,
-            "compiled levels": _dispatch.built_levels(),
-            "usable levels": _dispatch.usable_levels(),
+            "compiled levels": dispatch.built_levels(),
+            "usable levels": dispatch.usable_levels(),
             "left out": _cpu.left_out(),
-            "level": _dispatch.level,
-            "openmp": _team.HAS_OPENMP,
-            "debug": _dispatch.kernels.HAS_CHECKS,
-            "threads": _threads.get_num_threads(),
-            "serial after fork": _team.forked_after_use(),
+            "level": dispatch.level,
+            "openmp": team.HAS_OPENMP,
+            "debug": dispatch.kernels.HAS_CHECKS,
+            "threads": budget.get_num_threads(),
+            "serial after fork": team.forked_after_use(),
         }
     )
     if mode == "stdout":

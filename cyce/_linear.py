@@ -40,9 +40,10 @@ from cyce._arguments import (
     describe_bad_target,
     position_shape,
 )
-from cyce._dispatch import elementwise, kernels
+from cyce.kernels.arguments import CrossEntropyArguments
+from cyce.kernels.dispatch import elementwise, kernels
 from cyce._losses import GradientRequest
-from cyce._workers import OrderedSum, Share, Spares, with_workers
+from cyce.threads.workers import OrderedSum, Share, Spares, with_workers
 
 # The buffer of a chunk: BLAS reads the weights once per chunk, so that chunks should not be short.
 BUFFER_BYTES = 168 << 20
@@ -348,24 +349,24 @@ class _Pass:
         def apply(piece: slice) -> float:
             first, end = start + piece.start, start + piece.stop
             part = logits[piece]
-            loss: float = kernels.cross_entropy(
-                part,
-                1,
-                None if layer.indices is None else layer.indices[first:end],
-                None if layer.probabilities is None else layer.take(layer.probabilities, first, end),
-                layer.weight,
-                layer.ignore_index,
-                layer.label_smoothing,
-                layer.mean,
-                None if layer.losses is None else layer.losses[first:end],
-                None if self._gradients is None else part,
-                None if layer.grad_output is None else layer.grad_output[first:end],
-                layer.upstream,
-                1,
-                layer.extensions._replace(
-                    sample_weight=None if sample_weight is None else sample_weight[first:end]
-                ),
+            call = CrossEntropyArguments()
+            call.logits = part
+            call.axis = 1
+            call.target = None if layer.indices is None else layer.indices[first:end]
+            call.probabilities = (
+                None if layer.probabilities is None else layer.take(layer.probabilities, first, end)
             )
+            call.weight = layer.weight
+            call.ignore_index = layer.ignore_index
+            call.label_smoothing = layer.label_smoothing
+            call.mean = layer.mean
+            call.loss_out = None if layer.losses is None else layer.losses[first:end]
+            call.grad_out = None if self._gradients is None else part
+            call.grad_output = None if layer.grad_output is None else layer.grad_output[first:end]
+            call.upstream = layer.upstream
+            (_, call.normalizer, call.zero_if_empty, call.z_loss, call.softcap, call.temperature) = layer.extensions
+            call.sample_weight = None if sample_weight is None else sample_weight[first:end]
+            loss: float = kernels.cross_entropy(call)
             return loss
 
         rows = max(1, KERNEL_LOGITS // max(1, self._buffer.shape[1]))
@@ -572,9 +573,18 @@ def linear_cross_entropy(
         # A copy: no other thread changes it.
         indices = np.array(indices).reshape(n_rows, n_inner)
     try:
-        denominator = kernels.weighted_count(
-            n_rows * n_inner, n_classes, indices, ignore_index, weight, extensions.sample_weight
-        )
+        call = CrossEntropyArguments()
+        call.logits = like
+        call.axis = axis
+        call.target = None if indices is None else indices
+        call.probabilities = probabilities
+        call.ignore_index = ignore_index
+        call.weight = weight
+        call.sample_weight = extensions.sample_weight
+        call.normalizer = extensions.normalizer
+        call.zero_if_empty = True
+        denominator, empty_ = kernels.denominator(call)
+        if empty_: denominator = 0.0
     except IndexError as error:
         assert indices is not None
         raise IndexError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cyce import _threads
+from cyce.threads import budget as _threads
 from cyce._arguments import (
     as_array,
     as_axis,
@@ -36,7 +36,8 @@ from cyce._arguments import (
     position_shape,
     warn,
 )
-from cyce._dispatch import elementwise, kernels
+from cyce.kernels.arguments import CrossEntropyArguments, ElementwiseArguments
+from cyce.kernels.dispatch import elementwise, kernels
 from cyce._linear import LinearCrossEntropyOptions
 from cyce._linear import evaluate as _linear_cross_entropy
 from cyce._losses import GradientRequest, StatsRequest, has_gradient
@@ -145,23 +146,32 @@ def _cross_entropy(
             gradient, logits, position_shape(logits, axis), reduction, read
         )
     try:
-        value = kernels.cross_entropy(
-            logits,
-            axis,
-            indices,
-            probabilities,
-            weight,
-            ignore_index,
-            label_smoothing,
-            reduction == "mean",
-            loss_out,
-            grad_out,
-            grad_output,
-            upstream,
-            _threads.budget(),
-            extensions,
-            stats_out,
-        )
+        call = CrossEntropyArguments()
+        call.logits = logits
+        call.axis = axis
+        call.target = indices
+        call.num_threads = _threads.budget()
+        if reduction == "mean":
+            call.mean = True
+        if reduction == "none" or stats_out is not None:
+            call.loss_out = loss_out
+        if probabilities is not None:
+            call.probabilities = probabilities
+        if weight is not None:
+            call.weight = weight
+        if ignore_index != -100:
+            call.ignore_index = ignore_index
+        if label_smoothing != 0.0:
+            call.label_smoothing = label_smoothing
+        if grad_out is not None:
+            call.grad_out = grad_out
+            call.grad_output = grad_output
+            call.upstream = upstream
+        if extensions is not None:
+            (call.sample_weight, call.normalizer, call.zero_if_empty, call.z_loss, call.softcap, call.temperature) = extensions
+        if stats_out is not None:
+            call.stats_out = stats_out
+        value = kernels.cross_entropy(call)
     except IndexError as error:
         if indices is None:
             raise
@@ -816,14 +826,13 @@ def _of_elements(
         loss_out = np.empty(shape, input.dtype) if is_broadcast else np.empty_like(input)
     laid_out = _in_memory_order(input, shape, [*operands.values(), loss_out, full_grad, grad_output])
     n_operands = 1 + len(operands)
-    value = kernel(
-        *laid_out[:n_operands],
-        *flags,
-        *laid_out[n_operands:],
-        upstream,
-        divisor,
-        _threads.budget(),
-    )
+    call = ElementwiseArguments()
+    call.input = laid_out[0]
+    for name, operand in zip(operands, laid_out[1:n_operands], strict=True):
+        setattr(call, name, operand)
+    call.loss_out, call.grad_out, call.grad_output = laid_out[n_operands:]
+    call.upstream, call.divisor, call.num_threads = upstream, divisor, _threads.budget()
+    value = kernel(call)
     if grad_out is not None and full_grad is not None and is_broadcast:
         n_new = len(shape) - input.ndim
         repeated = tuple(i for i in range(len(shape)) if i < n_new or input.shape[i - n_new] != shape[i])
@@ -1097,8 +1106,8 @@ def _kl_div(
     log_probabilities = as_floating(input, what="log-probabilities")
     operands = {"target": as_operand(target, "target", log_probabilities.dtype, kinds="f")}
     shape = common_shape(log_probabilities, operands["target"])
-    flags = (as_flag(log_target, "log_target"),)
-    return _of_elements(elementwise.kl_div, log_probabilities, operands, flags, shape, reduction, gradient)
+    kernel = elementwise.kl_div_of_log_target if as_flag(log_target, "log_target") else elementwise.kl_div
+    return _of_elements(kernel, log_probabilities, operands, (), shape, reduction, gradient)
 
 
 @has_gradient(_kl_div)

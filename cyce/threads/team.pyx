@@ -272,7 +272,7 @@ cdef inline int limited(int budget) noexcept nogil:
     return min(budget, now) if now < openmp_threads else budget
 
 
-cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
+cdef void acquire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     """Find threads for a call: at most `budget`, and one for each share of the work."""
     global n_calls, n_in_use, n_kept, keeper_calls, last_caller, used_threads
     global has_former_keeper, mark_of_former
@@ -280,7 +280,7 @@ cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     cdef bint is_keeper, is_dormant
     cdef int n, n_new
     team.n_threads = 1
-    team.hired = False
+    team.is_counted = False
     if budget <= 1 or n_shares <= 1:
         return
     budget = limited(budget)
@@ -319,7 +319,7 @@ cdef void hire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     used_threads = used_threads or n > 1
     PyThread_release_lock(lock)
     team.n_threads = n
-    team.hired = True
+    team.is_counted = True
     if n_new > 0:
         prove(team, n_new)
 
@@ -353,14 +353,14 @@ cdef void prove(Team* team, int n_new) noexcept nogil:
     PyThread_release_lock(lock)
 
 
-cdef void dismiss(Team* team) noexcept nogil:
+cdef void release(Team* team) noexcept nogil:
     """Let the threads of a call go."""
     global n_calls, n_in_use, n_kept, has_keeper, keeper_calls, keeper_called, mark_of_keeper
     cdef bint is_keeper
     cdef bint keeps = False
-    if not team.hired:
+    if not team.is_counted:
         return
-    team.hired = False
+    team.is_counted = False
     PyThread_acquire_lock(lock, WAIT_LOCK)
     is_keeper = bears_mark_of_keeper()
     if CYCE_LIBGOMP and team.alone and last_caller == PyThread_get_thread_ident():
@@ -457,7 +457,7 @@ cdef void after_fork_in_child() noexcept nogil:
 def occupy(int budget, Py_ssize_t n_shares):
     """Count a call that starts Python threads of its own, and return how many it may use, itself included.
 
-    As `hire`, without OpenMP's pools and its limit; what was counted is to be given to `vacate`.
+    As `acquire`, without OpenMP's pools and its limit; what was counted is to be given to `vacate`.
     """
     global n_calls, n_in_use
     cdef int n = budget

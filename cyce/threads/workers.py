@@ -20,7 +20,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce import _team, _threads
+from cyce.threads import budget as _threads
+from cyce.threads import team as _team
 
 # Seconds after which a caller looks whether the thread that is to do the work has begun.
 PATIENCE = 1.0

@@ -1,0 +1,173 @@
+"""What one call computes, in named fields, and how its work is cut up.
+
+A `Call` is read by all threads and written by none. A `Tile` is what one thread works at: the positions of one
+row, a few rows, or up to TILE positions.
+
+Where the classes of a position are contiguous and not few, vectors run along the classes of each position
+(`by_rows`, rows.pxd). Everywhere else (images, sequences, few classes) they run across the positions of a tile
+(tiles.pxd). In both, what is computed once per position runs across the positions of the tile. The classes of
+a tile are cut into blocks of a fixed size. How the work is cut depends on the layout of the arrays alone,
+never on the number of threads.
+"""
+from libc.stdint cimport int64_t
+
+from cyce.kernels.arrays cimport Operand
+from cyce.kernels.machine cimport check
+from cyce.kernels.storage cimport TILE
+
+cdef enum:
+    # Classes of a row that are looked up, weighted and stored together.
+    CHUNK = 256
+    # Classes of a row that are reduced together: the logits and their exponentials fit into L1.
+    ROW_BLOCK = 4096
+    # Short rows in a tile, and the most logits of these: what is computed once per row then becomes
+    # vectors, and the exponentials are still in the cache when they are finished.
+    ROW_TILE = 16
+    ROW_TILE_LOGITS = 8192
+    # Classes of a tile that are reduced together if there are more than twice as many, and the most blocks of
+    # these: blocks grow with the classes, so that what is kept of them stays small.
+    TILE_BLOCK = 64
+    MAX_TILE_BLOCKS = 256
+    # Below this many classes a tile of positions beats one position at a time: 3 times at 65 classes.
+    ROW_MIN_CLASSES = 128
+
+
+cdef enum Output:
+    # What a call writes to the array of the logits' shape; LOGSUMEXP writes to that of the positions only.
+    GRADIENT
+    SOFTMAX
+    LOG_SOFTMAX
+    LOGSUMEXP
+
+
+cdef enum Phase:
+    # Which phases a call runs: all, the first two (reduce and merge), or the third, from merged states.
+    ALL
+    REDUCE
+    FINISH
+
+
+cdef struct StatsOut:
+    # What `cross_entropy` writes for each position on request; (n_positions,).
+    char* lse                       # of the arithmetic's type, as are probability and entropy
+    char* probability
+    char* entropy
+    int64_t* prediction
+    int64_t* rank
+
+
+cdef struct Call:
+    # Pointers that do not apply are NULL. Arrays without a format are of the arithmetic's type.
+    Output output
+    Phase phase
+    Py_ssize_t n_positions
+    Py_ssize_t n_classes
+    Py_ssize_t first_class          # of a shard: the number of its first class
+    Py_ssize_t n_all_classes        # of a shard: the classes of all shards; else n_classes
+    Operand logits
+    Operand probabilities
+    Operand grad                    # or softmax, or log-softmax
+    double* states                  # (N_FIELDS, n_positions); see merge.pxd
+    const char* target              # (n_positions,)
+    char target_format
+    int64_t ignore_index
+    const char* weight              # (n_all_classes,)
+    double smoothing
+    double dense_scale              # factor of the dense masses, applied at the end
+    double dense_scale_lost         # what rounding that loses
+    bint has_dense
+    const char* sample_weight       # (n_positions,)
+    bint all_ignored                # whatever the targets
+    double z_loss
+    double softcap                  # 0 means unset
+    double temperature
+    double grad_scale               # upstream gradient / denominator / temperature
+    const char* grad_output         # (n_positions,), or NULL: grad_scale alone
+    char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
+    bint has_stats
+    StatsOut stats_out
+    bint streams                    # the gradient goes past the caches
+    bint exps_wait_apart            # between the phases, exponentials wait in scratch memory
+    bint by_rows                    # vectors run along the classes of a position
+    Py_ssize_t tile_width
+    Py_ssize_t n_tiles
+    Py_ssize_t block_classes
+    Py_ssize_t n_blocks
+
+
+cdef struct Tile:
+    # The positions that a thread works at; entry k is position first + k. Arrays come first, so that
+    # they are aligned to vectors, as the tile is.
+    Py_ssize_t logits_at[TILE]
+    Py_ssize_t grad_at[TILE]
+    Py_ssize_t probabilities_at[TILE]
+    Py_ssize_t pivot[TILE]          # the class whose gradient is computed apart, less first_class
+    double pivot_logit[TILE]
+    double pivot_slope[TILE]        # of the softcap there
+    double pivot_mass[TILE]         # what is subtracted from (total mass) * softmax at the pivot
+    double other_mass[TILE]         # the total without that
+    double pivot_gradient[TILE]
+    double hard[TILE]
+    double scale[TILE]              # upstream gradient / denominator
+    double row_max[TILE]
+    double argmax[TILE]             # less first_class
+    double rest[TILE]               # sum of exp(logit - row_max) over all classes but one at the maximum
+    double rest_lost[TILE]
+    double mass[TILE]               # sum of the dense masses
+    double mass_lost[TILE]
+    double gap[TILE]                # sum of dense mass * (row_max - logit)
+    double gap_lost[TILE]
+    double total[TILE]              # the mass of all classes and of z-loss: the factor of softmax
+    double spread[TILE]             # sum of exp(logit - row_max) * (row_max - logit)
+    double rank[TILE]               # number of classes before the target's
+    double log_normalizer[TILE]     # log(1 + rest)
+    double log_lost[TILE]           # what rounding that loses; 0 for floats, where it does not count
+    double inverse[TILE]            # 1 / (1 + rest)
+    bint counts[TILE]
+    Py_ssize_t first
+    Py_ssize_t width
+    Py_ssize_t lanes                # width, rounded up to whole vectors
+    bint contiguous                 # the positions are neighbours in memory
+    bint grad_contiguous
+    bint probabilities_contiguous
+    Py_ssize_t next_at              # where the next tile's logits may be, class by class
+    Py_ssize_t next_stride
+    Py_ssize_t n_ignored
+    bint target_changed
+
+
+cdef inline void plan(Call* call) noexcept:
+    """Choose how the work is cut up, from the layout of the arrays alone."""
+    call.by_rows = (
+        call.logits.class_stride == 1 and call.grad.class_stride == 1
+        and call.n_classes >= ROW_MIN_CLASSES
+    )
+    call.tile_width = TILE
+    if call.by_rows:
+        call.block_classes = ROW_BLOCK
+        # One row where rows have several blocks: these may be shared among threads.
+        call.tile_width = max(
+            <Py_ssize_t> 1, min(<Py_ssize_t> ROW_TILE, ROW_TILE_LOGITS // call.n_classes)
+        )
+    elif call.n_classes <= 2 * TILE_BLOCK:
+        call.block_classes = 2 * TILE_BLOCK
+    else:
+        call.block_classes = max(
+            <Py_ssize_t> TILE_BLOCK, (call.n_classes + MAX_TILE_BLOCKS - 1) // MAX_TILE_BLOCKS
+        )
+    call.n_tiles = (call.n_positions + call.tile_width - 1) // call.tile_width
+    call.n_blocks = (call.n_classes + call.block_classes - 1) // call.block_classes
+
+
+cdef inline Py_ssize_t classes_of_block(const Call* call, Py_ssize_t block) noexcept nogil:
+    """Number of classes in a block."""
+    return min(call.block_classes, call.n_classes - block * call.block_classes)
+
+
+cdef inline void check_block(const Call* call, const Tile* tile, Py_ssize_t block) noexcept nogil:
+    """Check that a block lies within the classes, and a tile within its scratch memory."""
+    check(0 <= block < call.n_blocks)
+    check(block * call.block_classes < call.n_classes)
+    check(not call.by_rows or call.block_classes == ROW_BLOCK)
+    check(0 < tile.width <= tile.lanes <= call.tile_width <= TILE)
+    check(tile.first + tile.width <= call.n_positions)

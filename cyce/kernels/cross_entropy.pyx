@@ -1,0 +1,372 @@
+"""Entry points of the kernels over classes: cross-entropy and its gradient, softmax and its like.
+
+Compiled once per instruction-set level; `dispatch.py` chooses one at import. The code is scalar, branch-free and
+laid out over a fixed number of lanes, so that the C compiler turns it into vectors of whatever width the level
+has, and every width adds in the same order. The rooms, in the order of a call:
+
+    arguments, arrays, call_scope   what the facade hands over, checked; buffers, threads
+    call                            what is to be computed, and how it is cut up
+    targets, denominator            look-up, checks, which positions count, what the mean divides by
+    passes                          reduce, merge, finish
+    rows, tiles                     one block along the classes; one block across the positions
+    reference, transforms, masses, points, storage, math, sums, machine     what these are made of
+    merge, positions                blocks into states; losses, pivots, statistics
+"""
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from libc.stdint cimport INT64_MIN, int64_t
+from libc.string cimport memset
+
+from cyce.kernels.arguments cimport CrossEntropyArguments
+from cyce.kernels.arrays cimport (
+    Operand, expect, format_of, integer_format_of, n_elements, place, same_shape,
+)
+from cyce.kernels.call cimport (
+    FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase,
+    plan,
+)
+from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
+from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
+from cyce.kernels.machine cimport CYCE_DEBUG
+from cyce.kernels.merge cimport N_STATE_FIELDS, merge_states
+from cyce.kernels.passes cimport MIN_SHARE, run
+from cyce.kernels.storage cimport arithmetic_of, size_of
+from cyce.kernels.sums cimport quotient_lost
+
+HAS_CHECKS = bool(CYCE_DEBUG)
+N_FIELDS = N_STATE_FIELDS
+
+
+# ---------------------------------------------------------------------------------------------
+# Arrays
+
+
+cdef char take_logits(object logits, int axis, CallScope* scope, Call* call) except 0:
+    """Take the logits, and count their positions and classes; returns the type of the arithmetic."""
+    cdef Py_buffer* view = take_view(logits, PyBUF_STRIDES, scope)
+    cdef int dim
+    expect(axis >= 0, "no such axis")
+    place(view, axis, &call.logits)
+    expect(size_of(call.logits.format) > 0, "logits are neither float nor double")
+    call.n_classes = call.n_all_classes = view.shape[axis]
+    call.n_positions = 1
+    for dim in range(view.ndim):
+        if dim != axis:
+            call.n_positions *= view.shape[dim]
+    return arithmetic_of(call.logits.format)
+
+
+cdef int take_like_logits(
+    object array, int axis, int flags, str what, CallScope* scope, Operand* operand
+) except -1:
+    """Take an array of the logits' shape, in any storage."""
+    cdef Py_buffer* view = take_view(array, PyBUF_STRIDES | flags, scope)
+    expect(same_shape(view, &scope.views[0]), f"{what} not of the logits' shape")
+    place(view, axis, operand)
+    expect(size_of(operand.format) > 0, f"{what} neither float nor double")
+    return 0
+
+
+cdef char* take_elements(
+    object array, Py_ssize_t n, char format, int flags, str what, CallScope* scope
+) except? NULL:
+    """Take a C-contiguous array of n elements of a type; NULL for None."""
+    cdef Py_buffer* view
+    if array is None:
+        return NULL
+    view = take_view(array, PyBUF_ND | flags, scope)
+    expect(n_elements(view) == n, f"wrong number of {what}")
+    expect(format_of(view) == format, f"wrong dtype of {what}")
+    return <char*> view.buf
+
+
+cdef int take_target(object target, int64_t ignore_index, CallScope* scope, Call* call) except -1:
+    """Take the class indices of the positions."""
+    cdef Py_buffer* view = take_view(target, PyBUF_ND, scope)
+    expect(n_elements(view) == call.n_positions, "wrong number of targets")
+    call.target = <const char*> view.buf
+    call.target_format = integer_format_of(view)
+    call.ignore_index = ignore_index
+    if call.target_format == c"Q" and ignore_index < 0:
+        # No unsigned target equals it, nor does the -1 that replaces a large one.
+        call.ignore_index = INT64_MIN
+    return 0
+
+
+cdef int take_stats(object arrays, char format, CallScope* scope, Call* call) except -1:
+    """Take the arrays of the statistics: (lse, probability, entropy, prediction, rank)."""
+    cdef Py_ssize_t n = call.n_positions
+    call.has_stats = arrays is not None
+    if not call.has_stats:
+        return 0
+    lse, probability, entropy, prediction, rank = arrays
+    call.stats_out.lse = take_elements(lse, n, format, PyBUF_WRITABLE, "lse", scope)
+    call.stats_out.probability = take_elements(probability, n, format, PyBUF_WRITABLE, "probability", scope)
+    call.stats_out.entropy = take_elements(entropy, n, format, PyBUF_WRITABLE, "entropy", scope)
+    call.stats_out.prediction = take_classes(prediction, n, scope)
+    call.stats_out.rank = take_classes(rank, n, scope)
+    return 0
+
+
+cdef int64_t* take_classes(object array, Py_ssize_t n, CallScope* scope) except NULL:
+    """Take an array of n int64 that is written to."""
+    cdef Py_buffer* view = take_view(array, PyBUF_ND | PyBUF_WRITABLE, scope)
+    expect(n_elements(view) == n and integer_format_of(view) == c"q", "classes and ranks are int64")
+    return <int64_t*> view.buf
+
+
+# ---------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+cdef char read_arguments(CrossEntropyArguments arguments, CallScope* scope, Call* call) except 0:
+    """Take what a call computes with; returns the type of the arithmetic."""
+    cdef char format = take_logits(arguments.logits, arguments.axis, scope, call)
+    cdef int axis = arguments.axis
+    cdef Py_ssize_t n = call.n_positions
+    call.output = GRADIENT
+    call.grad.class_stride = 1
+    if arguments.n_all_classes > 0:
+        call.first_class = arguments.first_class
+        call.n_all_classes = arguments.n_all_classes
+        expect(
+            0 <= call.first_class <= call.n_all_classes - call.n_classes, "a shard outside of all classes"
+        )
+    if arguments.target is not None:
+        take_target(arguments.target, arguments.ignore_index, scope, call)
+    else:
+        take_like_logits(
+            arguments.probabilities, axis, 0, "probabilities are", scope, &call.probabilities
+        )
+    call.weight = take_elements(arguments.weight, call.n_all_classes, format, 0, "weight", scope)
+    call.sample_weight = take_elements(arguments.sample_weight, n, format, 0, "sample_weight", scope)
+    call.smoothing = arguments.label_smoothing
+    call.z_loss = arguments.z_loss
+    call.softcap = arguments.softcap
+    call.temperature = arguments.temperature
+    call.has_dense = arguments.target is None or call.smoothing > 0
+    call.dense_scale = 1.0
+    if arguments.target is not None and call.smoothing > 0 and call.n_all_classes > 0:
+        call.dense_scale = call.smoothing / call.n_all_classes
+        call.dense_scale_lost = quotient_lost(call.smoothing, call.n_all_classes, call.dense_scale)
+    return format
+
+
+cdef int read_outputs(
+    CrossEntropyArguments arguments, char format, CallScope* scope, Call* call
+) except -1:
+    """Take what a call writes, and what its gradient is scaled by."""
+    cdef Py_ssize_t n = call.n_positions
+    call.loss_out = take_elements(arguments.loss_out, n, format, PyBUF_WRITABLE, "losses", scope)
+    call.grad_output = take_elements(arguments.grad_output, n, format, 0, "grad_output", scope)
+    if arguments.grad_out is not None:
+        take_like_logits(
+            arguments.grad_out, arguments.axis, PyBUF_WRITABLE, "the gradient is", scope, &call.grad
+        )
+    take_stats(arguments.stats_out, format, scope, call)
+    expect(not call.has_stats or arguments.target is not None, "statistics need a target")
+    return 0
+
+
+cdef double run_call(
+    CrossEntropyArguments arguments, char format, CallScope* scope, Call* call
+) except? -1:
+    """Count the positions and run the pass; returns the sum of the losses, or their mean."""
+    cdef PositionCount count
+    cdef Py_ssize_t n_logits = call.n_positions * call.n_classes
+    cdef double value = 0
+    cdef double denominator
+    cdef bint is_empty
+    cdef int n_threads
+    plan(call)
+    n_threads = take_threads(arguments.num_threads, n_logits // MIN_SHARE, scope)
+    with nogil:
+        count_positions(call, format, n_threads, NULL, &count)
+    if count.bad >= 0:
+        raise IndexError(count.bad)
+    denominator = choose_denominator(
+        count.weight, call.n_positions, arguments.normalizer, arguments.zero_if_empty, &is_empty
+    )
+    call.all_ignored = is_empty and arguments.mean and arguments.zero_if_empty
+    call.grad_scale = arguments.upstream
+    if arguments.mean:
+        call.grad_scale /= denominator
+    call.grad_scale /= call.temperature
+    if n_logits > 0:
+        with nogil:
+            if format == c"f":
+                run[float](call, n_threads, &value, 0)
+            else:
+                run[double](call, n_threads, &value, 0)
+    elif call.loss_out != NULL and call.n_positions > 0:
+        # No classes: a sum over nothing.
+        memset(call.loss_out, 0, call.n_positions * size_of(format))
+    if arguments.mean:
+        value /= denominator
+    # Round here: NumPy would warn of a loss that float32 cannot hold.
+    return <double> <float> value if format == c"f" else value
+
+
+def cross_entropy(CrossEntropyArguments arguments not None):
+    """Sum or mean of the losses; writes the outputs that are not None.
+
+    Raises IndexError(position) for a target that is no class, before anything is written, and
+    IndexError(-1) where another thread made a target bad during the call.
+    """
+    cdef CallScope scope
+    cdef Call call
+    cdef char format
+    memset(&call, 0, sizeof(call))
+    open_scope(&scope)
+    try:
+        format = read_arguments(arguments, &scope, &call)
+        read_outputs(arguments, format, &scope, &call)
+        return run_call(arguments, format, &scope, &call)
+    finally:
+        close_scope(&scope)
+
+
+def denominator(CrossEntropyArguments arguments not None, counts_out=None):
+    """What the mean of `cross_entropy` divides by, and whether nothing counts.
+
+    counts_out: bool, (n_positions,); becomes whether each position counts. Raises IndexError(position) for a
+    target that is no class.
+    """
+    cdef CallScope scope
+    cdef Call call
+    cdef PositionCount count
+    cdef Py_buffer* view
+    cdef char* counts = NULL
+    cdef char format
+    cdef bint is_empty
+    memset(&call, 0, sizeof(call))
+    open_scope(&scope)
+    try:
+        format = read_arguments(arguments, &scope, &call)
+        if counts_out is not None:
+            view = take_view(counts_out, PyBUF_ND | PyBUF_WRITABLE, &scope)
+            expect(n_elements(view) == call.n_positions and view.itemsize == 1, "counts_out is not bool")
+            counts = <char*> view.buf
+        with nogil:
+            count_positions(&call, format, 1, counts, &count)
+        if count.bad >= 0:
+            raise IndexError(count.bad)
+        value = choose_denominator(
+            count.weight, call.n_positions, arguments.normalizer, arguments.zero_if_empty, &is_empty
+        )
+        return value, bool(is_empty)
+    finally:
+        close_scope(&scope)
+
+
+# ---------------------------------------------------------------------------------------------
+# The phases, for classes that are split over several calls
+
+
+cdef double* take_states(object states, Py_ssize_t n_positions, CallScope* scope) except NULL:
+    """Take an array of states, (N_FIELDS, n_positions), double, C-contiguous."""
+    cdef Py_buffer* view = take_view(states, PyBUF_ND | PyBUF_WRITABLE, scope)
+    expect(n_elements(view) == N_STATE_FIELDS * n_positions, "wrong number of states")
+    expect(format_of(view) == c"d", "states are not double")
+    return <double*> view.buf
+
+
+def reduce(CrossEntropyArguments arguments not None, states_out):
+    """Write the states of logits whose classes are some, or all, of `n_all_classes`.
+
+    Targets, weight and n_all_classes are those of all classes; first_class says where these begin.
+    """
+    run_phase(arguments, states_out, REDUCE)
+
+
+def finish(CrossEntropyArguments arguments not None, states):
+    """`cross_entropy` from merged states: all losses, and the gradient of the classes in the logits.
+
+    Class probabilities that are nearly one-hot need all classes in one call: in float32, the gradient at their
+    maximum is less accurate otherwise.
+    """
+    return run_phase(arguments, states, FINISH)
+
+
+cdef double run_phase(CrossEntropyArguments arguments, object states, Phase phase) except? -1:
+    cdef CallScope scope
+    cdef Call call
+    cdef char format
+    memset(&call, 0, sizeof(call))
+    open_scope(&scope)
+    try:
+        format = read_arguments(arguments, &scope, &call)
+        if phase == FINISH:
+            read_outputs(arguments, format, &scope, &call)
+        expect(not call.has_stats, "there are no statistics of shards")
+        call.phase = phase
+        call.states = take_states(states, call.n_positions, &scope)
+        return run_call(arguments, format, &scope, &call)
+    finally:
+        close_scope(&scope)
+
+
+def merge(states, other, bint double_precision):
+    """Merge other states, of the classes that follow, into `states`; double_precision: of logits of double."""
+    cdef CallScope scope
+    cdef Py_ssize_t n
+    open_scope(&scope)
+    try:
+        n = n_elements(take_view(states, PyBUF_ND, &scope)) // N_STATE_FIELDS
+        if double_precision:
+            merge_states[double](take_states(states, n, &scope), take_states(other, n, &scope), n, 0)
+        else:
+            merge_states[float](take_states(states, n, &scope), take_states(other, n, &scope), n, 0)
+    finally:
+        close_scope(&scope)
+
+
+# ---------------------------------------------------------------------------------------------
+# Softmax and its like
+
+
+cdef int normalize(logits, int axis, Output output, out, int num_threads) except -1:
+    """Softmax, log-softmax or log-sum-exp of the logits, to `out`."""
+    cdef CallScope scope
+    cdef Call call
+    cdef double unused = 0
+    cdef char format
+    cdef int n_threads
+    memset(&call, 0, sizeof(call))
+    open_scope(&scope)
+    try:
+        format = take_logits(logits, axis, &scope, &call)
+        call.output = output
+        call.grad.class_stride = 1
+        call.grad_scale = 1
+        call.dense_scale = 1
+        call.temperature = 1
+        if output == LOGSUMEXP:
+            call.loss_out = take_elements(out, call.n_positions, format, PyBUF_WRITABLE, "lse", &scope)
+        else:
+            take_like_logits(out, axis, PyBUF_WRITABLE, "the output is", &scope, &call.grad)
+        plan(&call)
+        if call.n_positions > 0 and call.n_classes > 0:
+            n_threads = take_threads(num_threads, call.n_positions * call.n_classes // MIN_SHARE, &scope)
+            with nogil:
+                if format == c"f":
+                    run[float](&call, n_threads, &unused, 0)
+                else:
+                    run[double](&call, n_threads, &unused, 0)
+    finally:
+        close_scope(&scope)
+    return 0
+
+
+def softmax(logits, int axis, out, int num_threads):
+    """Write the softmax along an axis to `out`, of the logits' shape, possibly the logits themselves."""
+    normalize(logits, axis, SOFTMAX, out, num_threads)
+
+
+def log_softmax(logits, int axis, out, int num_threads):
+    """Write the log-softmax along an axis to `out`, of the logits' shape, possibly the logits themselves."""
+    normalize(logits, axis, LOG_SOFTMAX, out, num_threads)
+
+
+def logsumexp(logits, int axis, out, int num_threads):
+    """Write the log-sum-exp along an axis, of at least one class, to `out`, one element per position."""
+    normalize(logits, axis, LOGSUMEXP, out, num_threads)

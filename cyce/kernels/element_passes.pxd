@@ -1,0 +1,185 @@
+"""The pass over all elements of a binary cross-entropy or a Kullback-Leibler divergence.
+
+All operands have one shape and any strides, 0 included. CHUNK elements are computed at a time, in C order. An
+operand that is not contiguous is gathered first and the gradient is written last, so that it may lie in the
+input's own memory. Shares of SHARE elements are added up in order: the number of threads does not change a bit.
+"""
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cython cimport floating
+from cython.parallel cimport prange
+
+from cyce.kernels.arrays cimport Operand, offsets_of
+from cyce.kernels.element_points cimport (
+    bce, bce_with_logits, kl, kl_of_log, slope_of_bce_with_logits, weighed,
+)
+from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
+from cyce.kernels.storage cimport convert_back, load, load_positions
+from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes
+
+cdef enum:
+    # Elements that are computed together: operands, losses and slopes fit into L1.
+    ELEMENT_CHUNK = 512
+    # Elements that one thread takes at a time, and the fewest that are worth a thread.
+    SHARE = 8192
+
+
+cdef enum ElementLoss:
+    BCE_WITH_LOGITS
+    BCE
+    KL
+    KL_OF_LOG
+
+
+cdef struct ElementCall:
+    # What one call computes. Operands that do not apply start at NULL.
+    ElementLoss loss
+    Py_ssize_t n_elements
+    Operand input
+    Operand target
+    Operand weight
+    Operand pos_weight
+    Operand grad_output
+    Operand loss_out
+    Operand grad_out
+    double grad_scale               # upstream gradient / divisor
+
+
+cdef inline const floating* gather(
+    const Operand* source, Py_ssize_t first, Py_ssize_t n, floating* gathered_out
+) noexcept nogil:
+    """Elements first to first + n: where they lie, if they are neighbours there, else copied."""
+    cdef Py_ssize_t at[ELEMENT_CHUNK]
+    # For compilers that consider n == 0.
+    at[0] = 0
+    if source.positions.n_dims == 1 and source.positions.stride[0] == 1:
+        return load(source, first, 1, n, gathered_out)
+    if offsets_of(&source.positions, first, n, at):
+        return load(source, at[0], 1, n, gathered_out)
+    load_positions(source, at, False, 0, n, gathered_out)
+    return gathered_out
+
+
+cdef inline void scatter(
+    const double* values, Py_ssize_t first, Py_ssize_t n, const Operand* target
+) noexcept nogil:
+    """Write values to elements first to first + n."""
+    cdef Py_ssize_t at[ELEMENT_CHUNK]
+    cdef Py_ssize_t k
+    at[0] = 0
+    if offsets_of(&target.positions, first, n, at):
+        convert_back(values, 1, n, target, at[0], 1)
+    else:
+        for k in range(n):
+            convert_back(values + k, 1, 1, target, at[k], 1)
+
+
+cdef inline void chunk_losses(
+    const ElementCall* call, const floating* input, const floating* target, Py_ssize_t first, Py_ssize_t n,
+    floating* gathered, double* loss, double* slope,
+) noexcept nogil:
+    """Losses of n elements, and their slopes, before weights and scales."""
+    cdef const floating* factor
+    cdef Py_ssize_t k
+    if call.loss == BCE_WITH_LOGITS:
+        if call.pos_weight.start != NULL:
+            factor = gather(&call.pos_weight, first, n, gathered)
+        else:
+            factor = gathered
+            for k in range(n):
+                gathered[k] = 1
+        for k in range(n):
+            loss[k] = bce_with_logits(input[k], target[k], factor[k], &slope[k])
+        if call.grad_out.start != NULL:
+            for k in range(n):
+                slope[k] = slope_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
+    elif call.loss == BCE:
+        for k in range(n):
+            loss[k] = bce(input[k], target[k], &slope[k])
+    elif call.loss == KL:
+        for k in range(n):
+            loss[k] = kl(input[k], target[k], &slope[k])
+    else:
+        for k in range(n):
+            loss[k] = kl_of_log(input[k], target[k], &slope[k])
+
+
+cdef inline double sum_of_chunk(double* loss, Py_ssize_t n) noexcept nogil:
+    """Sum of n losses; sets those beyond, up to ELEMENT_CHUNK, to 0."""
+    cdef double total[LANES]
+    cdef double lost[LANES]
+    cdef Py_ssize_t group, k
+    for k in range(n, ELEMENT_CHUNK):
+        loss[k] = 0
+    for k in range(LANES):
+        total[k] = lost[k] = 0
+    for group in range(ELEMENT_CHUNK // LANES):
+        for k in range(LANES):
+            add[double](&total[k], &lost[k], loss[group * LANES + k])
+    sum_of_lanes[double](total, lost, 0)
+    return settled(total[0], lost[0])
+
+
+cdef inline double run_chunk(
+    const ElementCall* call, Py_ssize_t first, Py_ssize_t n, floating like
+) noexcept nogil:
+    """Compute one chunk; returns the sum of its losses."""
+    cdef floating gathered[3][ELEMENT_CHUNK]
+    cdef double loss[ELEMENT_CHUNK]
+    cdef double slope[ELEMENT_CHUNK]
+    cdef const floating* factor
+    cdef const floating* input = gather(&call.input, first, n, gathered[0])
+    cdef const floating* target = gather(&call.target, first, n, gathered[1])
+    cdef Py_ssize_t k
+    chunk_losses(call, input, target, first, n, gathered[2], loss, slope)
+    if call.weight.start != NULL:
+        factor = gather(&call.weight, first, n, gathered[2])
+        for k in range(n):
+            loss[k] = weighed(factor[k], loss[k])
+            slope[k] = weighed(factor[k], slope[k])
+    if call.loss_out.start != NULL:
+        scatter(loss, first, n, &call.loss_out)
+    if call.grad_out.start != NULL:
+        for k in range(n):
+            slope[k] *= call.grad_scale
+        if call.grad_output.start != NULL:
+            factor = gather(&call.grad_output, first, n, gathered[2])
+            for k in range(n):
+                slope[k] *= factor[k]
+        scatter(slope, first, n, &call.grad_out)
+    return sum_of_chunk(loss, n)
+
+
+cdef inline double run_share(const ElementCall* call, Py_ssize_t share, floating like) noexcept nogil:
+    """Compute one share, in the thread that took it; returns the sum of its losses."""
+    cdef Py_ssize_t first = share * SHARE
+    cdef Py_ssize_t end = min(call.n_elements, first + SHARE)
+    cdef double total = 0, lost = 0
+    cdef cyce_environment found
+    cyce_enter(&found)
+    while first < end:
+        add[double](&total, &lost, run_chunk(call, first, min(<Py_ssize_t> ELEMENT_CHUNK, end - first), like))
+        first += ELEMENT_CHUNK
+    total = settled(total, lost)
+    cyce_leave(&found)
+    return total
+
+
+cdef inline int run_elements(
+    const ElementCall* call, int n_threads, double* loss_out, floating like
+) except -1 nogil:
+    """Compute all elements; loss_out[0] becomes the sum of the losses."""
+    cdef Py_ssize_t n_shares = (call.n_elements + SHARE - 1) // SHARE
+    cdef double* sums = <double*> PyMem_RawMalloc(n_shares * sizeof(double))
+    cdef Py_ssize_t share
+    cdef double lost = 0
+    if sums == NULL:
+        with gil:
+            raise MemoryError("no memory for the sums of the loss")
+    for share in prange(n_shares, num_threads=n_threads, schedule="static"):
+        sums[share] = run_share[floating](call, share, 0)
+    loss_out[0] = 0
+    for share in range(n_shares):
+        add[double](loss_out, &lost, sums[share])
+    loss_out[0] = settled(loss_out[0], lost)
+    PyMem_RawFree(sums)
+    return 0

@@ -1,0 +1,83 @@
+"""Dense masses: the part of a target that is on all classes.
+
+Every target is a `hard` mass on one class (targets.pxd) plus a dense mass on all of them: 1 under label
+smoothing, or the class probabilities, smoothed; times the class weights. `Call.dense_scale` is applied once, at
+the end.
+"""
+from cython cimport floating
+
+from cyce.kernels.call cimport CHUNK, Call, Tile
+from cyce.kernels.machine cimport check
+from cyce.kernels.points cimport smoothed
+from cyce.kernels.storage cimport load, load_positions
+from cyce.kernels.sums cimport add, settled
+
+
+cdef inline void fill_dense(
+    const Call* call, Py_ssize_t probabilities_at, Py_ssize_t first, Py_ssize_t n, floating* dense_out
+) noexcept nogil:
+    """Dense masses of classes first to first + n of one position; n is at most CHUNK."""
+    cdef const floating* weight = <const floating*> call.weight
+    cdef Py_ssize_t stride = call.probabilities.class_stride
+    cdef floating keep = <floating> (1.0 - call.smoothing)
+    cdef floating spread = <floating> (call.smoothing / call.n_all_classes)
+    cdef floating loaded[CHUNK]
+    cdef const floating* probabilities
+    cdef Py_ssize_t k
+    check(0 <= first and first + n <= call.n_classes and n <= CHUNK)
+    if call.probabilities.start == NULL:
+        for k in range(n):
+            dense_out[k] = 1
+    else:
+        probabilities = load(&call.probabilities, probabilities_at + first * stride, stride, n, loaded)
+        for k in range(n):
+            dense_out[k] = smoothed(probabilities[k], keep, spread)
+    if weight != NULL:
+        weight += call.first_class + first
+        for k in range(n):
+            dense_out[k] *= weight[k]
+
+
+cdef inline void fill_dense_of_tile(
+    const Call* call, const Tile* tile, Py_ssize_t c, floating* dense_out
+) noexcept nogil:
+    """Dense masses of class c of every position of a tile; 0 for ignored positions."""
+    cdef const floating* weight = <const floating*> call.weight
+    cdef Py_ssize_t offset = c * call.probabilities.class_stride
+    cdef floating keep = <floating> (1.0 - call.smoothing)
+    cdef floating spread = <floating> (call.smoothing / call.n_all_classes)
+    cdef floating factor = weight[call.first_class + c] if weight != NULL else <floating> 1.0
+    cdef Py_ssize_t k
+    if call.probabilities.start == NULL:
+        for k in range(tile.width):
+            dense_out[k] = factor
+    else:
+        load_positions(
+            &call.probabilities, tile.probabilities_at, tile.probabilities_contiguous, offset, tile.width,
+            dense_out,
+        )
+        for k in range(tile.width):
+            dense_out[k] = smoothed(dense_out[k], keep, spread) * factor
+    if tile.n_ignored:
+        for k in range(tile.width):
+            dense_out[k] = dense_out[k] if tile.counts[k] else <floating> 0.0
+    for k in range(tile.width, tile.lanes):
+        dense_out[k] = 0
+
+
+cdef inline double mass_without(
+    const Call* call, Py_ssize_t probabilities_at, Py_ssize_t left_out, floating like
+) noexcept nogil:
+    """Sum of the dense masses of one position, but for one class."""
+    cdef floating dense[CHUNK]
+    cdef double mass = 0, lost = 0
+    cdef Py_ssize_t first = 0
+    cdef Py_ssize_t k, n
+    while first < call.n_classes:
+        n = min(<Py_ssize_t> CHUNK, call.n_classes - first)
+        fill_dense(call, probabilities_at, first, n, dense)
+        for k in range(n):
+            if first + k != left_out:
+                add(&mass, &lost, dense[k])
+        first += n
+    return settled(mass, lost)

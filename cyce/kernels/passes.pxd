@@ -1,0 +1,407 @@
+"""The pass over all tiles: reduce, merge, finish.
+
+1. Reduce: each block of classes of a tile, by itself, to its fields (rows.pxd, tiles.pxd).
+2. Merge: the blocks of a tile, in order, to the state of each position (merge.pxd).
+3. Finish: losses and statistics of the positions (positions.pxd), then the gradient, block by block.
+
+All three run fused for one tile after the other (`run_tile`). With `Call.phase` they run apart: REDUCE ends with
+the states, FINISH begins with them, merged from those of all shards of the classes. Threads take tiles or, of
+a few large tiles, blocks. Neither their number nor who takes what changes a bit.
+
+Between the phases, the exponentials of a tile wait in the gradient's own memory, which may be that of the
+logits: a block is read before it is written. Where that is not possible they wait in scratch memory: a gradient
+much larger than the caches goes past them (`Call.streams`), or has another storage than the arithmetic.
+"""
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cython cimport floating
+from cython.parallel cimport prange, threadid
+
+from cyce.kernels.arrays cimport offsets_of
+from cyce.kernels.call cimport (
+    FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile, check_block,
+)
+from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
+from cyce.kernels.merge cimport N_BLOCK_FIELDS, load_state, merge_blocks, save_picks, save_state
+from cyce.kernels.positions cimport (
+    find_pivots, finish_logsumexp, finish_losses, finish_pivots, finish_stats, normalize_positions,
+)
+from cyce.kernels.rows cimport (
+    row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block,
+)
+from cyce.kernels.storage cimport TILE, is_native
+from cyce.kernels.sums cimport add, settled, whole_lanes
+from cyce.kernels.targets cimport look_up_targets, pick_from_logits
+from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
+from cyce.kernels.transforms cimport changes_logits, has_slopes
+
+cdef extern from *:
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+cdef enum:
+    # A thread's share is at least this many logits: below it, starting threads costs more.
+    MIN_SHARE = 12288
+    # Logits that are handed out to a thread together, to make up for handing them out.
+    AT_ONCE = 16384
+    # Tiles of at least this many logits, when there are few, are split between threads.
+    MIN_SPLIT = 65536
+    CACHE_LINE = 64
+    # Gradients of at least this many bytes go past the caches, unless they overwrite the logits: nothing
+    # of them would be left there. Exponentials of a tile wait in at most so many bytes of scratch memory.
+    MIN_STREAM = 1 << 26
+    MAX_STREAM_TILE = 3 << 18
+
+
+cdef struct TileResult:
+    double loss
+    bint target_changed             # a target was good when counted and bad when used
+
+
+cdef struct Scratch:
+    # How the memory that a thread computes in is divided, in bytes, all whole cache lines.
+    size_t tile
+    size_t stats
+    size_t exps
+    size_t packed
+
+
+# ---------------------------------------------------------------------------------------------
+# One tile
+
+
+cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) noexcept nogil:
+    """Where the positions of a tile are."""
+    cdef Py_ssize_t n_classes = call.n_classes
+    cdef Py_ssize_t k
+    tile.first = number * call.tile_width
+    tile.width = min(call.tile_width, call.n_positions - tile.first)
+    tile.lanes = tile.width if call.by_rows else whole_lanes(tile.width)
+    tile.contiguous = offsets_of(&call.logits.positions, tile.first, tile.width, tile.logits_at)
+    tile.next_at = tile.logits_at[0]
+    tile.next_stride = 0
+    if tile.contiguous:
+        tile.next_at += TILE
+        tile.next_stride = call.logits.class_stride
+    elif tile.width == TILE and tile.logits_at[TILE - 1] - tile.logits_at[0] == (TILE - 1) * n_classes:
+        tile.next_at += TILE * n_classes
+        tile.next_stride = TILE
+    tile.grad_contiguous = False
+    if call.grad.start != NULL:
+        tile.grad_contiguous = offsets_of(&call.grad.positions, tile.first, tile.width, tile.grad_at)
+    if call.probabilities.start != NULL:
+        tile.probabilities_contiguous = offsets_of(
+            &call.probabilities.positions, tile.first, tile.width, tile.probabilities_at
+        )
+    else:
+        for k in range(tile.width):
+            tile.probabilities_at[k] = 0
+
+
+cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, floating like) noexcept nogil:
+    """Look up the positions of a tile, their targets and scales, before anything is written."""
+    cdef double grad_scale = call.grad_scale
+    cdef floating sample_weight
+    cdef Py_ssize_t k
+    locate_tile(call, number, tile)
+    look_up_targets(call, tile, like)
+    for k in range(tile.lanes):
+        tile.pivot_logit[k] = 0
+    # Those of a tile are cheaper once it is packed, but ranks need them in every block.
+    if call.target != NULL and (call.by_rows or call.has_stats):
+        pick_from_logits(call, tile, like)
+    if call.grad.start != NULL:
+        for k in range(tile.width):
+            tile.scale[k] = grad_scale
+        if call.grad_output != NULL:
+            for k in range(tile.width):
+                tile.scale[k] *= (<const floating*> call.grad_output)[tile.first + k]
+    if call.sample_weight != NULL:
+        for k in range(tile.width):
+            sample_weight = (<const floating*> call.sample_weight)[tile.first + k]
+            if call.grad.start != NULL:
+                tile.scale[k] *= sample_weight
+            tile.n_ignored += tile.counts[k] and sample_weight == 0
+            tile.counts[k] = tile.counts[k] and sample_weight != 0
+    if call.all_ignored:
+        tile.n_ignored = tile.width
+        for k in range(tile.width):
+            tile.counts[k] = False
+    for k in range(tile.width, tile.lanes):
+        tile.counts[k] = False
+        tile.pivot[k] = 0
+        tile.hard[k] = tile.total[k] = 0
+        tile.scale[k] = 0
+
+
+cdef inline floating* exponentials_of_row(
+    const Call* call, const Tile* tile, Py_ssize_t row, floating* exps
+) noexcept nogil:
+    """Where the exponentials of a row wait; NULL if they do not."""
+    if exps == NULL:
+        return NULL
+    return exps + (row * call.n_classes if call.exps_wait_apart else tile.grad_at[row])
+
+
+cdef inline floating* packed_block(
+    const Call* call, floating* exps, Py_ssize_t block, floating* packed
+) noexcept nogil:
+    """Where a block of a tile is packed: where its exponentials wait, if that is apart."""
+    return exps + block * call.block_classes * TILE if call.exps_wait_apart else packed
+
+
+cdef inline void reduce_block(
+    const Call* call, Tile* tile, floating* exps_out, Py_ssize_t block, double* stats, floating* packed
+) noexcept nogil:
+    """Phase 1 for one block; exps_out: NULL if the exponentials are not kept."""
+    cdef double* block_stats = stats + block * N_BLOCK_FIELDS * call.tile_width
+    cdef Py_ssize_t row
+    check_block(call, tile, block)
+    if not call.by_rows:
+        tile_reduce_block(
+            call, tile, exps_out != NULL and call.n_blocks > 1 and not call.exps_wait_apart, block,
+            block_stats, packed_block(call, exps_out, block, packed),
+        )
+        return
+    for row in range(tile.width):
+        if tile.counts[row]:
+            row_reduce_block(
+                call, tile, row, exponentials_of_row(call, tile, row, exps_out), block, block_stats + row,
+                packed,
+            )
+        else:
+            row_leave_out(call, block_stats + row)
+
+
+cdef inline void finish_block(
+    const Call* call, const Tile* tile, floating* exps, Py_ssize_t block, const double* stats,
+    floating* packed,
+) noexcept nogil:
+    """Phase 3 for one block."""
+    cdef const double* block_stats = stats + block * N_BLOCK_FIELDS * call.tile_width
+    cdef Py_ssize_t row
+    check_block(call, tile, block)
+    if call.by_rows:
+        for row in range(tile.width):
+            if call.output == LOG_SOFTMAX:
+                row_log_softmax_block(call, tile, row, block, packed)
+            else:
+                row_finish_block(
+                    call, tile, row, <const floating*> exponentials_of_row(call, tile, row, exps), block,
+                    block_stats, packed,
+                )
+    elif call.output == LOG_SOFTMAX:
+        tile_log_softmax_block(call, tile, block, packed)
+    else:
+        tile_finish_block(
+            call, tile, call.n_blocks > 1 and not call.exps_wait_apart, block, block_stats,
+            packed_block(call, exps, block, packed),
+        )
+
+
+# The same in another thread, which has its own floating point environment.
+
+
+cdef inline void reduce_block_apart(
+    const Call* call, Tile* tile, floating* exps_out, Py_ssize_t block, double* stats, floating* packed
+) noexcept nogil:
+    cdef cyce_environment found
+    cyce_enter(&found)
+    reduce_block(call, tile, exps_out, block, stats, packed)
+    cyce_leave(&found)
+
+
+cdef inline void finish_block_apart(
+    const Call* call, const Tile* tile, floating* exps, Py_ssize_t block, const double* stats,
+    floating* packed,
+) noexcept nogil:
+    cdef cyce_environment found
+    cyce_enter(&found)
+    finish_block(call, tile, exps, block, stats, packed)
+    cyce_leave(&found)
+
+
+cdef inline void run_tile(
+    const Call* call, Py_ssize_t number, const Scratch* sizes, char* scratch, int n_threads,
+    TileResult* result, floating like,
+) noexcept nogil:
+    """Run the phases of one tile; with n_threads > 1, its blocks are shared among these.
+
+    scratch: that of one thread, followed by `packed` for each of the others.
+    """
+    cdef Tile* tile = <Tile*> scratch
+    cdef double* stats = <double*> (scratch + sizes.tile)
+    cdef char* packed = scratch + sizes.tile + sizes.stats + sizes.exps
+    cdef bint has_gradient = call.grad.start != NULL
+    cdef floating* exps = NULL
+    cdef floating* exps_out
+    cdef Py_ssize_t block
+    if has_gradient:
+        exps = <floating*> call.grad.start
+        if call.exps_wait_apart:
+            exps = <floating*> (scratch + sizes.tile + sizes.stats)
+    # Log-softmax and the softcap's slopes come from the logits again, not from their exponentials.
+    exps_out = NULL if call.output == LOG_SOFTMAX or has_slopes(call) else exps
+    begin_tile(call, number, tile, like)
+    result.target_changed = tile.target_changed
+    result.loss = 0
+
+    if n_threads > 1:
+        for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
+            reduce_block_apart(
+                call, tile, exps_out, block, stats, <floating*> (packed + threadid() * sizes.packed)
+            )
+    else:
+        for block in range(call.n_blocks):
+            reduce_block(call, tile, exps_out, block, stats, <floating*> packed)
+
+    merge_blocks(call, tile, stats, like)
+    if call.phase == REDUCE:
+        save_state(call, tile)
+        save_picks(call, tile)
+        return
+    if call.phase == FINISH:
+        load_state(call, tile, call.states)
+
+    normalize_positions(tile, like)
+    if call.output == GRADIENT:
+        result.loss = finish_losses(call, tile, like)
+        if has_gradient:
+            find_pivots(call, tile, like)
+            finish_pivots(call, tile, like)
+        if call.has_stats:
+            finish_stats(call, tile, like)
+    elif call.output == LOGSUMEXP:
+        finish_logsumexp(call, tile, like)
+    if not has_gradient:
+        return
+    if n_threads > 1:
+        for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
+            finish_block_apart(
+                call, tile, exps, block, stats, <floating*> (packed + threadid() * sizes.packed)
+            )
+    else:
+        for block in range(call.n_blocks):
+            finish_block(call, tile, exps, block, stats, <floating*> packed)
+    if call.streams:
+        cyce_stream_end()
+
+
+cdef inline void run_tile_apart(
+    const Call* call, Py_ssize_t number, const Scratch* sizes, char* scratch, TileResult* result,
+    floating like,
+) noexcept nogil:
+    cdef cyce_environment found
+    cyce_enter(&found)
+    run_tile(call, number, sizes, scratch, 1, result, like)
+    cyce_leave(&found)
+
+
+# ---------------------------------------------------------------------------------------------
+# All tiles
+
+
+cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
+    """n_bytes, rounded up to whole cache lines."""
+    return (n_bytes + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+
+
+cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
+    """What a thread needs: a tile, the fields of its blocks, exponentials, a packed block, and slopes."""
+    cdef Scratch scratch
+    cdef bint is_copied = changes_logits(call) or not is_native(call.logits.format, like) or (
+        call.output == LOG_SOFTMAX and not is_native(call.grad.format, like)
+    )
+    cdef size_t block = call.block_classes * call.tile_width
+    if call.by_rows:
+        block = call.block_classes if is_copied else 0
+    if has_slopes(call):
+        block *= 2
+    scratch.tile = whole_lines(sizeof(Tile))
+    scratch.stats = whole_lines(
+        <size_t> (call.n_blocks * N_BLOCK_FIELDS * call.tile_width) * sizeof(double)
+    )
+    scratch.exps = 0
+    if call.exps_wait_apart and call.by_rows:
+        scratch.exps = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
+    elif call.exps_wait_apart:
+        scratch.exps = whole_lines(<size_t> (call.n_blocks * call.block_classes * TILE) * sizeof(floating))
+    scratch.packed = whole_lines(block * sizeof(floating))
+    return scratch
+
+
+cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
+    """Whether the gradient may go past the caches."""
+    if call.grad.start == NULL or call.grad.start == call.logits.start:
+        return False
+    if call.output == LOG_SOFTMAX or has_slopes(call) or not is_native(call.grad.format, like):
+        return False
+    if <size_t> (call.n_positions * call.n_classes) * sizeof(floating) < MIN_STREAM:
+        return False
+    if call.by_rows:
+        return <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MAX_STREAM_TILE
+    return call.n_blocks == 1
+
+
+cdef inline void choose_memory(Call* call, bint split, floating like) noexcept nogil:
+    """Choose where the gradient goes, and where exponentials wait for it."""
+    call.streams = may_stream(call, like) and not split
+    call.exps_wait_apart = (
+        call.grad.start != NULL and call.output != LOG_SOFTMAX and not has_slopes(call)
+        and (call.streams and call.by_rows or not is_native(call.grad.format, like))
+    )
+
+
+cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) except -1 nogil:
+    """Run all tiles; loss_out[0] becomes the sum of the losses."""
+    cdef Scratch sizes
+    cdef size_t size
+    cdef bint split = (
+        n_threads > 1 and call.n_blocks > 1 and call.n_tiles < 4 * n_threads
+        and call.n_classes >= MIN_SPLIT // call.tile_width
+    )
+    cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
+    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // call.tile_width // call.n_classes)
+    cdef int n_more
+    cdef size_t more
+    cdef char* memory = NULL
+    cdef char* scratch
+    cdef TileResult* results = <TileResult*> PyMem_RawMalloc(call.n_tiles * sizeof(TileResult))
+    cdef Py_ssize_t number
+    cdef double lost = 0
+    cdef bint target_changed = False
+    choose_memory(call, split, like)
+    sizes = scratch_of(call, like)
+    size = sizes.tile + sizes.stats + sizes.exps + sizes.packed
+    n_more = n_threads - 1 if split else n_workers - 1
+    more = sizes.packed if split else size
+    # The bytes for 2**60 broadcast classes are more than can be counted.
+    if size < PY_SSIZE_T_MAX // 2 and more < <size_t> (PY_SSIZE_T_MAX // 2) // <size_t> max(1, n_more):
+        memory = <char*> PyMem_RawMalloc(CACHE_LINE + size + n_more * more)
+    scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
+    if memory == NULL or results == NULL:
+        PyMem_RawFree(memory)
+        PyMem_RawFree(results)
+        with gil:
+            raise MemoryError("no memory for the scratch space of the loss")
+    if n_workers > 1:
+        for number in prange(
+            call.n_tiles, num_threads=n_workers, schedule="dynamic", chunksize=n_at_once
+        ):
+            run_tile_apart[floating](
+                call, number, &sizes, scratch + threadid() * size, results + number, 0
+            )
+    else:
+        for number in range(call.n_tiles):
+            run_tile[floating](
+                call, number, &sizes, scratch, n_threads if split else 1, results + number, 0
+            )
+    loss_out[0] = 0
+    for number in range(call.n_tiles):
+        add[double](loss_out, &lost, results[number].loss)
+        target_changed = target_changed or results[number].target_changed
+    loss_out[0] = settled(loss_out[0], lost)
+    PyMem_RawFree(memory)
+    PyMem_RawFree(results)
+    if target_changed:
+        with gil:
+            raise IndexError(-1)
+    return 0

@@ -1,0 +1,69 @@
+"""Formulas of one class of one position, for the loops of rows and of tiles alike.
+
+`add_` functions add to a running total in double; for doubles, they also collect what the addition loses.
+"""
+from cython cimport floating
+
+from cyce.kernels.machine cimport multiply_add
+from cyce.kernels.reference cimport without_headroom
+from cyce.kernels.sums cimport add, difference_lost, finite_or_zero
+
+
+cdef inline floating smoothed(floating probability, floating keep, floating spread) noexcept nogil:
+    """A class probability after label smoothing: keep = 1 - smoothing, spread = smoothing / n_classes."""
+    return multiply_add(probability, keep, spread)
+
+
+cdef inline void add_dense(
+    floating mass, floating row_max, floating logit, double* mass_total, double* mass_lost,
+    double* gap_total, double* gap_lost,
+) noexcept nogil:
+    """Add a dense mass, and mass * (row_max - logit), to their totals."""
+    # A class without mass adds nothing, even where its logit is -inf.
+    cdef double gap = 0.0 if mass == 0 else <double> mass * (<double> row_max - <double> logit)
+    add(mass_total, mass_lost, mass)
+    if floating is float:
+        gap_total[0] += gap
+    else:
+        add[double](gap_total, gap_lost, gap)
+
+
+cdef inline void add_spread(
+    floating exponential, floating row_max, floating logit, double* total, double* lost
+) noexcept nogil:
+    """Add exponential * (row_max - logit), of which the entropy is made; an exponential of 0 adds nothing."""
+    cdef double spread = (
+        0.0 if exponential == 0 else <double> exponential * (<double> row_max - <double> logit)
+    )
+    if floating is float:
+        total[0] += spread
+    else:
+        add[double](total, lost, spread)
+
+
+cdef inline bint comes_before(
+    floating logit, Py_ssize_t number, double pivot_logit, Py_ssize_t pivot
+) noexcept nogil:
+    """Whether a class ranks before the pivot: a higher logit, or an equal one and a lower number."""
+    return logit > pivot_logit or (logit == pivot_logit and number < pivot)
+
+
+cdef inline floating scaled_softmax(floating exponential, floating factor) noexcept nogil:
+    """A waiting exponential, times the factor of its block (`block_factor`)."""
+    return exponential * without_headroom(factor) * factor
+
+
+cdef inline floating at_most_1(floating probability) noexcept nogil:
+    """A probability, where rounding may have led beyond 1; NaN stays."""
+    return 1 if probability > 1 else probability
+
+
+cdef inline floating log_softmax_of(
+    floating logit, double subtracted, double subtracted_then
+) noexcept nogil:
+    """Log-softmax of one class; at the maximum, as precise as the logarithm. See `log_softmax_parts`."""
+    cdef double difference = logit - subtracted
+    if floating is float:
+        return <floating> (difference - subtracted_then)
+    else:
+        return difference + finite_or_zero(difference_lost(logit, subtracted, difference) - subtracted_then)

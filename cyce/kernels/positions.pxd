@@ -1,0 +1,303 @@
+"""What is computed once per position, after its blocks are merged: losses, pivots, statistics.
+
+With maximum m and rest r: loss = (m - x_target) + log1p(r). The gradient of class c is
+scale * (total mass * softmax_c - mass_c). One class of a position, the pivot (the target or, with class
+probabilities, the maximum), has its gradient computed apart, without that cancellation (`finish_pivots`): at
+the target, where it is the maximum, it is -r / (1 + r), not p - 1.
+
+For doubles, what the logarithm and the last products lose is carried along (`*_lost`), and rounded once, at the
+end.
+"""
+from cython cimport floating
+from libc.math cimport INFINITY, NAN
+from libc.stdint cimport int64_t
+
+from cyce.kernels.call cimport Call, StatsOut, Tile
+from cyce.kernels.masses cimport fill_dense, mass_without
+from cyce.kernels.math cimport log1p_in_parts
+from cyce.kernels.merge cimport decay_of
+from cyce.kernels.points cimport comes_before
+from cyce.kernels.storage cimport TILE, load_one
+from cyce.kernels.sums cimport (
+    LANES, add, add_product, difference_lost, finite_or_zero, settled, settled_of, sum_lost, sum_of_lanes,
+)
+from cyce.kernels.targets cimport is_class
+from cyce.kernels.transforms cimport changes_logits, slope_at, transform
+
+
+cdef inline void normalize_positions(Tile* tile, floating like) noexcept nogil:
+    """Normalizers of a tile, from its rests."""
+    cdef double rest, logarithm
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        # An infinite maximum has no softmax: NaN, as in torch.
+        rest = tile.rest[k] if tile.row_max[k] - tile.row_max[k] == 0 else NAN
+        tile.rest[k] = settled(rest, tile.rest_lost[k])
+        tile.rest_lost[k] += rest - tile.rest[k]
+        tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
+        logarithm = log1p_in_parts(tile.rest[k], &tile.log_lost[k])
+        if floating is float:
+            tile.log_normalizer[k] = logarithm + tile.rest_lost[k] * tile.inverse[k]
+            tile.log_lost[k] = 0
+        else:
+            tile.log_lost[k] += tile.rest_lost[k] * tile.inverse[k]
+            tile.log_normalizer[k] = logarithm + tile.log_lost[k]
+            tile.log_lost[k] = finite_or_zero(tile.log_lost[k] - (tile.log_normalizer[k] - logarithm))
+
+
+cdef inline floating logit_of(
+    const Call* call, const Tile* tile, Py_ssize_t k, Py_ssize_t c, floating like
+) noexcept nogil:
+    """Logit of class c of a position, as it was given."""
+    return load_one(&call.logits, tile.logits_at[k] + c * call.logits.class_stride, like)
+
+
+cdef inline double logsumexp_at(
+    const Call* call, const Tile* tile, Py_ssize_t k, floating like
+) noexcept nogil:
+    """Log-sum-exp of one position; an infinite maximum itself, unless a logit is NaN."""
+    cdef double lse = tile.row_max[k] + tile.log_normalizer[k]
+    cdef floating logit
+    cdef Py_ssize_t c
+    if floating is double:
+        lse += finite_or_zero(sum_lost(tile.row_max[k], tile.log_normalizer[k], lse) + tile.log_lost[k])
+    if not -INFINITY < tile.row_max[k] < INFINITY:
+        lse = tile.row_max[k]
+        for c in range(call.n_classes):
+            logit = logit_of(call, tile, k, c, like)
+            lse = lse if logit == logit else NAN
+    return lse
+
+
+cdef inline void finish_logsumexp(const Call* call, const Tile* tile, floating like) noexcept nogil:
+    """Write the log-sum-exp of a tile's positions."""
+    cdef Py_ssize_t k
+    for k in range(tile.width):
+        (<floating*> call.loss_out)[tile.first + k] = <floating> logsumexp_at(call, tile, k, like)
+
+
+cdef inline double log_softmax_parts(
+    const Tile* tile, Py_ssize_t k, double* subtracted_then_out, floating like
+) noexcept nogil:
+    """The log-sum-exp in two parts: what is subtracted from a logit first, and what is subtracted then.
+
+    float: the maximum, whose difference to a logit is exact in double, and the logarithm. double: their sum,
+    and what rounding that loses.
+    """
+    cdef double lse
+    if floating is float:
+        subtracted_then_out[0] = tile.log_normalizer[k]
+        return tile.row_max[k]
+    else:
+        lse = tile.row_max[k] + tile.log_normalizer[k]
+        subtracted_then_out[0] = sum_lost(tile.row_max[k], tile.log_normalizer[k], lse) + tile.log_lost[k]
+        return lse
+
+
+# ---------------------------------------------------------------------------------------------
+# Losses
+
+
+cdef inline void begin_losses(Tile* tile, double* loss, double* loss_lost, floating like) noexcept nogil:
+    """Losses of the hard masses; begin what the gradients are made of."""
+    cdef double distance, nll, nll_lost
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        loss[k] = loss_lost[k] = 0
+        # A target of weight 0 adds nothing, even where its logit is -inf.
+        distance = 0.0 if tile.hard[k] == 0 else tile.row_max[k] - tile.pivot_logit[k]
+        nll = distance + tile.log_normalizer[k]
+        nll_lost = sum_lost(distance, tile.log_normalizer[k], nll) + tile.log_lost[k]
+        if tile.hard[k] != 0:
+            nll_lost += difference_lost(tile.row_max[k], tile.pivot_logit[k], distance)
+        add_product[floating](&loss[k], &loss_lost[k], tile.hard[k], 0.0, nll, finite_or_zero(nll_lost), 0)
+        tile.total[k] = tile.pivot_mass[k] = tile.hard[k]
+        tile.other_mass[k] = 0
+
+
+cdef inline void add_dense_losses(
+    const Call* call, Tile* tile, double* loss, double* loss_lost, floating like
+) noexcept nogil:
+    """Add the losses of the dense masses."""
+    cdef double dense_loss, dense_lost
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        dense_loss = tile.gap[k]
+        dense_lost = tile.gap_lost[k]
+        add_product[floating](
+            &dense_loss, &dense_lost, tile.mass[k], tile.mass_lost[k], tile.log_normalizer[k],
+            tile.log_lost[k], 0,
+        )
+        add_product[floating](
+            &loss[k], &loss_lost[k], call.dense_scale, call.dense_scale_lost, dense_loss, dense_lost, 0
+        )
+        tile.total[k] += call.dense_scale * settled_of(tile.mass[k], tile.mass_lost[k], like)
+
+
+cdef inline void add_z_losses(
+    const Call* call, Tile* tile, double* loss, double* loss_lost, floating like
+) noexcept nogil:
+    """Add z_loss * lse**2."""
+    cdef double lse, lse_lost, square, square_lost
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        lse = tile.row_max[k] + tile.log_normalizer[k]
+        lse_lost = sum_lost(tile.row_max[k], tile.log_normalizer[k], lse) + tile.log_lost[k]
+        square = square_lost = 0
+        add_product[floating](&square, &square_lost, lse, lse_lost, lse, lse_lost, 0)
+        add_product[floating](&loss[k], &loss_lost[k], call.z_loss, 0.0, square, square_lost, 0)
+        tile.other_mass[k] += 2.0 * call.z_loss * lse
+        tile.total[k] += 2.0 * call.z_loss * lse
+
+
+cdef inline double sum_of_losses(const Call* call, const Tile* tile, const double* loss) noexcept nogil:
+    """Sum of the losses of a tile."""
+    cdef double total[LANES]
+    cdef double lost[LANES]
+    cdef Py_ssize_t group, k
+    for k in range(LANES):
+        total[k] = lost[k] = 0
+    if call.by_rows:
+        for k in range(tile.width):
+            add[double](&total[0], &lost[0], loss[k])
+    else:
+        for group in range(tile.lanes // LANES):
+            for k in range(LANES):
+                add[double](&total[k], &lost[k], loss[group * LANES + k])
+        sum_of_lanes[double](total, lost, 0)
+    return settled(total[0], lost[0])
+
+
+cdef inline double finish_losses(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """Losses of a tile and what its gradient is made of; returns the sum of the losses."""
+    cdef floating* loss_out = <floating*> call.loss_out
+    cdef double loss[TILE]
+    cdef double loss_lost[TILE]
+    cdef Py_ssize_t k
+    begin_losses(tile, loss, loss_lost, like)
+    if call.has_dense:
+        add_dense_losses(call, tile, loss, loss_lost, like)
+    if call.z_loss != 0:
+        add_z_losses(call, tile, loss, loss_lost, like)
+    for k in range(tile.lanes):
+        loss[k] = settled(loss[k], loss_lost[k])
+    if call.sample_weight != NULL:
+        for k in range(tile.width):
+            loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
+    if tile.n_ignored or tile.width < tile.lanes:
+        for k in range(tile.lanes):
+            if not tile.counts[k]:
+                loss[k] = 0
+                tile.scale[k] = 0
+    if loss_out != NULL:
+        for k in range(tile.width):
+            loss_out[tile.first + k] = <floating> loss[k]
+    return sum_of_losses(call, tile, loss)
+
+
+# ---------------------------------------------------------------------------------------------
+# Pivots
+
+
+cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """With class probabilities, make the maxima the pivots; split the masses at all pivots."""
+    cdef double others
+    cdef floating dense
+    cdef Py_ssize_t k
+    if call.target == NULL:
+        for k in range(tile.width):
+            tile.pivot[k] = <Py_ssize_t> tile.argmax[k]
+            tile.pivot_logit[k] = tile.row_max[k]
+        if changes_logits(call):
+            for k in range(tile.width):
+                if is_class(tile.pivot[k], call.n_classes):
+                    tile.pivot_slope[k] = slope_at(call, logit_of(call, tile, k, tile.pivot[k], like))
+    if not call.has_dense:
+        return
+    for k in range(tile.width):
+        # There is no maximum where all is NaN or -inf.
+        if tile.counts[k] and is_class(tile.pivot[k], call.n_classes):
+            fill_dense(call, tile.probabilities_at[k], tile.pivot[k], 1, &dense)
+            others = settled(tile.mass[k] - dense, tile.mass_lost[k])
+            if floating is float:
+                # Where nearly all mass is on one class, the sum is too coarse for that of the others.
+                if 0 < others < 6e-8 * dense and call.n_classes == call.n_all_classes:
+                    others = mass_without(call, tile.probabilities_at[k], tile.pivot[k], like)
+            tile.pivot_mass[k] += call.dense_scale * dense
+            tile.other_mass[k] += call.dense_scale * others
+
+
+cdef inline void finish_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """Gradients at the pivots, rounded to the type of `like`.
+
+    There, total * softmax - mass may cancel: softmax may be nearly 1, and a mass nearly the total. It is
+    (total - mass) * softmax - mass * (1 - softmax), whose first difference is known as the mass of the other
+    classes, and whose second is the softmax of the others.
+    """
+    cdef double softmax[TILE]
+    cdef double others[TILE]
+    cdef Py_ssize_t k
+    if call.target == NULL:
+        for k in range(tile.lanes):
+            softmax[k] = tile.inverse[k]
+            others[k] = tile.rest[k] * tile.inverse[k]
+    else:
+        for k in range(tile.lanes):
+            softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
+            others[k] = 1.0 - softmax[k]
+            if tile.pivot_logit[k] == tile.row_max[k]:
+                others[k] = tile.rest[k] * tile.inverse[k]
+    for k in range(tile.width):
+        tile.pivot_gradient[k] = <floating> (
+            tile.scale[k] * (softmax[k] * tile.other_mass[k] - tile.pivot_mass[k] * others[k])
+        )
+    if changes_logits(call):
+        for k in range(tile.width):
+            tile.pivot_gradient[k] = <floating> tile.pivot_gradient[k] * <floating> tile.pivot_slope[k]
+
+
+# ---------------------------------------------------------------------------------------------
+# Statistics
+
+
+cdef inline void rank_without_order(
+    const Call* call, Tile* tile, Py_ssize_t k, floating like
+) noexcept nogil:
+    """Prediction and rank of a position that has NaN or an infinite maximum. NaN ranks first, as in NumPy."""
+    cdef floating logit
+    cdef floating best = NAN
+    cdef double pivot_logit = tile.pivot_logit[k]
+    cdef Py_ssize_t c
+    tile.rank[k] = tile.argmax[k] = 0
+    for c in range(call.n_classes):
+        logit = logit_of(call, tile, k, c, like)
+        transform(call, 1, &logit)
+        if c == 0 or logit > best or (logit != logit and best == best):
+            tile.argmax[k] = <double> c
+            best = logit
+        if logit != logit:
+            tile.rank[k] += pivot_logit == pivot_logit or c < tile.pivot[k]
+        elif pivot_logit == pivot_logit:
+            tile.rank[k] += comes_before(logit, c, pivot_logit, tile.pivot[k])
+
+
+cdef inline void finish_stats(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """Write the statistics of a tile's positions; for ignored ones 0, and -1 for classes and ranks."""
+    cdef const StatsOut* out = &call.stats_out
+    cdef double lse, probability, entropy
+    cdef Py_ssize_t k, position
+    for k in range(tile.width):
+        position = tile.first + k
+        lse = probability = entropy = 0
+        out.prediction[position] = out.rank[position] = -1
+        if tile.counts[k]:
+            if tile.rest[k] != tile.rest[k]:
+                rank_without_order(call, tile, k, like)
+            lse = logsumexp_at(call, tile, k, like)
+            probability = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
+            entropy = tile.log_normalizer[k] + tile.spread[k] * tile.inverse[k]
+            out.prediction[position] = <int64_t> tile.argmax[k]
+            out.rank[position] = <int64_t> tile.rank[k]
+        (<floating*> out.lse)[position] = <floating> lse
+        (<floating*> out.probability)[position] = <floating> probability
+        (<floating*> out.entropy)[position] = <floating> entropy

@@ -1,0 +1,143 @@
+"""Targets: how they are read and checked, which positions they leave out, and what they pick.
+
+The kernel trusts nobody: each target is checked on the value that was just loaded, whatever another thread
+does to the array meanwhile.
+"""
+from cython cimport floating
+from libc.stdint cimport (
+    INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)
+
+from cyce.kernels.call cimport GRADIENT, Call, Tile
+from cyce.kernels.machine cimport check
+from cyce.kernels.storage cimport TILE, load_one
+from cyce.kernels.transforms cimport changes_logits, slope_at, transform
+
+
+cdef inline void load_targets(
+    const char* target, char format, Py_ssize_t first, Py_ssize_t n, int64_t* targets_out
+) noexcept nogil:
+    """Targets of n positions from number `first` on; one that an int64 cannot hold becomes -1."""
+    # volatile: another thread may write to the array, and what was checked must be what is used.
+    cdef uint64_t value
+    cdef Py_ssize_t k
+    if format == c"q":
+        for k in range(n):
+            targets_out[k] = (<const volatile int64_t*> target)[first + k]
+    elif format == c"i":
+        for k in range(n):
+            targets_out[k] = (<const volatile int32_t*> target)[first + k]
+    elif format == c"b":
+        for k in range(n):
+            targets_out[k] = (<const volatile int8_t*> target)[first + k]
+    elif format == c"h":
+        for k in range(n):
+            targets_out[k] = (<const volatile int16_t*> target)[first + k]
+    elif format == c"B":
+        for k in range(n):
+            targets_out[k] = (<const volatile uint8_t*> target)[first + k]
+    elif format == c"H":
+        for k in range(n):
+            targets_out[k] = (<const volatile uint16_t*> target)[first + k]
+    elif format == c"I":
+        for k in range(n):
+            targets_out[k] = (<const volatile uint32_t*> target)[first + k]
+    else:
+        for k in range(n):
+            value = (<const volatile uint64_t*> target)[first + k]
+            targets_out[k] = -1 if value > <uint64_t> INT64_MAX else <int64_t> value
+
+
+cdef inline bint is_class(int64_t target, Py_ssize_t n_classes) noexcept nogil:
+    """Whether the target is one of the classes."""
+    # One comparison: a negative number is large as an unsigned one.
+    return <uint64_t> target < <uint64_t> n_classes
+
+
+cdef inline bint is_bad(int64_t target, Py_ssize_t n_classes, int64_t ignore_index) noexcept nogil:
+    """Whether the target is neither a class nor ignored."""
+    return (target != ignore_index) & (not is_class(target, n_classes))
+
+
+cdef inline bint is_picked(int64_t target, Py_ssize_t n_classes, int64_t ignore_index) noexcept nogil:
+    """Whether the target is a class that is not ignored."""
+    return (target != ignore_index) & is_class(target, n_classes)
+
+
+cdef inline void note_pick(const Call* call, Tile* tile, Py_ssize_t k, floating logit) noexcept nogil:
+    """Note the target's logit of position k, after the options that change logits, and its slope."""
+    tile.pivot_slope[k] = slope_at(call, logit)
+    transform(call, 1, &logit)
+    tile.pivot_logit[k] = logit
+
+
+cdef inline void pick_from_logits(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """Look up the targets' logits."""
+    cdef Py_ssize_t class_stride = call.logits.class_stride
+    cdef Py_ssize_t k
+    for k in range(tile.width):
+        if is_class(tile.pivot[k], call.n_classes):
+            tile.pivot_logit[k] = load_one(
+                &call.logits, tile.logits_at[k] + tile.pivot[k] * class_stride, like
+            )
+    if changes_logits(call):
+        for k in range(tile.width):
+            if is_class(tile.pivot[k], call.n_classes):
+                note_pick(call, tile, k, <floating> tile.pivot_logit[k])
+
+
+cdef inline void pick_from_block(
+    const Call* call, Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Take the targets' logits out of n packed classes from number `first` on."""
+    cdef Py_ssize_t k
+    for k in range(tile.width):
+        if is_class(tile.pivot[k] - first, n):
+            tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * TILE + k]
+    if changes_logits(call):
+        for k in range(tile.width):
+            if is_class(tile.pivot[k] - first, n):
+                note_pick(call, tile, k, <floating> tile.pivot_logit[k])
+
+
+cdef inline void look_up_targets(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """Pivots and hard masses of a tile's positions, and which of these count."""
+    # Local copies: otherwise the compiler must assume that `tile` aliases `call`.
+    cdef const floating* weight = <const floating*> call.weight
+    cdef Py_ssize_t n_classes = call.n_all_classes
+    cdef Py_ssize_t first_class = call.first_class
+    cdef int64_t ignore_index = call.ignore_index
+    cdef double unpicked = 0 if call.output == GRADIENT else 1
+    cdef double picked = 1.0 - call.smoothing
+    cdef int64_t targets[TILE]
+    cdef Py_ssize_t n_counted = 0
+    cdef Py_ssize_t n_bad = 0
+    cdef Py_ssize_t k
+    tile.target_changed = False
+    tile.n_ignored = 0
+    if call.target == NULL:
+        for k in range(tile.width):
+            tile.counts[k] = True
+            tile.pivot[k] = 0
+            # Softmax is the gradient of a mass of 1, before its target is subtracted.
+            tile.hard[k] = tile.total[k] = unpicked
+        return
+    load_targets(call.target, call.target_format, tile.first, tile.width, targets)
+    # Loops over numbers of one size each, and without branches, so that they are vectorised.
+    for k in range(tile.width):
+        n_counted += is_picked(targets[k], n_classes, ignore_index)
+        n_bad += is_bad(targets[k], n_classes, ignore_index)
+    for k in range(tile.width):
+        tile.pivot[k] = targets[k] if is_picked(targets[k], n_classes, ignore_index) else 0
+    for k in range(tile.width):
+        tile.counts[k] = is_picked(targets[k], n_classes, ignore_index)
+        tile.hard[k] = picked
+    if weight != NULL:
+        for k in range(tile.width):
+            check(is_class(tile.pivot[k], n_classes))
+            tile.hard[k] = picked * weight[tile.pivot[k]] if tile.counts[k] else 0.0
+    if first_class > 0:
+        for k in range(tile.width):
+            tile.pivot[k] -= first_class
+    tile.target_changed = n_bad > 0
+    tile.n_ignored = tile.width - n_counted

@@ -1,0 +1,294 @@
+"""One block of a tile of positions, vectors across the positions.
+
+The twin of rows.pxd. A block is packed to [class][position] first, and computed there.
+"""
+from cython cimport floating
+from libc.math cimport INFINITY
+
+from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile, classes_of_block
+from cyce.kernels.machine cimport cyce_prefetch
+from cyce.kernels.masses cimport fill_dense_of_tile
+from cyce.kernels.merge cimport (
+    ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, UNIT, block_factor,
+)
+from cyce.kernels.points cimport (
+    add_dense, add_spread, at_most_1, comes_before, log_softmax_of, scaled_softmax,
+)
+from cyce.kernels.positions cimport log_softmax_parts
+from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headroom
+from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
+from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
+from cyce.kernels.targets cimport is_class, pick_from_block
+from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
+
+
+cdef inline void set_ignored_to_zero(const Tile* tile, Py_ssize_t n, floating* packed_out) noexcept nogil:
+    """Set n packed classes of ignored positions to 0, whatever their logits."""
+    cdef Py_ssize_t c, k
+    if tile.n_ignored:
+        for k in range(tile.width):
+            if not tile.counts[k]:
+                for c in range(n):
+                    packed_out[c * TILE + k] = 0
+
+
+cdef inline void tile_load_logits(
+    const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, floating* packed_out
+) noexcept nogil:
+    """Pack the logits of n classes from number `first` on."""
+    load_tile(&call.logits, first, tile.logits_at, tile.contiguous, tile.width, n, packed_out)
+    set_ignored_to_zero(tile, n, packed_out)
+
+
+cdef inline void tile_transform(
+    const Call* call, const Tile* tile, Py_ssize_t n, floating* packed_out
+) noexcept nogil:
+    """Apply softcap and temperature to n packed classes."""
+    cdef Py_ssize_t c
+    for c in range(n):
+        transform(call, tile.lanes, packed_out + c * TILE)
+
+
+cdef inline void tile_reduce_stats(
+    const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n, const floating* row_max,
+    const floating* shift, const floating* exponent_shift, const floating* lowest, double* stats,
+) noexcept nogil:
+    """Reduce n classes of a tile, from number `first` on, to their spreads and ranks."""
+    cdef double* spread = stats + SPREAD * TILE
+    cdef double* rank = stats + RANK * TILE
+    cdef const double* unit = stats + UNIT * TILE
+    cdef double lost[TILE]
+    cdef floating exponential
+    cdef const floating* lane
+    cdef Py_ssize_t c, k
+    for k in range(tile.lanes):
+        spread[k] = lost[k] = rank[k] = 0
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            exponential = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+            add_spread(exponential, finite_or_zero(row_max[k]), lane[k], &spread[k], &lost[k])
+            rank[k] += comes_before(lane[k], first + c, tile.pivot_logit[k], tile.pivot[k])
+    for k in range(tile.lanes):
+        spread[k] = settled(spread[k], lost[k]) * <double> without_headroom(row_max[k]) * unit[k]
+
+
+cdef inline void tile_reduce_dense(
+    const Call* call, const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n,
+    const floating* row_max, double* stats,
+) noexcept nogil:
+    """Reduce n classes of a tile, from number `first` on, to their dense masses and gaps."""
+    cdef double* mass = stats + MASS * TILE
+    cdef double* mass_lost = stats + MASS_LOST * TILE
+    cdef double* gap = stats + GAP * TILE
+    cdef double* gap_lost = stats + GAP_LOST * TILE
+    cdef floating dense[TILE]
+    cdef const floating* lane
+    cdef Py_ssize_t c, k
+    for k in range(tile.lanes):
+        mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
+    for c in range(n):
+        lane = packed + c * TILE
+        fill_dense_of_tile(call, tile, first + c, dense)
+        for k in range(tile.lanes):
+            add_dense(
+                dense[k], finite_or_zero(row_max[k]), lane[k],
+                &mass[k], &mass_lost[k], &gap[k], &gap_lost[k],
+            )
+    for k in range(tile.lanes):
+        mass_lost[k] = finite_or_zero(mass_lost[k])
+        gap_lost[k] = finite_or_zero(gap_lost[k])
+
+
+cdef inline void tile_maxima(
+    const Tile* tile, const floating* packed, Py_ssize_t n, floating* row_max_out, floating* argmax_out
+) noexcept nogil:
+    """Maxima of n packed classes, and where they are: n where nothing is above -inf."""
+    cdef floating value, class_number
+    cdef const floating* lane
+    cdef Py_ssize_t c, k
+    for k in range(tile.lanes):
+        row_max_out[k] = -INFINITY
+        argmax_out[k] = <floating> n
+    for c in range(n):
+        lane = packed + c * TILE
+        class_number = <floating> c
+        for k in range(tile.lanes):
+            value = lane[k]
+            argmax_out[k] = class_number if value > row_max_out[k] else argmax_out[k]
+            row_max_out[k] = value if value > row_max_out[k] else row_max_out[k]
+
+
+cdef inline void tile_add_rests(
+    const Tile* tile, const floating* packed, Py_ssize_t n, const floating* row_max, const floating* argmax,
+    double* stats,
+) noexcept nogil:
+    """Sums of n packed classes of exponentials, without those at the maxima."""
+    cdef double* rest = stats + REST * TILE
+    cdef double* lost = stats + REST_LOST * TILE
+    cdef const double* unit = stats + UNIT * TILE
+    cdef double total[LANES]
+    cdef double total_lost[LANES]
+    cdef floating value, class_number
+    cdef const floating* lane
+    cdef Py_ssize_t c, group, k
+    # As many positions at a time as there are registers for their sums.
+    for group in range(tile.lanes // LANES):
+        for k in range(LANES):
+            total[k] = total_lost[k] = 0
+        for c in range(n):
+            lane = packed + c * TILE + group * LANES
+            class_number = <floating> c
+            for k in range(LANES):
+                value = <floating> 0.0 if argmax[group * LANES + k] == class_number else lane[k]
+                add(&total[k], &total_lost[k], value)
+        for k in range(LANES):
+            rest[group * LANES + k] = total[k]
+            lost[group * LANES + k] = total_lost[k]
+    for k in range(tile.lanes):
+        rest[k] *= <double> without_headroom(row_max[k]) * unit[k]
+        lost[k] *= <double> without_headroom(row_max[k]) * unit[k]
+
+
+cdef inline void tile_reduce_block(
+    const Call* call, Tile* tile, bint exps_wait, Py_ssize_t block, double* stats, floating* packed
+) noexcept nogil:
+    """Reduce one block of a tile; leave its exponentials in `packed`.
+
+    exps_wait: leave them in the gradient, too, where `packed` is needed for other blocks.
+    """
+    cdef Py_ssize_t first = block * call.block_classes
+    cdef Py_ssize_t n = classes_of_block(call, block)
+    cdef Py_ssize_t itemsize = size_of(call.logits.format)
+    cdef floating row_max[TILE]
+    cdef floating argmax[TILE]
+    cdef floating shift[TILE]
+    cdef floating exponent_shift[TILE]
+    cdef floating lowest[TILE]
+    cdef const char* next_logits
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+
+    tile_load_logits(call, tile, first, n, packed)
+    if call.target != NULL and not call.has_stats:
+        pick_from_block(call, tile, packed, first, n)
+    if changes_logits(call):
+        tile_transform(call, tile, n, packed)
+    tile_maxima(tile, packed, n, row_max, argmax)
+    for k in range(tile.lanes):
+        refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
+    for k in range(tile.lanes):
+        stats[UNIT * TILE + k] = unit_at(row_max[k])
+    for k in range(tile.lanes):
+        stats[MAX * TILE + k] = row_max[k]
+        # In double: a float does not hold all class numbers.
+        stats[ARGMAX * TILE + k] = <double> first + argmax[k]
+    if call.has_stats:
+        tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
+    if call.has_dense:
+        tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
+    for c in range(n):
+        lane = packed + c * TILE
+        # Prefetch the next tile. Prefetching beyond the end does no harm.
+        next_logits = address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride)
+        for k in range(TILE * itemsize // 64):
+            cyce_prefetch(next_logits + 64 * k)
+        for k in range(tile.lanes):
+            lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+    tile_add_rests(tile, packed, n, row_max, argmax, stats)
+    if exps_wait:
+        store_tile(
+            <const floating*> packed, &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n,
+            False,
+        )
+
+
+cdef inline void tile_restart_block(
+    const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, const double* stats,
+    floating* packed, floating* slopes_out,
+) noexcept nogil:
+    """Turn the logits of one block of a tile into exponentials again, with the softcap's slopes."""
+    cdef floating shift[TILE]
+    cdef floating exponent_shift[TILE]
+    cdef floating lowest[TILE]
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+    tile_load_logits(call, tile, first, n, packed)
+    for c in range(n):
+        for k in range(tile.lanes):
+            slopes_out[c * TILE + k] = <floating> slope_at(call, packed[c * TILE + k])
+    tile_transform(call, tile, n, packed)
+    for k in range(tile.lanes):
+        refer_to(<floating> stats[MAX * TILE + k], &shift[k], &exponent_shift[k], &lowest[k])
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+
+
+cdef inline void tile_finish_block(
+    const Call* call, const Tile* tile, bint exps_wait, Py_ssize_t block, const double* stats,
+    floating* packed,
+) noexcept nogil:
+    """Turn the exponentials of one block of a tile into the gradient; exps_wait: see `tile_reduce_block`."""
+    cdef Py_ssize_t first = block * call.block_classes
+    cdef Py_ssize_t n = classes_of_block(call, block)
+    cdef floating factor[TILE]
+    cdef floating dense_factor[TILE]
+    cdef floating dense[TILE]
+    cdef floating* slopes = packed + TILE * call.block_classes
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+    if has_slopes(call):
+        tile_restart_block(call, tile, first, n, stats, packed, slopes)
+    elif exps_wait:
+        load_tile(&call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, packed)
+        set_ignored_to_zero(tile, n, packed)
+    for k in range(tile.lanes):
+        factor[k] = <floating> block_factor(tile, stats, TILE, k)
+        dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            lane[k] = scaled_softmax(lane[k], factor[k])
+        if call.output == SOFTMAX:
+            for k in range(tile.lanes):
+                lane[k] = at_most_1(lane[k])
+        if call.has_dense:
+            fill_dense_of_tile(call, tile, first + c, dense)
+            for k in range(tile.lanes):
+                lane[k] -= dense[k] * dense_factor[k]
+        if has_slopes(call):
+            for k in range(tile.lanes):
+                lane[k] *= slopes[c * TILE + k]
+    if call.output == GRADIENT:
+        for k in range(tile.width):
+            if tile.counts[k] and is_class(tile.pivot[k] - first, n):
+                packed[(tile.pivot[k] - first) * TILE + k] = <floating> tile.pivot_gradient[k]
+    store_tile(
+        <const floating*> packed, &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n,
+        call.streams,
+    )
+
+
+cdef inline void tile_log_softmax_block(
+    const Call* call, const Tile* tile, Py_ssize_t block, floating* packed
+) noexcept nogil:
+    """Write the log-softmax of one block of a tile."""
+    cdef Py_ssize_t first = block * call.block_classes
+    cdef Py_ssize_t n = classes_of_block(call, block)
+    cdef double subtracted[TILE]
+    cdef double subtracted_then[TILE]
+    cdef floating* lane
+    cdef Py_ssize_t c, k
+    tile_load_logits(call, tile, first, n, packed)
+    for k in range(tile.lanes):
+        subtracted[k] = log_softmax_parts[floating](tile, k, &subtracted_then[k], 0)
+    for c in range(n):
+        lane = packed + c * TILE
+        for k in range(tile.lanes):
+            lane[k] = log_softmax_of(lane[k], subtracted[k], subtracted_then[k])
+    store_tile(
+        <const floating*> packed, &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n,
+        False,
+    )

@@ -1,0 +1,1 @@
+"""How many threads a call gets: the budget, its account among all calls, Python workers around BLAS."""
