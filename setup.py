@@ -59,7 +59,7 @@ DIRECTIVES = {
 KERNELS = Path("cyce", "kernels")
 # Entry points that are compiled once per level, and modules that are compiled once.
 LEVEL_SOURCES = ("cross_entropy", "elementwise")
-GENERAL_MODULES = ("cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.threads.team")
+GENERAL_MODULES = ("cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.threads.handover", "cyce.threads.team")
 
 # What the compiler may use at each level; cyce/kernels/_cpu.pyx asks the CPU for the same features.
 LEVELS: dict[str, list[str]] = {"baseline": []}
@@ -76,13 +76,20 @@ if platform.machine().lower() in {"x86_64", "amd64"}:
 # whole process flush subnormals to zero. -ffp-contract=off: see cyce/kernels/math.pxd.
 OPTIMISATION = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 
+# The rooms are inline functions, and GCC stops inlining where a caller has grown much. A formula that is
+# called from its loop keeps that from becoming vectors: a softcap then takes 2.8 times as long.
+OPTIMISATION += [
+    f"--param={limit}"
+    for limit in ("inline-unit-growth=400", "large-function-growth=3000", "large-stack-frame-growth=10000")
+]
+
 # No names but PyInit_* are for others. Python's own flags ask for debug information.
 GENERAL = ["-fvisibility=hidden", *(["-UNDEBUG"] if DEBUG else ["-DNDEBUG", "-g0"])]
 # Linkers know one of these. Without symbols and debug information the modules have a fifth of the size.
 STRIP: list[str] = [] if DEBUG else ["-Wl,--strip-all", "-Wl,-x"]
 
 # Modules that use no OpenMP, so that they can be imported before any runtime of it.
-WITHOUT_OPENMP = {"cyce.kernels._cpu", "cyce.kernels.arguments"}
+WITHOUT_OPENMP = {"cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.threads.handover"}
 
 OPENMP_PROGRAM = """
 #include <omp.h>

@@ -1,4 +1,4 @@
-"""The thread budget: how many threads a call may use. `_team.pyx` shares it between calls."""
+"""The thread budget: how many threads a call may use. `team.pyx` shares it between calls."""
 
 import contextlib
 import math
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from cyce.threads import team as _team
+from cyce.threads import team
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -59,12 +59,12 @@ def affinity() -> set[int] | None:
     """
     if not hasattr(os, "sched_getaffinity"):
         return None
-    return _team.cpus_of_places() or os.sched_getaffinity(0)
+    return team.cpus_of_places() or os.sched_getaffinity(0)
 
 
 def unbind_thread() -> None:
     """Let a new Python thread use all CPUs, where OpenMP has bound the thread that it inherits from."""
-    places = _team.cpus_of_places()
+    places = team.cpus_of_places()
     if places and hasattr(os, "sched_setaffinity"):
         # If the system refuses, it stays where it is.
         with contextlib.suppress(OSError):
@@ -119,7 +119,7 @@ def _as_count(n: object) -> int:
 _of_process = _default()
 _of_context: ContextVar[int | None] = ContextVar("cyce.num_threads", default=None)
 if openmp := _openmp_threads():
-    _team.set_openmp_default(openmp)
+    team.set_openmp_default(openmp)
 
 
 def budget() -> int:
@@ -152,7 +152,7 @@ def get_num_threads() -> int:
     >>> cyce.get_num_threads() >= 1
     True
     """
-    return _team.threads_within(budget())
+    return team.threads_within(budget())
 
 
 def set_num_threads(n: int) -> None:

@@ -1,235 +1,42 @@
-"""How many threads a call gets: one budget for all calls of the process, whatever thread they come from.
+"""The account of threads: how many a call gets, counted for all calls of the process.
 
-* Calls that run at once share the budget: all together they start fewer threads than that.
-* libgomp keeps a pool of idle threads for every thread that called, until that one ends. Here one pool is
-  kept: of a thread, the keeper, that calls again and again while no other does. Other pools are ended with
-  their calls. That takes some 40 us, so that only calls that are long beside it start threads.
-* Threads that are kept count as in use, unless their keeper has not called for a while: then another thread
-  may become the keeper. One former keeper at most is left with its idle pool, until it calls again or ends.
-* A pool does not survive a fork: the child would wait for ever for threads that only its parent has.
-  So the forking thread's pool is ended before a fork, whoever started it, for libgomp may be another
-  library's, too. The child of a process whose calls had used threads computes serially all the same: it
-  is seldom the only one.
+Calls acquire threads and release them, whether they run OpenMP loops (`acquire`) or Python threads (`Workers`).
+
+* Calls that run at once share the budget: together they never use more threads.
+* An idle pool may be kept after a call, so that the next one does not start threads again, which takes some
+  40 us. At most one pool is kept, by one thread, the *keeper*: a thread whose last call was the last of all
+  calls. Its idle threads count as in use, so that no other call oversubscribes the CPUs. Pools of other threads
+  end with their calls, and only calls that are long beside 40 us start them.
+* The keeper can change. When it has not called for DORMANT seconds, a thread that calls twice in a row becomes
+  the new one. The *former keeper* still has its idle pool, which only its own thread can end: at its next
+  call, or when it exits. Until then there is no second former keeper, so that at most two pools are idle.
+* A pool does not survive a fork: the child would wait for ever for threads that only its parent has. So the
+  forking thread's pool is ended before a fork, whoever started it: libgomp may be shared with another library.
+  The child of a process whose calls had used threads computes serially, because pools of other threads may be
+  part of it.
 * libgomp ends the process where the system refuses a thread. So threads are tried before they are needed
-  (`prove`), and a call does without those that are not to be had.
+  (`prove`), and a call does without those that cannot be had.
+
+Simpler rules break a promise: to keep every pool leaves callers x CPUs threads; to keep none makes a call of
+100 us a third longer; to hand a pool from one thread to another is not possible in libgomp, where a pool belongs
+to the thread that started it.
 
 A module of its own, because all levels count together.
 """
-import _thread
-
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pythread cimport (
-    NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
-    PyThread_release_lock, PyThread_type_lock,
+    WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock,
+)
+
+from cyce.threads.openmp cimport (
+    CYCE_LIBGOMP, CYCE_OPENMP, CYCE_UNLIMITED, cyce_at_fork, cyce_create_mark, cyce_end_pool,
+    cyce_limit_of_memory, cyce_limit_of_threads, cyce_mark, cyce_now, cyce_set_mark, cyce_stack_size,
+    cyce_threads_to_be_had, omp_get_level, omp_get_max_threads, omp_get_num_places, omp_get_num_procs,
+    omp_get_place_num_procs, omp_get_place_proc_ids,
 )
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
-    ctypedef enum PyLockStatus:
-        PY_LOCK_ACQUIRED
-        PY_LOCK_INTR
-    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr_flag)
-
-cdef extern from * nogil:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define CYCE_OPENMP 1
-    #else
-    #define CYCE_OPENMP 0
-    #define omp_get_max_threads() 1
-    #define omp_get_num_procs() 1
-    #define omp_get_level() 0
-    #endif
-
-    /* OpenMP has places since version 4.5, and Microsoft's compiler an older one. */
-    #if !defined(_OPENMP) || _OPENMP < 201511
-    #define omp_get_num_places() 0
-    #define omp_get_place_num_procs(place) 0
-    #define omp_get_place_proc_ids(place, ids) ((void) (ids))
-    #endif
-
-    #ifdef _WIN32
-    #define cyce_at_fork(before, in_parent, in_child) 0
-    #else
-    #include <pthread.h>
-    #define cyce_at_fork pthread_atfork
-    #endif
-
-    #if CYCE_OPENMP && defined(__GNUC__) && !defined(__clang__) && !defined(_WIN32)
-    #define CYCE_LIBGOMP 1
-    #else
-    #define CYCE_LIBGOMP 0
-    #endif
-
-    #if CYCE_LIBGOMP
-    #include <time.h>
-    #define cyce_end_pool() (omp_pause_resource_all(omp_pause_soft) == 0)
-    /* A mark on a thread, NULL on most; `on_exit` is called with it when a thread ends that bears one. */
-    static pthread_key_t cyce_key;
-    #define cyce_create_mark(on_exit) pthread_key_create(&cyce_key, on_exit)
-    #define cyce_set_mark(mark) pthread_setspecific(cyce_key, mark)
-    #define cyce_mark() pthread_getspecific(cyce_key)
-    static double cyce_now(void)
-    {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
-    }
-
-    /* Where a thread, or memory for it, is not to be had, libgomp ends the process. So before it is to start
-       threads, they are started here once, all at a time, with as much stack. */
-    #include <ctype.h>
-    #include <errno.h>
-    #include <sched.h>
-    #include <signal.h>
-    #include <stdlib.h>
-    #include <sys/resource.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
-
-    typedef struct { pthread_t thread; pid_t number; pthread_mutex_t *until; } cyce_trial;
-
-    static void *cyce_try(void *argument)
-    {
-        cyce_trial *trial = (cyce_trial *) argument;
-    #ifdef SYS_gettid
-        trial->number = (pid_t) syscall(SYS_gettid);
-    #endif
-        pthread_mutex_lock(trial->until);
-        pthread_mutex_unlock(trial->until);
-        return NULL;
-    }
-
-    /* The stack that the environment asks for, in bytes: a number and B, K, M or G; 0 where it does not. */
-    static size_t cyce_stack_size(void)
-    {
-        const char *text = getenv("OMP_STACKSIZE");
-        char *end;
-        unsigned long long size;
-        int shift = 10;
-        if (text == NULL)
-            text = getenv("GOMP_STACKSIZE");
-        if (text == NULL)
-            return 0;
-        errno = 0;
-        size = strtoull(text, &end, 10);
-        if (errno || end == text)
-            return 0;
-        while (isspace((unsigned char) *end))
-            end++;
-        switch (tolower((unsigned char) *end)) {
-            case 'b': shift = 0; end++; break;
-            case 'k': shift = 10; end++; break;
-            case 'm': shift = 20; end++; break;
-            case 'g': shift = 30; end++; break;
-        }
-        while (isspace((unsigned char) *end))
-            end++;
-        if (*end != '\\0')
-            return 0;
-        return size > ((size_t) -1 >> shift) ? (size_t) -1 : (size_t) size << shift;
-    }
-
-    static const unsigned long long CYCE_UNLIMITED = (unsigned long long) -1;
-    static unsigned long long cyce_limit_of(int resource)
-    {
-        struct rlimit limit;
-        if (getrlimit(resource, &limit) || limit.rlim_cur == RLIM_INFINITY)
-            return CYCE_UNLIMITED;
-        return (unsigned long long) limit.rlim_cur;
-    }
-    #ifdef RLIMIT_NPROC
-    #define cyce_limit_of_threads() cyce_limit_of(RLIMIT_NPROC)
-    #else
-    #define cyce_limit_of_threads() CYCE_UNLIMITED
-    #endif
-    #define cyce_limit_of_memory() cyce_limit_of(RLIMIT_AS)
-
-    /* How many of n threads can be had at once. */
-    static int cyce_threads_to_be_had(int n, size_t stack_size)
-    {
-        pthread_mutex_t until = PTHREAD_MUTEX_INITIALIZER;
-        /* Beside the threads, what libgomp needs for its team: some hundred bytes each. */
-        const size_t n_bytes = 65536 + (size_t) n * 4096;
-        cyce_trial *trials = (cyce_trial *) malloc((size_t) n * sizeof(cyce_trial));
-        void *room;
-        pthread_attr_t attributes;
-        sigset_t all, found;
-        int n_started = 0, k, turn;
-        if (trials == NULL || pthread_attr_init(&attributes)) {
-            free(trials);
-            return 0;
-        }
-        if (stack_size > 0)
-            (void) pthread_attr_setstacksize(&attributes, stack_size);
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &found);
-        pthread_mutex_lock(&until);
-        while (n_started < n) {
-            trials[n_started].number = 0;
-            trials[n_started].until = &until;
-            if (pthread_create(&trials[n_started].thread, &attributes, cyce_try, &trials[n_started]))
-                break;
-            n_started++;
-        }
-        room = malloc(n_bytes);
-        pthread_mutex_unlock(&until);
-        pthread_sigmask(SIG_SETMASK, &found, NULL);
-        for (k = 0; k < n_started; k++)
-            pthread_join(trials[k].thread, NULL);
-    #ifdef SYS_tgkill
-        /* A thread that was joined still counts until the system has cleared it away. */
-        for (k = 0; k < n_started; k++)
-            for (turn = 0; turn < 10000; turn++) {
-                if (syscall(SYS_tgkill, getpid(), trials[k].number, 0) != 0)
-                    break;
-                sched_yield();
-            }
-    #endif
-        if (room == NULL)
-            n_started = 0;
-        free(room);
-        free(trials);
-        pthread_attr_destroy(&attributes);
-        return n_started;
-    }
-    #else
-    /* Other runtimes have one pool for all threads, and take care of forks themselves. */
-    #define cyce_end_pool() 1
-    #define cyce_create_mark(on_exit) ((void) (on_exit), 0)
-    #define cyce_set_mark(mark) 0
-    #define cyce_mark() NULL
-    #define cyce_now() 0.0
-    #define cyce_stack_size() 0
-    #define CYCE_UNLIMITED 0ULL
-    #define cyce_limit_of_threads() CYCE_UNLIMITED
-    #define cyce_limit_of_memory() CYCE_UNLIMITED
-    /* Nor do they end the process where a thread is not to be had. */
-    #define cyce_threads_to_be_had(n, stack_size) (n)
-    #endif
-    """
-    const bint CYCE_OPENMP
-    const bint CYCE_LIBGOMP
-    int omp_get_max_threads()
-    int omp_get_num_procs()
-    int omp_get_level()
-    int omp_get_num_places()
-    int omp_get_place_num_procs(int place)
-    void omp_get_place_proc_ids(int place, int* ids)
-    int cyce_at_fork(void (*before)() noexcept nogil, void (*in_parent)() noexcept nogil,
-                     void (*in_child)() noexcept nogil)
-    bint cyce_end_pool()
-    int cyce_create_mark(void (*on_exit)(void*) noexcept nogil)
-    int cyce_set_mark(const void* mark)
-    void* cyce_mark()
-    double cyce_now()
-    size_t cyce_stack_size()
-    const unsigned long long CYCE_UNLIMITED
-    unsigned long long cyce_limit_of_threads()
-    unsigned long long cyce_limit_of_memory()
-    int cyce_threads_to_be_had(int n, size_t stack_size)
 
 cdef enum:
     # Shares of the work per thread of a call whose pool is not kept: twice what that costs.
@@ -263,21 +70,24 @@ cdef unsigned long long proven_limit = 0    # of threads, at that time
 
 
 cdef inline int limited(int budget) noexcept nogil:
-    """The budget, within what OpenMP's own limit for this thread has been lowered to."""
+    """The budget, within OpenMP's own limit for this thread, if that has been lowered."""
     cdef int now
-    # In another library's parallel region there would be no more threads.
+    # In another library's parallel region, OpenMP starts no more threads.
     if serial or not CYCE_OPENMP or omp_get_level() > 0:
         return 1
     now = omp_get_max_threads()
     return min(budget, now) if now < openmp_threads else budget
 
 
+# ---------------------------------------------------------------------------------------------
+# Calls
+
+
 cdef void acquire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
-    """Find threads for a call: at most `budget`, and one for each share of the work."""
-    global n_calls, n_in_use, n_kept, keeper_calls, last_caller, used_threads
-    global has_former_keeper, mark_of_former
+    """Acquire OpenMP threads for a call: at most `budget`, and one for each share of the work."""
+    global n_in_use, n_kept, keeper_calls, last_caller
     cdef unsigned long caller
-    cdef bint is_keeper, is_dormant
+    cdef bint is_keeper
     cdef int n, n_new
     team.n_threads = 1
     team.is_counted = False
@@ -291,21 +101,11 @@ cdef void acquire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     is_keeper = bears_mark_of_keeper()
     team.alone = last_caller == caller or last_caller == 0
     last_caller = caller
-    n_calls += 1
-    is_dormant = has_keeper and not keeper_calls and cyce_now() - keeper_called > DORMANT
-    if is_dormant and not is_keeper and team.alone and not has_former_keeper:
-        forget_keeper()
-        has_former_keeper = True
-        mark_of_former = mark_of_keeper
-        is_dormant = False
-    n = budget - n_in_use
-    if is_keeper or is_dormant:
-        n += n_kept
-    n = <int> min(<Py_ssize_t> min(n, budget // max(1, n_calls)), n_shares)
+    let_dormant_keeper_go(team.alone and not is_keeper)
+    n = begin_call(budget, n_shares, n_kept if is_keeper or is_dormant() else 0)
     if CYCE_LIBGOMP and not is_keeper and (has_keeper or not team.alone):
-        n = <int> min(<Py_ssize_t> n, n_shares // SHARES_IF_ENDED)
-    n = max(1, n)
-    # Of a former keeper's pool it is not known how large that is.
+        n = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> n, n_shares // SHARES_IF_ENDED))
+    # How large a former keeper's pool is, is not known.
     n_new = n - 1 - (n_kept if is_keeper else 0)
     if is_keeper:
         keeper_calls = True
@@ -316,7 +116,7 @@ cdef void acquire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
             n_kept = n - 1
     else:
         n_in_use += n
-    used_threads = used_threads or n > 1
+    note_use_of(n)
     PyThread_release_lock(lock)
     team.n_threads = n
     team.is_counted = True
@@ -324,11 +124,75 @@ cdef void acquire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
         prove(team, n_new)
 
 
-cdef void prove(Team* team, int n_new) noexcept nogil:
-    """See whether as many new threads are to be had; do without those that are not.
+cdef void release(Team* team) noexcept nogil:
+    """Release the threads of a call, and keep its pool or end it."""
+    global n_in_use, n_kept, has_keeper, keeper_calls, keeper_called, mark_of_keeper
+    cdef bint is_keeper
+    cdef bint keeps = False
+    if not team.is_counted:
+        return
+    team.is_counted = False
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    is_keeper = bears_mark_of_keeper()
+    if CYCE_LIBGOMP and team.alone and last_caller == PyThread_get_thread_ident():
+        keeps = is_keeper or (team.n_threads > 1 and not has_keeper)
+    if keeps:
+        if not is_keeper:
+            forget_mark(cyce_mark())
+            mark_of_keeper = 1 - mark_of_former
+            cyce_set_mark(&MARKS[mark_of_keeper])
+            has_keeper = True
+            n_kept = team.n_threads - 1
+        keeper_calls = False
+        keeper_called = cyce_now()
+        end_call(1)
+    PyThread_release_lock(lock)
+    if keeps:
+        return
+    if team.n_threads > 1 or cyce_mark() != NULL:
+        cyce_end_pool()
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    # What the keeper has kept is no longer in use either.
+    end_call(1 if is_keeper else team.n_threads)
+    forget_mark(cyce_mark())
+    cyce_set_mark(NULL)
+    PyThread_release_lock(lock)
 
-    That takes as long as starting a pool does, so that it is done for the first and for each larger team
-    alone, unless limits have changed or are such that other allocations count.
+
+cdef class Workers:
+    """Threads of Python that a call may use, as a context manager that returns their number.
+
+    budget: within OpenMP's limit for the thread that called. n_shares: of the work, one thread for each.
+    """
+
+    cdef int budget
+    cdef Py_ssize_t n_shares
+    cdef int n_threads
+
+    def __cinit__(self, int budget, Py_ssize_t n_shares):
+        self.budget = budget
+        self.n_shares = n_shares
+
+    def __enter__(self):
+        global n_in_use
+        PyThread_acquire_lock(lock, WAIT_LOCK)
+        # While the keeper's pool is idle, its CPUs are free.
+        self.n_threads = begin_call(self.budget, self.n_shares, 0 if keeper_calls else n_kept)
+        n_in_use += self.n_threads
+        PyThread_release_lock(lock)
+        return self.n_threads
+
+    def __exit__(self, *_):
+        PyThread_acquire_lock(lock, WAIT_LOCK)
+        end_call(self.n_threads)
+        PyThread_release_lock(lock)
+
+
+cdef void prove(Team* team, int n_new) noexcept nogil:
+    """Reduce a team to the new threads that can be had.
+
+    That takes as long as starting a pool, so it is done only for the first and for each larger team, unless
+    limits have changed or are such that other allocations count.
     """
     global n_in_use, n_kept, n_proven, proven_limit
     cdef unsigned long long limit = cyce_limit_of_threads()
@@ -353,48 +217,53 @@ cdef void prove(Team* team, int n_new) noexcept nogil:
     PyThread_release_lock(lock)
 
 
-cdef void release(Team* team) noexcept nogil:
-    """Let the threads of a call go."""
-    global n_calls, n_in_use, n_kept, has_keeper, keeper_calls, keeper_called, mark_of_keeper
-    cdef bint is_keeper
-    cdef bint keeps = False
-    if not team.is_counted:
-        return
-    team.is_counted = False
-    PyThread_acquire_lock(lock, WAIT_LOCK)
-    is_keeper = bears_mark_of_keeper()
-    if CYCE_LIBGOMP and team.alone and last_caller == PyThread_get_thread_ident():
-        keeps = is_keeper or (team.n_threads > 1 and not has_keeper)
-    if keeps:
-        if not is_keeper:
-            forget_mark(cyce_mark())
-            mark_of_keeper = 1 - mark_of_former
-            cyce_set_mark(&MARKS[mark_of_keeper])
-            has_keeper = True
-            n_kept = team.n_threads - 1
-        keeper_calls = False
-        keeper_called = cyce_now()
-        n_in_use -= 1
+# ---------------------------------------------------------------------------------------------
+# Under the lock
+
+
+cdef inline int begin_call(int budget, Py_ssize_t n_shares, int n_idle) noexcept nogil:
+    """Count a call; returns the threads that it may use, itself included.
+
+    n_idle: threads that count as in use and may be used by this call.
+    """
+    global n_calls
+    cdef int n
+    n_calls += 1
+    n = min(budget - n_in_use + n_idle, budget // n_calls)
+    return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> n, n_shares))
+
+
+cdef inline void end_call(int n_threads) noexcept nogil:
+    """Count without a call and its threads."""
+    global n_calls, n_in_use
+    # Calls that were running when this process was forked are not counted any more.
+    if n_calls > 0:
         n_calls -= 1
-    PyThread_release_lock(lock)
-    if keeps:
-        return
-    if team.n_threads > 1 or cyce_mark() != NULL:
-        cyce_end_pool()
-    PyThread_acquire_lock(lock, WAIT_LOCK)
-    # What the keeper has kept is no longer in use either.
-    n_in_use -= 1 if is_keeper else team.n_threads
-    n_calls -= 1
-    forget_mark(cyce_mark())
-    cyce_set_mark(NULL)
-    PyThread_release_lock(lock)
+        n_in_use -= n_threads
 
 
-# Under the lock:
+cdef inline void note_use_of(int n_threads) noexcept nogil:
+    """Note whether threads have been used."""
+    global used_threads
+    used_threads = used_threads or n_threads > 1
+
+
+cdef inline bint is_dormant() noexcept nogil:
+    """Whether there is a keeper that has not called for a while."""
+    return has_keeper and not keeper_calls and cyce_now() - keeper_called > DORMANT
+
+
+cdef inline void let_dormant_keeper_go(bint may_replace) noexcept nogil:
+    """Make a dormant keeper the former one, if another thread may replace it."""
+    global has_former_keeper, mark_of_former
+    if may_replace and not has_former_keeper and is_dormant():
+        forget_keeper()
+        has_former_keeper = True
+        mark_of_former = mark_of_keeper
 
 
 cdef inline bint bears_mark_of_keeper() noexcept nogil:
-    """Whether this thread is the keeper, not a former one."""
+    """Whether this thread is the keeper, not the former one."""
     return has_keeper and cyce_mark() == &MARKS[mark_of_keeper]
 
 
@@ -408,7 +277,7 @@ cdef void forget_keeper() noexcept nogil:
 
 
 cdef void forget_mark(const void* mark) noexcept nogil:
-    """Count without the pool of the thread that bears, or bore, a mark."""
+    """Count without the pool of the thread that has, or had, a mark."""
     global has_former_keeper
     if mark == NULL:
         return
@@ -416,6 +285,10 @@ cdef void forget_mark(const void* mark) noexcept nogil:
         forget_keeper()
     else:
         has_former_keeper = False
+
+
+# ---------------------------------------------------------------------------------------------
+# Events
 
 
 cdef void when_marked_thread_ends(void* mark) noexcept nogil:
@@ -426,7 +299,7 @@ cdef void when_marked_thread_ends(void* mark) noexcept nogil:
 
 
 cdef void before_fork() noexcept nogil:
-    """End this thread's pool, and have no other thread change what the child will find."""
+    """End this thread's pool; keep the lock, so that the child finds a consistent account."""
     global pool_is_left
     cdef bint is_left = not cyce_end_pool()
     PyThread_acquire_lock(lock, WAIT_LOCK)
@@ -454,51 +327,28 @@ cdef void after_fork_in_child() noexcept nogil:
     PyThread_release_lock(lock)
 
 
-def occupy(int budget, Py_ssize_t n_shares):
-    """Count a call that starts Python threads of its own, and return how many it may use, itself included.
-
-    As `acquire`, without OpenMP's pools and its limit; what was counted is to be given to `vacate`.
-    """
-    global n_calls, n_in_use
-    cdef int n = budget
-    PyThread_acquire_lock(lock, WAIT_LOCK)
-    n_calls += 1
-    n = min(n - n_in_use + (0 if keeper_calls else n_kept), n // n_calls)
-    n = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> n, n_shares))
-    n_in_use += n
-    PyThread_release_lock(lock)
-    return n
-
-
-def vacate(int n):
-    """Count without a call and its n threads."""
-    global n_calls, n_in_use
-    PyThread_acquire_lock(lock, WAIT_LOCK)
-    # Of a call that was running when this process was forked, nothing is counted.
-    if n_calls > 0:
-        n_calls -= 1
-        n_in_use -= n
-    PyThread_release_lock(lock)
+# ---------------------------------------------------------------------------------------------
+# For budget.py
 
 
 def threads_within(int budget):
-    """Threads that a call from this thread may use of a budget, when it is the only one."""
+    """Return the threads that a call from this thread may use of a budget, when it is the only one."""
     return limited(budget)
 
 
 def forked_after_use():
-    """Whether this process is serial because its parent had used threads before the fork."""
+    """Return whether this process is serial because its parent had used threads before the fork."""
     return serial
 
 
 def set_openmp_default(int n):
-    """Set below which number OpenMP's own counts: what it is where nobody has lowered it."""
+    """Set OpenMP's own number of threads while nobody has lowered it: only lower ones are limits."""
     global openmp_threads
     openmp_threads = n
 
 
 def cpus_of_places():
-    """CPUs that OpenMP binds its threads to, as a set; empty where it does not."""
+    """Return the CPUs that OpenMP binds its threads to, as a set; empty if it does not bind them."""
     cdef int n_cpus, place, cpu
     cdef int* numbers
     cpus = set()
@@ -511,77 +361,6 @@ def cpus_of_places():
         cpus.update([numbers[cpu] for cpu in range(n_cpus)])
         PyMem_Free(numbers)
     return cpus
-
-
-def start_thread(function):
-    """Start a thread that calls a function; whether one could be had.
-
-    In C, so that no handler of a signal runs meanwhile, whose exception might be taken for the thread's.
-    """
-    try:
-        _thread.start_new_thread(function, ())
-    except (RuntimeError, MemoryError):
-        return False
-    return True
-
-
-cdef class Handover:
-    """Work that a thread hands over to another: one of them does it, and the first can wait for its end."""
-
-    cdef PyThread_type_lock unclaimed
-    cdef PyThread_type_lock unfinished
-    cdef unsigned long claimer
-
-    def __cinit__(self):
-        self.unclaimed = PyThread_allocate_lock()
-        self.unfinished = PyThread_allocate_lock()
-        if self.unclaimed == NULL or self.unfinished == NULL:
-            raise MemoryError("no memory for a lock")
-        PyThread_acquire_lock(self.unfinished, WAIT_LOCK)
-
-    def __dealloc__(self):
-        if self.unclaimed != NULL:
-            PyThread_free_lock(self.unclaimed)
-        if self.unfinished != NULL:
-            PyThread_free_lock(self.unfinished)
-
-    def claim(self):
-        """Whether the work is the calling thread's to do: true once."""
-        if not PyThread_acquire_lock(self.unclaimed, NOWAIT_LOCK):
-            return False
-        self.claimer = PyThread_get_thread_ident()
-        return True
-
-    def finish(self):
-        """Tell that the work is done, by the thread that claimed it."""
-        PyThread_release_lock(self.unfinished)
-
-    def wait(self, double seconds):
-        """Wait for the end, no longer than that; whether it has come.
-
-        Handlers of signals run meanwhile, and may raise.
-        """
-        cdef PyLockStatus status
-        cdef long long microseconds = <long long> (1e6 * seconds)
-        with nogil:
-            status = PyThread_acquire_lock_timed(self.unfinished, microseconds, 1)
-        if status == PY_LOCK_INTR:
-            PyErr_CheckSignals()
-        if status != PY_LOCK_ACQUIRED:
-            return False
-        PyThread_release_lock(self.unfinished)
-        return True
-
-    def give_up(self):
-        """See to it that nobody begins; if another thread has, wait for the end.
-
-        No handler of a signal runs meanwhile.
-        """
-        if self.claim() or self.claimer == PyThread_get_thread_ident():
-            return
-        with nogil:
-            PyThread_acquire_lock(self.unfinished, WAIT_LOCK)
-            PyThread_release_lock(self.unfinished)
 
 
 if lock == NULL:

@@ -20,8 +20,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce.threads import budget as _threads
-from cyce.threads import team as _team
+from cyce.threads import budget, handover, team
 
 # Seconds after which a caller looks whether the thread that is to do the work has begun.
 PATIENCE = 1.0
@@ -146,10 +145,10 @@ class _Call(Generic[Result]):
         self._work = work
         self._n_shares = n_shares
         # Of the caller's context, and of OpenMP's limit for its thread.
-        budget = _threads.budget()
-        self._budget = _team.threads_within(budget) if _team.HAS_OPENMP else budget
+        n_threads = budget.budget()
+        self._budget = team.threads_within(n_threads) if team.HAS_OPENMP else n_threads
         self._cancelled = False
-        self._handover = _team.Handover()
+        self._handover = handover.Handover()
         self._conductor = threading.Thread(target=self._conduct, name="cyce", daemon=True)
         self._error: BaseException | None = None
         self._result: Result
@@ -158,7 +157,7 @@ class _Call(Generic[Result]):
         """Start, and wait for the end; raise what the work raises."""
         try:
             # Not Thread.start: interrupted in this thread, that leaves locks taken.
-            if not _team.start_thread(self._start):
+            if not handover.start_thread(self._start):
                 self._conduct()
             while not self._handover.wait(PATIENCE):
                 # There is a thread, but it may have lacked the memory to begin.
@@ -187,7 +186,7 @@ class _Call(Generic[Result]):
 
     def _start(self) -> None:
         # Threads inherit it.
-        _threads.unbind_thread()
+        budget.unbind_thread()
         try:
             self._conductor.start()
         except BaseException:
@@ -198,16 +197,13 @@ class _Call(Generic[Result]):
         if not self._handover.claim():
             return
         try:
-            n_threads = _team.occupy(self._budget, self._n_shares)
-            try:
+            with team.Workers(self._budget, self._n_shares) as n_threads:
                 # Some BLAS count for each thread that calls them.
                 pool = ThreadPoolExecutor(max(1, n_threads - 1), "cyce", initializer=_serial_blas.limit)
                 with _serial_blas, pool:
                     self._result = self._work(
                         lambda function, items: self._share(pool, n_threads - 1, function, items)
                     )
-            finally:
-                _team.vacate(n_threads)
         except BaseException as error:
             self._error = error
         finally:
