@@ -9,7 +9,6 @@ and answers, without torch. See `cyce.functional.cross_entropy` for the formulas
 import cyce._check_build  # noqa: F401
 from cyce import functional
 from cyce._config import show_config
-from cyce._linear import LinearCrossEntropyOptions
 from cyce._threads import get_num_threads, num_threads, set_num_threads
 from cyce.functional import (
     CrossEntropyMeans,
@@ -28,6 +27,7 @@ from cyce.functional import (
     softmin,
 )
 from cyce.gradients import value_and_grad
+from cyce.linear.options import LinearCrossEntropyOptions
 from cyce.modules import (
     BCELoss,
     BCEWithLogitsLoss,

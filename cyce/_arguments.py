@@ -578,7 +578,7 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
 def warn(message: str, category: type[Warning]) -> None:
     """Warn whoever called cyce, from whichever function."""
     frame, stacklevel = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals.get("__package__") == __package__:
+    while frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __package__:
         frame, stacklevel = frame.f_back, stacklevel + 1
     warnings.warn(message, category, stacklevel=stacklevel)
 

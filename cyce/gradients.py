@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from cyce._arguments import described
-from cyce._losses import GradientRequest, LossModule, evaluator_of
+from cyce._losses import LossModule, evaluator_of
+from cyce.fused.requests import GradientRequest
 
 __all__ = ["value_and_grad"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Arguments of the evaluators that no caller may pass.
+INTERNAL = frozenset({"gradient", "stats"})
 
 
 def _of_a_loss_alone(function: Function) -> Function:
@@ -150,6 +154,9 @@ class ValueAndGrad:
             # Its settings may have changed since.
             value, gradient = self._loss.evaluate(request, *arguments, **named)
         else:
+            if not INTERNAL.isdisjoint(named):
+                name = min(INTERNAL.intersection(named))
+                raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
             value, gradient = self._evaluate(*arguments, **named, gradient=request)
         # `out` itself, which may be another library's array.
         return value, gradient if out is None else out

@@ -1,16 +1,17 @@
 """torch's loss modules: settings held in an object that calls `cyce.functional`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cyce import functional
-from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_size
-from cyce._linear import LinearCrossEntropyOptions, linear_cross_entropy
-from cyce._losses import GradientRequest, LossModule
+from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_out, as_size
+from cyce._losses import LossModule
+from cyce.fused.requests import GradientRequest
+from cyce.linear.options import LinearCrossEntropyOptions
 
 __all__ = [
     "BCELoss",
@@ -546,12 +547,37 @@ class LinearCrossEntropyLoss(LossModule):
     def evaluate(
         self, gradient: GradientRequest | None, /, input: Any, target: Any, **named: Any
     ) -> tuple[Any, Any]:
-        """Return the loss and, if asked for, its gradients, each in the shape of its parameter."""
-        _, settings = self.of_call(named)
-        shape = (self.num_classes, *self.out_features)
-        return linear_cross_entropy(
-            input=input, target=target, **settings, logits_shape=shape, gradient=gradient
-        )
+        """Return the loss and its gradients, None unless requested, each in the shape of its parameter."""
+        if gradient is not None and isinstance(gradient.out, tuple | list):
+            gradient = gradient._replace(out=self._split_outs(gradient.out))
+        loss, gradients = super().evaluate(gradient, input, target, **named)
+        if gradients is None:
+            return loss, None
+        of_input, *of_parameters = gradients
+        shapes = [np.shape(parameter) for parameter in self._parameters().values()]
+        merged = (array.reshape(shape) for array, shape in zip(of_parameters, shapes, strict=True))
+        return loss, (of_input, *merged)
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the parameters, by the names of the function's arguments."""
+        named = {"linear_weight": self.linear.weight, "linear_bias": self.linear.bias}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def _split(self, array: Any) -> Any:
+        """Return a view of shape (C, d1, ..., dk, ...), as the function takes parameters."""
+        return np.reshape(array, (self.num_classes, *self.out_features, *np.shape(array)[1:]))
+
+    def _split_outs(self, outs: Sequence[Any]) -> Sequence[Any]:
+        """Return `out` with views as the function takes them."""
+        parameters = self._parameters()
+        if not self.out_features or len(outs) != 1 + len(parameters):
+            return outs
+        views = [outs[0]]
+        for out, (name, parameter) in zip(outs[1:], parameters.items(), strict=True):
+            # Memory and shape only; the function checks the rest.
+            like = np.broadcast_to(np.zeros((), as_array(out, "out").dtype), np.shape(parameter))
+            views.append(self._split(as_out(out, like, {}, whose=f"{name}'s")))
+        return views
 
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return `cyce.functional.linear_cross_entropy` and its keyword arguments."""
@@ -563,8 +589,8 @@ class LinearCrossEntropyLoss(LossModule):
             if (array is not None or name == "weight") and np.shape(array) != expected:
                 raise ValueError(f"linear.{name}: must have shape {expected}, got {np.shape(array)}")
         return functional.linear_cross_entropy, {
-            "linear_weight": linear.weight,
-            "linear_bias": linear.bias,
+            "linear_weight": self._split(linear.weight),
+            "linear_bias": None if linear.bias is None else self._split(linear.bias),
             "weight": self.weight,
             "reduction": self.reduction,
             "ignore_index": self.ignore_index,

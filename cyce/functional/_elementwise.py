@@ -1,0 +1,259 @@
+"""Losses of single elements: the binary cross-entropies and the Kullback-Leibler divergence."""
+
+from typing import Any
+
+from cyce._losses import has_gradient
+from cyce.fused import elementwise as fused
+
+
+@has_gradient(fused.binary_cross_entropy_with_logits)
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
+    r"""Binary cross-entropy of logits, as `torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    For questions that are answered yes or no, each by itself: one logit per sample (binary
+    classification), or one per sample and label (multi-label classification). Where exactly one of
+    several classes is right, use `cross_entropy`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64: how much speaks for yes.
+    target : array_like of the shape of `input`
+        1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
+    weight : array_like, default=None
+        Weights of the elements; can be broadcast to the shape of `input`.
+    size_average : bool, default=None
+        Deprecated: with `reduce`, overrides `reduction`.
+    reduce : bool, default=None
+        Deprecated: with `size_average`, overrides `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        "none" returns the losses of the elements, "sum" their sum, "mean" divides that by their number.
+    pos_weight : array_like, default=None
+        What the losses of yes are multiplied by, such as the ratio of no to yes in unbalanced data; can
+        be broadcast to the shape of `input`: one number per label is of shape (n_labels,).
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+        The mean of nothing is NaN.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point (or neither float32 nor float64), or another argument is not
+        numeric.
+    ValueError
+        If `target` has another shape than `input`, weights cannot be broadcast to that, or `reduction`
+        is none of the three.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.BCEWithLogitsLoss : The same as an object that holds the settings.
+    cross_entropy : One of several classes.
+    binary_cross_entropy : The same for probabilities; loses what these round away.
+
+    Notes
+    -----
+    With logit :math:`x`, target :math:`y`, weight :math:`w`, positive weight :math:`p` and the logistic
+    function :math:`\sigma`:
+
+    .. math::
+        \ell = w \bigl( (1 - y) \log(1 + e^x) + p y \log(1 + e^{-x}) \bigr), \qquad
+        \frac{\partial \ell}{\partial x} = w \bigl( (1 - y) \sigma(x) - p y \sigma(-x) \bigr)
+
+    Both logarithms are computed from :math:`\operatorname{log1p}(e^{-|x|})`, all in double, so that
+    logits of any size give finite losses and nothing cancels: tiny losses keep their precision.
+
+    Differs from torch: a target of exactly 0 or 1 adds nothing for the other answer, even where the
+    logit is infinite (torch: NaN); the result has the dtype of `input`, whatever that of `target`.
+
+    References
+    ----------
+    .. [1] `torch.nn.BCEWithLogitsLoss
+       <https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html>`_
+
+    Examples
+    --------
+    Two samples, three labels:
+
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> logits = np.array([[2.0, -1.0, 0.5], [-3.0, 0.0, 4.0]])
+    >>> target = np.array([[1, 0, 1], [0, 1, 1]])
+    >>> print(F.binary_cross_entropy_with_logits(logits, target).round(4))
+    0.279
+    >>> print(F.binary_cross_entropy_with_logits(logits, target, pos_weight=[1.0, 2.0, 3.0]).round(4))
+    0.5586
+
+    Of logits of any size the loss is finite, and not rounded to 0 (torch has 0 for the second):
+
+    >>> print(F.binary_cross_entropy_with_logits(np.float32([-1e4, -50]), [1, 0], reduction="none"))
+    [1.0000000e+04 1.9287499e-22]
+    """
+    return fused.binary_cross_entropy_with_logits(
+        input, target, weight, size_average, reduce, reduction, pos_weight
+    )[0]
+
+
+@has_gradient(fused.binary_cross_entropy)
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    r"""Binary cross-entropy of probabilities, as `torch.nn.functional.binary_cross_entropy`.
+
+    Takes probabilities, such as a logistic function gives. For logits, use
+    `binary_cross_entropy_with_logits`, which keeps what probabilities near 0 and 1 round away.
+
+    Parameters
+    ----------
+    input : array_like
+        Probabilities of yes, of any shape, float32 or float64, in [0, 1].
+    target : array_like of the shape of `input`
+        1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
+    weight : array_like, default=None
+        Weights of the elements; can be broadcast to the shape of `input`.
+    size_average : bool, default=None
+        Deprecated: with `reduce`, overrides `reduction`.
+    reduce : bool, default=None
+        Deprecated: with `size_average`, overrides `reduction`.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        "none" returns the losses of the elements, "sum" their sum, "mean" divides that by their number.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point (or neither float32 nor float64), or another argument is not
+        numeric.
+    ValueError
+        If `input` or `target` is not all in [0, 1], `target` has another shape than `input`, `weight`
+        cannot be broadcast to that, or `reduction` is none of the three.
+
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.BCELoss : The same as an object that holds the settings.
+    binary_cross_entropy_with_logits : The same for logits.
+
+    Notes
+    -----
+    With probability :math:`p`, target :math:`y` and weight :math:`w`, and torch's bounds that keep both
+    finite at 0 and 1:
+
+    .. math::
+        \ell = w \bigl( (1 - y) \min(-\log(1 - p), 100) + y \min(-\log p, 100) \bigr), \qquad
+        \frac{\partial \ell}{\partial p} = w \frac{p - y}{\max(p (1 - p), 10^{-12})}
+
+    References
+    ----------
+    .. [1] `torch.nn.BCELoss <https://pytorch.org/docs/stable/generated/torch.nn.BCELoss.html>`_
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> print(F.binary_cross_entropy([0.9, 0.2, 0.5], [1, 0, 1]).round(4))
+    0.3406
+    """
+    return fused.binary_cross_entropy(input, target, weight, size_average, reduce, reduction)[0]
+
+
+@has_gradient(fused.kl_div)
+def kl_div(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Any:
+    r"""Kullback-Leibler divergence of `input` from `target`, as `torch.nn.functional.kl_div`.
+
+    Parameters
+    ----------
+    input : array_like
+        Log-probabilities of any shape, float32 or float64, such as those of `log_softmax`.
+    target : array_like
+        Probabilities, or their logarithms with `log_target`, floating point; `input` and `target` are
+        broadcast to one shape.
+    size_average : bool, default=None
+        Deprecated: with `reduce`, overrides `reduction`.
+    reduce : bool, default=None
+        Deprecated: with `size_average`, overrides `reduction`.
+    reduction : {"none", "batchmean", "mean", "sum"}, default="mean"
+        "none" returns the losses of the elements, "sum" their sum. "batchmean" divides that by the
+        first dimension of `input`, which gives the divergence of a batch; "mean" by the number of
+        elements, which does not.
+    log_target : bool, default=False
+        Whether `target` is log-probabilities.
+
+    Returns
+    -------
+    scalar or ndarray
+        Of the dtype of `input`: a NumPy scalar, or an array of the common shape with
+        ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError
+        If `input` or `target` is not floating point.
+    ValueError
+        If the shapes cannot be broadcast to one, or `reduction` is none of the four.
+
+    Warns
+    -----
+    UserWarning
+        If `reduction` is "mean".
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
+    See Also
+    --------
+    cyce.KLDivLoss : The same as an object that holds the settings.
+    cross_entropy : Takes class probabilities; differs by the entropy of these.
+
+    Notes
+    -----
+    With log-probability :math:`x` and target :math:`q`: :math:`\ell = q (\log q - x)` and
+    :math:`\partial \ell / \partial x = -q`, both 0 where :math:`q = 0` (torch: NaN if :math:`x` is
+    infinite there).
+
+    References
+    ----------
+    .. [1] `torch.nn.KLDivLoss <https://pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html>`_
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> log_probabilities = F.log_softmax([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], dim=1)
+    >>> target = [[0.8, 0.1, 0.1], [0.0, 0.0, 1.0]]
+    >>> print(F.kl_div(log_probabilities, target, reduction="batchmean").round(4))
+    0.0982
+    """
+    return fused.kl_div(input, target, size_average, reduce, reduction, log_target)[0]

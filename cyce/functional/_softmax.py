@@ -1,0 +1,290 @@
+"""The softmax family: arrays of the shape of the logits, and the log-sum-exp."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cyce import _dispatch, _threads
+from cyce._arguments import as_array, as_axis, as_flag, as_floating, as_out, implicit_axis
+
+
+def _normalize(
+    kernel: Callable[..., None],
+    name: str,
+    input: Any,
+    dim: int | None,
+    stacklevel: int,
+    dtype: DTypeLike | None,
+    out: Any,
+) -> Any:
+    """Apply one of the kernels that turn logits into an array of their shape."""
+    logits = as_floating(input, dtype)
+    axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
+    result = np.empty_like(logits) if out is None else as_out(out, logits, {})
+    # A scalar is one class.
+    arrays = (array.reshape(1) if array.ndim == 0 else array for array in (logits, result))
+    kernel(next(arrays), axis, next(arrays), _threads.budget())
+    return result if out is None else out
+
+
+def softmax(
+    input: Any,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: DTypeLike | None = None,
+    *,
+    out: Any = None,
+) -> Any:
+    r"""Probabilities of classes from their logits, as `torch.nn.functional.softmax`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+    dim : int, default=None
+        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
+        warning.
+    _stacklevel : int, default=3
+        Which caller a warning points at; 3 is this function's.
+    dtype : dtype, default=None
+        float32 or float64, to which `input` is cast first.
+    out : ndarray of the shape of `input` and the dtype of the result, default=None
+        Where to write the result, with any strides; it may be `input` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `input`; `out`, if that was given.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is read-only, or overlaps `input` without being it.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    Warns
+    -----
+    UserWarning
+        If `dim` is None.
+
+    See Also
+    --------
+    log_softmax : Their logarithms, which keep what probabilities round away.
+    cross_entropy : Takes logits; do not apply a softmax before it.
+
+    Notes
+    -----
+    :math:`p_c = e^{x_c} / \sum_j e^{x_j}`. NaN where all logits are -inf, or one is inf or NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> print(F.softmax([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], dim=1).round(3))
+    [[0.711 0.159 0.13 ]
+     [0.076 0.084 0.84 ]]
+    """
+    return _normalize(_dispatch.kernels.softmax, "softmax", input, dim, _stacklevel, dtype, out)
+
+
+def log_softmax(
+    input: Any,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: DTypeLike | None = None,
+    *,
+    out: Any = None,
+) -> Any:
+    r"""Logarithms of the probabilities of classes, from their logits, as `torch.nn.functional.log_softmax`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+    dim : int, default=None
+        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
+        warning.
+    _stacklevel : int, default=3
+        Which caller a warning points at; 3 is this function's.
+    dtype : dtype, default=None
+        float32 or float64, to which `input` is cast first.
+    out : ndarray of the shape of `input` and the dtype of the result, default=None
+        Where to write the result, with any strides; it may be `input` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `input`; `out`, if that was given.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is read-only, or overlaps `input` without being it.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    Warns
+    -----
+    UserWarning
+        If `dim` is None.
+
+    See Also
+    --------
+    softmax : The probabilities themselves.
+    nll_loss : The loss of log-probabilities.
+
+    Notes
+    -----
+    :math:`s_c = (x_c - m) - \operatorname{log1p}(r)` with the maximum :math:`m` and
+    :math:`r = \sum e^{x_j - m}` over the other classes: at the maximum of a confident row, where torch
+    returns 0, the logarithm keeps its precision.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> print(F.log_softmax([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], dim=1).round(3))
+    [[-0.341 -1.841 -2.041]
+     [-2.575 -2.475 -0.175]]
+    >>> print(F.log_softmax(np.float32([20, 0, 0]), dim=0)[0])
+    -4.1223074e-09
+    """
+    return _normalize(_dispatch.kernels.log_softmax, "log_softmax", input, dim, _stacklevel, dtype, out)
+
+
+def softmin(
+    input: Any,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: DTypeLike | None = None,
+    *,
+    out: Any = None,
+) -> Any:
+    r"""Softmax of the negative logits, as `torch.nn.functional.softmin`.
+
+    Parameters
+    ----------
+    input : array_like
+        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+    dim : int, default=None
+        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
+        warning.
+    _stacklevel : int, default=3
+        Which caller a warning points at; 3 is this function's.
+    dtype : dtype, default=None
+        float32 or float64, to which `input` is cast first.
+    out : ndarray of the shape of `input` and the dtype of the result, default=None
+        Where to write the result, with any strides; it may be `input` itself.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `input`; `out`, if that was given.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is read-only, or overlaps `input` without being it.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    Warns
+    -----
+    UserWarning
+        If `dim` is None.
+
+    See Also
+    --------
+    softmax : Without the sign.
+
+    Notes
+    -----
+    :math:`p_c = e^{-x_c} / \sum_j e^{-x_j}`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> print(F.softmin([2.0, 0.5, 0.3], dim=0).round(3))
+    [0.091 0.409 0.5  ]
+    """
+    logits = as_floating(input, dtype)
+    negative = np.negative(logits, out=np.empty_like(logits))
+    if out is None:
+        return _normalize(_dispatch.kernels.softmax, "softmin", negative, dim, _stacklevel, None, negative)
+    return _normalize(_dispatch.kernels.softmax, "softmin", negative, dim, _stacklevel, None, out)
+
+
+def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, out: Any = None) -> Any:
+    r"""Logarithm of the sum of exponentials, as `torch.logsumexp`.
+
+    Parameters
+    ----------
+    input : array_like
+        Of any shape; float32 or float64, or integers, which are cast to float32.
+    dim : int or sequence of int
+        The axis or axes that are summed over.
+    keepdim : bool, default=False
+        Whether these axes stay, with size 1.
+    out : ndarray of the shape and dtype of the result, default=None
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray
+        -inf where all is -inf, or nothing is summed.
+
+    Raises
+    ------
+    TypeError
+        If `input` is not numeric, or `out` has another dtype.
+    ValueError
+        If `dim` is empty or names an axis twice, or `out` has another shape or is read-only.
+    IndexError
+        If `dim` is not a dimension of `input`.
+
+    See Also
+    --------
+    log_softmax : The logits less this.
+
+    Notes
+    -----
+    :math:`m + \operatorname{log1p}(r)` with the maximum :math:`m` and :math:`r = \sum e^{x_j - m}` over the
+    others.
+
+    Examples
+    --------
+    >>> import cyce.functional as F
+    >>> print(F.logsumexp([1000.0, 1000.0], dim=0).round(4))
+    1000.6931
+    """
+    array = as_array(input, "input")
+    result = as_floating(array, np.float32 if array.dtype.kind in "iu" else None)
+    n_dims = result.ndim
+    axes = [as_axis(axis, n_dims) for axis in ([dim] if np.ndim(dim) == 0 else dim)]  # type: ignore[union-attr]
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"dim: one or more different dimensions are needed, got {dim!r}")
+    result = result.reshape(1) if n_dims == 0 else result
+    for axis in sorted(axes, reverse=True):
+        # One axis after the other: what was summed already is as exact as a logit.
+        summed = np.empty(result.shape[:axis] + result.shape[axis + 1 :], result.dtype)
+        if result.shape[axis]:
+            _dispatch.kernels.logsumexp(result, axis, summed, _threads.budget())
+        else:
+            summed[...] = -np.inf
+        result = summed
+    if as_flag(keepdim, "keepdim") and n_dims:
+        result = np.expand_dims(result, tuple(axes))
+    if out is None:
+        return result
+    as_out(out, result, {}, whose="the result's")[...] = result
+    return out

@@ -1,0 +1,112 @@
+"""Cross-entropy of logits and its gradient in one pass."""
+
+from typing import Any
+
+import numpy as np
+
+from cyce import _dispatch, _threads
+from cyce._arguments import (
+    as_axis,
+    as_extensions,
+    as_ignore_index,
+    as_label_smoothing,
+    as_logits,
+    as_reduction,
+    as_target,
+    as_weight,
+    class_axis,
+    describe_bad_target,
+    position_shape,
+)
+from cyce.fused.requests import GradientRequest, StatsRequest, gradient_arrays
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: str = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient: GradientRequest | None = None,
+    stats: StatsRequest | None = None,
+) -> tuple[Any, Any]:
+    """Return the loss and its gradient, None unless requested; fill the arrays of `stats`."""
+    reduction = as_reduction(reduction, size_average, reduce)
+    logits = as_logits(input, target=target)
+    dtype = logits.dtype
+    axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
+    indices, probabilities = as_target(target, logits, axis)
+    # What is left at its default is not looked at further: small calls are as long as their checks. Of
+    # what may be anything, even an array, the type is asked first.
+    if weight is not None:
+        weight = as_weight(weight, logits, axis)
+    if type(ignore_index) is not int or ignore_index != -100:
+        ignore_index = as_ignore_index(ignore_index)
+    if type(label_smoothing) is not float or label_smoothing != 0.0:
+        label_smoothing = as_label_smoothing(label_smoothing)
+    if probabilities is not None and ignore_index >= 0:
+        raise ValueError(
+            "ignore_index is not supported for floating point target: target is class probabilities, "
+            f"ignore_index must be negative; got {ignore_index}"
+        )
+    extensions = None
+    if not (
+        sample_weight is normalizer is softcap is None
+        and (type(empty) is str and empty == "nan")
+        and (type(z_loss) is float and z_loss == 0.0)
+        and (type(temperature) is float and temperature == 1.0)
+    ):
+        extensions = as_extensions(
+            sample_weight, normalizer, empty, z_loss, softcap, temperature, logits, axis, reduction
+        )
+    upstream, grad_output, grad_out = 1.0, None, None
+    loss_out, stats_out = None, None
+    if reduction == "none":
+        loss_out = np.empty(position_shape(logits, axis), dtype)
+    if stats is not None:
+        loss_out, *stats_out = stats
+    elif gradient is not None:
+        read = {
+            "target": indices if probabilities is None else probabilities,
+            "weight": weight,
+            "sample_weight": None if extensions is None else extensions.sample_weight,
+        }
+        upstream, grad_output, grad_out = gradient_arrays(
+            gradient, logits, position_shape(logits, axis), reduction, read
+        )
+    try:
+        value = _dispatch.kernels.cross_entropy(
+            logits,
+            axis,
+            indices,
+            probabilities,
+            weight,
+            ignore_index,
+            label_smoothing,
+            reduction == "mean",
+            loss_out,
+            grad_out,
+            grad_output,
+            upstream,
+            _threads.budget(),
+            extensions,
+            stats_out,
+        )
+    except IndexError as error:
+        if indices is None:
+            raise
+        raise IndexError(
+            describe_bad_target(error.args[0], indices, logits.shape[axis], ignore_index)
+        ) from None
+    return loss_out if reduction == "none" else dtype.type(value), grad_out
