@@ -3,8 +3,9 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
+from cyce import _signatures
 from cyce._arguments import described
 from cyce._losses import LossModule, evaluator_of
 from cyce.fused.requests import GradientRequest
@@ -32,6 +33,22 @@ def _of_a_loss_alone(function: Function) -> Function:
     return cast(Function, check)
 
 
+@overload
+def value_and_grad(loss: LossModule) -> _signatures.ModuleAndGrad: ...  # type: ignore[overload-overlap]
+@overload
+def value_and_grad(loss: _signatures.CrossEntropy) -> _signatures.CrossEntropyAndGrad: ...
+@overload
+def value_and_grad(loss: _signatures.NLLLoss) -> _signatures.NLLLossAndGrad: ...
+@overload
+def value_and_grad(
+    loss: _signatures.BinaryCrossEntropyWithLogits,
+) -> _signatures.BinaryCrossEntropyWithLogitsAndGrad: ...
+@overload
+def value_and_grad(loss: _signatures.BinaryCrossEntropy) -> _signatures.BinaryCrossEntropyAndGrad: ...
+@overload
+def value_and_grad(loss: _signatures.KLDiv) -> _signatures.KLDivAndGrad: ...
+@overload
+def value_and_grad(loss: _signatures.LinearCrossEntropy) -> _signatures.LinearCrossEntropyAndGrad: ...
 @_of_a_loss_alone
 def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     r"""Return a function that computes a loss and its gradient with respect to `input`.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from cyce import functional
 from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_out, as_size
 from cyce._losses import LossModule
+from cyce._signatures import KLDivReduction, Reduction
 from cyce.fused.requests import GradientRequest
 from cyce.linear.options import LinearCrossEntropyOptions
 
@@ -90,13 +91,13 @@ class CrossEntropyLoss(LossModule):
         size_average: bool | None = None,
         ignore_index: int = -100,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         *,
         axis: int | None = None,
         sample_weight: Any = None,
         normalizer: float | None = None,
-        empty: str = "nan",
+        empty: Literal["nan", "zero"] = "nan",
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
@@ -172,7 +173,7 @@ class NLLLoss(LossModule):
         size_average: bool | None = None,
         ignore_index: int = -100,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.weight = weight
@@ -227,7 +228,7 @@ class BCEWithLogitsLoss(LossModule):
         weight: Any = None,
         size_average: bool | None = None,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         pos_weight: Any = None,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
@@ -281,7 +282,7 @@ class BCELoss(LossModule):
         weight: Any = None,
         size_average: bool | None = None,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.weight = weight
@@ -331,7 +332,7 @@ class KLDivLoss(LossModule):
         self,
         size_average: bool | None = None,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: KLDivReduction = "mean",
         log_target: bool = False,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
@@ -475,14 +476,14 @@ class LinearCrossEntropyLoss(LossModule):
         bias: bool = False,
         device: Any = None,
         dtype: DTypeLike | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         weight: Any = None,
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
         options: LinearCrossEntropyOptions | None = None,
         sample_weight: Any = None,
         normalizer: float | None = None,
-        empty: str = "nan",
+        empty: Literal["nan", "zero"] = "nan",
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,

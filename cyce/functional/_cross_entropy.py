@@ -1,16 +1,74 @@
 """Cross-entropy of logits, and statistics of the same pass."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cyce._arguments import as_axis, as_logits, as_target, class_axis, position_shape
 from cyce._losses import has_gradient
+from cyce._signatures import Reduction
 from cyce.fused import cross_entropy as fused
 from cyce.fused.requests import StatsRequest
 
 
+@overload
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    ignore_index: int = -100,
+    reduce: None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: Literal["nan", "zero"] = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> np.floating[Any]: ...
+@overload
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    ignore_index: int = -100,
+    reduce: None = None,
+    *,
+    reduction: Literal["none"],
+    label_smoothing: float = 0.0,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: Literal["nan", "zero"] = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> NDArray[Any]: ...
+@overload
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: Literal["nan", "zero"] = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> np.floating[Any] | NDArray[Any]: ...
 @has_gradient(fused.cross_entropy)
 def cross_entropy(
     input: Any,
@@ -19,13 +77,13 @@ def cross_entropy(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
     *,
     axis: int | None = None,
     sample_weight: Any = None,
     normalizer: float | None = None,
-    empty: str = "nan",
+    empty: Literal["nan", "zero"] = "nan",
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,

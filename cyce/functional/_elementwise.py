@@ -1,11 +1,46 @@
 """Losses of single elements: the binary cross-entropies and the Kullback-Leibler divergence."""
 
-from typing import Any
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cyce._losses import has_gradient
+from cyce._signatures import KLDivReduction, Reduction
 from cyce.fused import elementwise as fused
 
 
+@overload
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    pos_weight: Any = None,
+) -> np.floating[Any]: ...
+@overload
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    reduce: None = None,
+    *,
+    reduction: Literal["none"],
+    pos_weight: Any = None,
+) -> NDArray[Any]: ...
+@overload
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: Reduction = "mean",
+    pos_weight: Any = None,
+) -> np.floating[Any] | NDArray[Any]: ...
 @has_gradient(fused.binary_cross_entropy_with_logits)
 def binary_cross_entropy_with_logits(
     input: Any,
@@ -13,7 +48,7 @@ def binary_cross_entropy_with_logits(
     weight: Any = None,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     pos_weight: Any = None,
 ) -> Any:
     r"""Binary cross-entropy of logits, as `torch.nn.functional.binary_cross_entropy_with_logits`.
@@ -109,14 +144,42 @@ def binary_cross_entropy_with_logits(
     )[0]
 
 
+@overload
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> np.floating[Any]: ...
+@overload
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    reduce: None = None,
+    *,
+    reduction: Literal["none"],
+) -> NDArray[Any]: ...
+@overload
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: int | None = None,
+    reduction: Reduction = "mean",
+) -> np.floating[Any] | NDArray[Any]: ...
 @has_gradient(fused.binary_cross_entropy)
 def binary_cross_entropy(
     input: Any,
     target: Any,
     weight: Any = None,
     size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
+    reduce: int | None = None,
+    reduction: Reduction = "mean",
 ) -> Any:
     r"""Binary cross-entropy of probabilities, as `torch.nn.functional.binary_cross_entropy`.
 
@@ -184,13 +247,41 @@ def binary_cross_entropy(
     return fused.binary_cross_entropy(input, target, weight, size_average, reduce, reduction)[0]
 
 
+@overload
+def kl_div(
+    input: Any,
+    target: Any,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: Literal["batchmean", "mean", "sum"] = "mean",
+    log_target: bool = False,
+) -> np.floating[Any]: ...
+@overload
+def kl_div(
+    input: Any,
+    target: Any,
+    size_average: None = None,
+    reduce: None = None,
+    *,
+    reduction: Literal["none"],
+    log_target: bool = False,
+) -> NDArray[Any]: ...
+@overload
+def kl_div(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: KLDivReduction = "mean",
+    log_target: bool = False,
+) -> np.floating[Any] | NDArray[Any]: ...
 @has_gradient(fused.kl_div)
 def kl_div(
     input: Any,
     target: Any,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: KLDivReduction = "mean",
     log_target: bool = False,
 ) -> Any:
     r"""Kullback-Leibler divergence of `input` from `target`, as `torch.nn.functional.kl_div`.

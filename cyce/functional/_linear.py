@@ -1,12 +1,54 @@
 """Cross-entropy of a linear layer's logits."""
 
-from typing import Any
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cyce._losses import has_gradient
+from cyce._signatures import Reduction
 from cyce.linear import evaluate
 from cyce.linear.options import LinearCrossEntropyOptions
 
 
+@overload
+def linear_cross_entropy(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: LinearCrossEntropyOptions | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: Literal["nan", "zero"] = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> np.floating[Any]: ...
+@overload
+def linear_cross_entropy(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    reduction: Literal["none"],
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: LinearCrossEntropyOptions | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: Literal["nan", "zero"] = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> NDArray[Any]: ...
 @has_gradient(evaluate.linear_cross_entropy)
 def linear_cross_entropy(
     input: Any,
@@ -15,13 +57,13 @@ def linear_cross_entropy(
     *,
     linear_bias: Any = None,
     weight: Any = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     options: LinearCrossEntropyOptions | None = None,
     sample_weight: Any = None,
     normalizer: float | None = None,
-    empty: str = "nan",
+    empty: Literal["nan", "zero"] = "nan",
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,

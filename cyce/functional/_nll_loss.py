@@ -1,20 +1,55 @@
 """Negative log-likelihood of class indices."""
 
-from typing import Any
+from typing import Any, Literal, SupportsIndex, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cyce._losses import has_gradient
+from cyce._signatures import Reduction
 from cyce.fused import nll_loss as fused
 
 
+@overload
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    ignore_index: SupportsIndex = -100,
+    reduce: None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> np.floating[Any]: ...
+@overload
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: None = None,
+    ignore_index: SupportsIndex = -100,
+    reduce: None = None,
+    *,
+    reduction: Literal["none"],
+) -> NDArray[Any]: ...
+@overload
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: SupportsIndex = -100,
+    reduce: bool | None = None,
+    reduction: Reduction = "mean",
+) -> np.floating[Any] | NDArray[Any]: ...
 @has_gradient(fused.nll_loss)
 def nll_loss(
     input: Any,
     target: Any,
     weight: Any = None,
     size_average: bool | None = None,
-    ignore_index: int = -100,
+    ignore_index: SupportsIndex = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Any:
     r"""Negative log-likelihood of class indices, as `torch.nn.functional.nll_loss`.
 

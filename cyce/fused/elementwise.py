@@ -52,7 +52,7 @@ def binary_cross_entropy(
     target: Any,
     weight: Any = None,
     size_average: bool | None = None,
-    reduce: bool | None = None,
+    reduce: Any = None,
     reduction: str = "mean",
     *,
     gradient: GradientRequest | None = None,

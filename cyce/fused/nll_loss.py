@@ -22,7 +22,7 @@ def nll_loss(
     target: Any,
     weight: Any = None,
     size_average: bool | None = None,
-    ignore_index: int = -100,
+    ignore_index: Any = -100,
     reduce: bool | None = None,
     reduction: str = "mean",
     *,
