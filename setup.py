@@ -59,7 +59,12 @@ DIRECTIVES = {
 KERNELS = Path("cyce", "kernels")
 # Entry points that are compiled once per level, and modules that are compiled once.
 LEVEL_SOURCES = ("cross_entropy", "elementwise")
-GENERAL_MODULES = ("cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.threads.handover", "cyce.threads.team")
+GENERAL_MODULES = (
+    "cyce.kernels._cpu",
+    "cyce.kernels.arguments",
+    "cyce.threads.handover",
+    "cyce.threads.team",
+)
 
 # What the compiler may use at each level; cyce/kernels/_cpu.pyx asks the CPU for the same features.
 LEVELS: dict[str, list[str]] = {"baseline": []}

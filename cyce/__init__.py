@@ -1,16 +1,17 @@
 """Cross-entropy of classifiers and its gradient, on the CPU, for NumPy arrays.
 
-`cyce` stands for `torch.nn`, `cyce.functional` for `torch.nn.functional`: the same names, arguments
-and answers, without torch. See `cyce.functional.cross_entropy` for the formulas and
+`cyce` corresponds to `torch.nn`, `cyce.functional` to `torch.nn.functional`: the same names, arguments
+and results, without torch. See `cyce.functional.cross_entropy` for the formulas and
 `cyce.value_and_grad` for gradients.
 """
 
-# First: it tells why the compiled modules cannot be imported, where that is so.
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# First: it explains why the compiled modules cannot be imported if they cannot.
 import cyce._check_build  # noqa: F401
 from cyce import functional
 from cyce._config import show_config
-from cyce._linear import LinearCrossEntropyOptions
-from cyce.threads.budget import get_num_threads, num_threads, set_num_threads
 from cyce.functional import (
     CrossEntropyMeans,
     CrossEntropyStats,
@@ -28,6 +29,7 @@ from cyce.functional import (
     softmin,
 )
 from cyce.gradients import value_and_grad
+from cyce.linear.options import LinearCrossEntropyOptions
 from cyce.modules import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -40,6 +42,10 @@ from cyce.modules import (
     Softmax2d,
     Softmin,
 )
+from cyce.threads.budget import get_num_threads, num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from cyce import plotting as plotting
 
 __version__ = "0.1.0"
 
@@ -76,3 +82,21 @@ __all__ = [
     "softmin",
     "value_and_grad",
 ]
+
+# Modules that are imported when they are first used: they need an extra, or time to import. Type checkers
+# know them from the imports under TYPE_CHECKING.
+_LAZY = ("plotting",)
+
+if not TYPE_CHECKING:
+    # To a type checker, a package with __getattr__ has every name.
+
+    def __getattr__(name: str) -> Any:
+        """Import a lazy module."""
+        if name in _LAZY:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the names, those of lazy modules included."""
+    return sorted({*globals(), *_LAZY})

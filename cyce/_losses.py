@@ -1,53 +1,33 @@
 """What a loss is to the rest of cyce: a function whose gradient is known, or a module around one."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from cyce._arguments import legacy_reduction
+from cyce.fused.requests import GradientRequest
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 Evaluator = Callable[..., tuple[Any, Any]]
-
-
-class GradientRequest(NamedTuple):
-    """What a caller of a gradient asks for beyond the loss's own arguments."""
-
-    grad_output: Any
-    out: Any
-
-
-class StatsRequest(NamedTuple):
-    """Arrays for what `cross_entropy_stats` returns of each position, in place of a gradient."""
-
-    loss: Any
-    lse: Any
-    probability: Any
-    entropy: Any
-    prediction: Any
-    rank: Any
-
 
 _evaluators: dict[Any, Evaluator] = {}
 
 
 def has_gradient(evaluate: Evaluator) -> Callable[[Loss], Loss]:
-    """Decorate a loss function with what computes its gradient too.
+    """Decorate a loss function with the function that also computes its gradient.
 
-    `evaluate` takes the loss's arguments and `gradient`, a GradientRequest, and returns
-    (loss, gradient), this over the memory of `out` if that is not None.
+    `evaluate` takes the loss's arguments and `gradient`, a GradientRequest or None. It returns the loss
+    and the gradient, which is None without a request. It is named as the loss.
     """
 
     def register(loss: Loss) -> Loss:
         _evaluators[loss] = evaluate
-        # Python's own messages about missing and unknown arguments name the public function.
-        evaluate.__name__, evaluate.__qualname__ = loss.__name__, loss.__qualname__
         return loss
 
     return register
 
 
 def evaluator_of(loss: Any) -> Evaluator | None:
-    """Return what computes a loss function and its gradient, None of anything else."""
+    """Return the function that computes a loss function and its gradient; None if there is none."""
     try:
         return _evaluators.get(loss)
     except TypeError:
@@ -67,11 +47,11 @@ class LossModule:
         self.reduction = reduction
 
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """Return the loss function and the keyword arguments that these settings are."""
+        """Return the loss function and the settings as its keyword arguments."""
         raise NotImplementedError
 
-    def of_call(self, named: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """Return the loss function and the settings, with what a call overrides by name."""
+    def _of_call(self, named: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the loss function and the settings, some of which a call overrides by name."""
         for name in named:
             if name not in self.per_call:
                 raise TypeError(f"{type(self).__name__}: a call takes no argument {name!r}")
@@ -81,8 +61,8 @@ class LossModule:
     def evaluate(
         self, gradient: GradientRequest | None, /, input: Any, target: Any, **named: Any
     ) -> tuple[Any, Any]:
-        """Return the loss and, if asked for, its gradient."""
-        function, settings = self.of_call(named)
+        """Return the loss and its gradient, None unless requested."""
+        function, settings = self._of_call(named)
         return _evaluators[function](input=input, target=target, **settings, gradient=gradient)
 
     def forward(self, input: Any, target: Any, **named: Any) -> Any:

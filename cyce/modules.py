@@ -1,16 +1,18 @@
-"""torch's loss modules: settings held in an object that calls `cyce.functional`."""
+"""torch's loss modules: objects that hold settings and call `cyce.functional`."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cyce import functional
-from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_size
-from cyce._linear import LinearCrossEntropyOptions, linear_cross_entropy
-from cyce._losses import GradientRequest, LossModule
+from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_out, as_size
+from cyce._losses import LossModule
+from cyce._signatures import KLDivReduction, Reduction
+from cyce.fused.requests import GradientRequest
+from cyce.linear.options import LinearCrossEntropyOptions
 
 __all__ = [
     "BCELoss",
@@ -29,8 +31,8 @@ __all__ = [
 class CrossEntropyLoss(LossModule):
     """Cross-entropy between logits and targets, as `torch.nn.CrossEntropyLoss`.
 
-    The settings of `cyce.functional.cross_entropy`, held in an object. As in torch, they are plain
-    attributes and nothing is checked before the loss is computed.
+    Holds the settings of `cyce.functional.cross_entropy`. As in torch, they are plain attributes, which are
+    checked when the loss is computed.
 
     Parameters
     ----------
@@ -39,28 +41,28 @@ class CrossEntropyLoss(LossModule):
     size_average : bool, default=None
         Deprecated, see `reduction`.
     ignore_index : int, default=-100
-        Target value of the positions that are left out.
+        Class index of ignored positions.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the positions become one number, or that they stay as they are.
+        How to reduce the losses of the positions to one number; "none" returns them all.
     label_smoothing : float in [0, 1], default=0.0
-        How much of each target is spread evenly over all classes.
+        Fraction of each target that is spread evenly over all classes.
     axis : int, default=None
-        The axis of the classes. Like all that follow, torch has not got it; see
+        The axis of the classes. This and all further arguments are not in torch; see
         `cyce.functional.cross_entropy`.
     sample_weight : array_like of the positions' shape, default=None
         A weight for each position; a call may give its own: ``criterion(input, target, sample_weight=w)``.
     normalizer : float, default=None
-        What "mean" divides by instead; a call may give its own.
+        Denominator of "mean"; a call may give its own.
     empty : {"nan", "zero"}, default="nan"
-        The mean of nothing.
+        The mean of no positions.
     z_loss : float, default=0.0
         Coefficient of the squared log-sum-exp.
     softcap : float, default=None
         Bound of the logits.
     temperature : float, default=1.0
-        What the logits are divided by.
+        Divisor of the logits.
 
     Warns
     -----
@@ -89,13 +91,13 @@ class CrossEntropyLoss(LossModule):
         size_average: bool | None = None,
         ignore_index: int = -100,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         *,
         axis: int | None = None,
         sample_weight: Any = None,
         normalizer: float | None = None,
-        empty: str = "nan",
+        empty: Literal["nan", "zero"] = "nan",
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
@@ -132,7 +134,7 @@ class CrossEntropyLoss(LossModule):
 class NLLLoss(LossModule):
     """Negative log-likelihood of class indices, as `torch.nn.NLLLoss`.
 
-    The settings of `cyce.functional.nll_loss`, held in an object.
+    Holds the settings of `cyce.functional.nll_loss`.
 
     Parameters
     ----------
@@ -141,11 +143,11 @@ class NLLLoss(LossModule):
     size_average : bool, default=None
         Deprecated, see `reduction`.
     ignore_index : int, default=-100
-        Target value of the positions that are left out.
+        Class index of ignored positions.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the positions become one number, or that they stay as they are.
+        How to reduce the losses of the positions to one number; "none" returns them all.
 
     Warns
     -----
@@ -155,7 +157,7 @@ class NLLLoss(LossModule):
     See Also
     --------
     cyce.functional.nll_loss : The formula, the shapes, the errors.
-    cyce.CrossEntropyLoss : The same for logits.
+    cyce.CrossEntropyLoss : The same loss of logits.
 
     Examples
     --------
@@ -171,7 +173,7 @@ class NLLLoss(LossModule):
         size_average: bool | None = None,
         ignore_index: int = -100,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.weight = weight
@@ -189,20 +191,20 @@ class NLLLoss(LossModule):
 class BCEWithLogitsLoss(LossModule):
     """Binary cross-entropy of logits, as `torch.nn.BCEWithLogitsLoss`.
 
-    The settings of `cyce.functional.binary_cross_entropy_with_logits`, held in an object.
+    Holds the settings of `cyce.functional.binary_cross_entropy_with_logits`.
 
     Parameters
     ----------
     weight : array_like, default=None
-        Weights of the elements; can be broadcast to the shape of the logits.
+        Weights of the elements; must broadcast to the shape of the logits.
     size_average : bool, default=None
         Deprecated, see `reduction`.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the elements become one number, or that they stay as they are.
+        How to reduce the losses of the elements to one number; "none" returns them all.
     pos_weight : array_like, default=None
-        What the losses of positive targets are multiplied by, such as one number per label.
+        Factor of the losses of positive targets, such as one number per label.
 
     Warns
     -----
@@ -226,7 +228,7 @@ class BCEWithLogitsLoss(LossModule):
         weight: Any = None,
         size_average: bool | None = None,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         pos_weight: Any = None,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
@@ -245,18 +247,18 @@ class BCEWithLogitsLoss(LossModule):
 class BCELoss(LossModule):
     """Binary cross-entropy of probabilities, as `torch.nn.BCELoss`.
 
-    The settings of `cyce.functional.binary_cross_entropy`, held in an object.
+    Holds the settings of `cyce.functional.binary_cross_entropy`.
 
     Parameters
     ----------
     weight : array_like, default=None
-        Weights of the elements; can be broadcast to the shape of the probabilities.
+        Weights of the elements; must broadcast to the shape of the probabilities.
     size_average : bool, default=None
         Deprecated, see `reduction`.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the elements become one number, or that they stay as they are.
+        How to reduce the losses of the elements to one number; "none" returns them all.
 
     Warns
     -----
@@ -266,7 +268,7 @@ class BCELoss(LossModule):
     See Also
     --------
     cyce.functional.binary_cross_entropy : The formula, the errors.
-    cyce.BCEWithLogitsLoss : The same for logits, which is more accurate.
+    cyce.BCEWithLogitsLoss : The same loss of logits, which is more accurate.
 
     Examples
     --------
@@ -280,7 +282,7 @@ class BCELoss(LossModule):
         weight: Any = None,
         size_average: bool | None = None,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.weight = weight
@@ -293,7 +295,7 @@ class BCELoss(LossModule):
 class KLDivLoss(LossModule):
     """Kullback-Leibler divergence, as `torch.nn.KLDivLoss`.
 
-    The settings of `cyce.functional.kl_div`, held in an object.
+    Holds the settings of `cyce.functional.kl_div`.
 
     Parameters
     ----------
@@ -302,9 +304,9 @@ class KLDivLoss(LossModule):
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"none", "batchmean", "mean", "sum"}, default="mean"
-        How the losses of the elements become one number, or that they stay as they are.
+        How to reduce the losses of the elements to one number; "none" returns them all.
     log_target : bool, default=False
-        Whether targets are log-probabilities.
+        Whether targets hold log-probabilities.
 
     Warns
     -----
@@ -330,7 +332,7 @@ class KLDivLoss(LossModule):
         self,
         size_average: bool | None = None,
         reduce: bool | None = None,
-        reduction: str = "mean",
+        reduction: KLDivReduction = "mean",
         log_target: bool = False,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
@@ -351,10 +353,10 @@ class _Linear:
     bias : bool
         Whether there is a bias.
     dtype : dtype
-        Of the parameters.
+        Dtype of the parameters.
     rng : Generator
-        Where the first parameters come from: the uniform distribution that torch draws them from, between
-        -1 and 1 over the root of `in_features`.
+        Source of the initial parameters, which are uniform between plus and minus one over the square root
+        of `in_features`, as in torch.
     """
 
     def __init__(
@@ -388,14 +390,14 @@ def _uniform(
 class LinearCrossEntropyLoss(LossModule):
     """Cross-entropy of the logits of a linear layer, as `torch.nn.LinearCrossEntropyLoss`.
 
-    The layer's parameters and the settings of `cyce.functional.linear_cross_entropy`, held in an object. The
+    Holds the parameters of the layer and the settings of `cyce.functional.linear_cross_entropy`. The
     parameters are arrays, ``module.linear.weight`` of shape (C * d1 * ... * dk, H) and ``module.linear.bias``
-    of shape (C * d1 * ... * dk,) or None, which can be read, changed and assigned.
+    of shape (C * d1 * ... * dk,) or None. They can be changed and assigned.
 
     Parameters
     ----------
     in_features : int
-        Features H of a row of `input`.
+        Number of features H of a row of `input`.
     num_classes : int
         Number of classes C.
     out_features : tuple of int, default=()
@@ -403,42 +405,42 @@ class LinearCrossEntropyLoss(LossModule):
     bias : bool, default=False
         Whether the layer has a bias.
     device : None or "cpu", default=None
-        Taken for torch's sake.
+        Accepted for compatibility with torch.
     dtype : dtype, default=None
-        float32 or float64, of the parameters. None stands for float32.
+        Dtype of the parameters, float32 or float64. None means float32.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the positions become one number, or that they stay as they are.
+        How to reduce the losses of the positions to one number; "none" returns them all.
     weight : array_like of shape (C,), default=None
         A weight for each class.
     ignore_index : int, default=None
-        Target value of the positions that are left out.
+        Class index of ignored positions.
     label_smoothing : float in [0, 1], default=0.0
-        How much of each target is spread evenly over all classes.
+        Fraction of each target that is spread evenly over all classes.
     options : LinearCrossEntropyOptions, default=None
-        How the work is cut up.
+        How the rows are cut into chunks.
     sample_weight : array_like of the positions' shape, default=None
-        A weight for each position; a call may give its own. Like all that follow, torch has not got it; see
-        `cyce.functional.cross_entropy`.
+        A weight for each position; a call may give its own. This and all further arguments are not in
+        torch; see `cyce.functional.cross_entropy`.
     normalizer : float, default=None
-        What "mean" divides by instead; a call may give its own.
+        Denominator of "mean"; a call may give its own.
     empty : {"nan", "zero"}, default="nan"
-        The mean of nothing.
+        The mean of no positions.
     z_loss : float, default=0.0
         Coefficient of the squared log-sum-exp.
     softcap : float, default=None
         Bound of the logits.
     temperature : float, default=1.0
-        What the logits are divided by.
+        Divisor of the logits.
     rng : None, int or numpy.random.Generator, default=None
-        Where the first parameters come from: a generator, or what `numpy.random.default_rng` takes.
+        Source of the initial parameters: a generator, or a seed for `numpy.random.default_rng`.
 
     Raises
     ------
     TypeError
-        If a size is no integer, or `dtype` neither float32 nor float64.
+        If a size is not an integer, or `dtype` is neither float32 nor float64.
     ValueError
-        If a size is negative, `device` is not the CPU, `weight` not of shape (C,), or `label_smoothing`
-        outside [0, 1].
+        If a size is negative, `device` is not the CPU, `weight` is not of shape (C,), or `label_smoothing`
+        is outside [0, 1].
 
     See Also
     --------
@@ -474,14 +476,14 @@ class LinearCrossEntropyLoss(LossModule):
         bias: bool = False,
         device: Any = None,
         dtype: DTypeLike | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         weight: Any = None,
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
         options: LinearCrossEntropyOptions | None = None,
         sample_weight: Any = None,
         normalizer: float | None = None,
-        empty: str = "nan",
+        empty: Literal["nan", "zero"] = "nan",
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
@@ -490,7 +492,7 @@ class LinearCrossEntropyLoss(LossModule):
         super().__init__(None, None, reduction)
         self.num_classes = as_size(num_classes, "num_classes")
         if not isinstance(out_features, tuple | list):
-            raise TypeError(f"out_features: a tuple of integers is needed, got {type(out_features).__name__}")
+            raise TypeError(f"out_features: must be a tuple of integers, got {type(out_features).__name__}")
         self.out_features = tuple(as_size(size, "out_features") for size in out_features)
         if device is not None and str(device) != "cpu":
             raise ValueError(f"device: must be None or 'cpu', got {device!r}")
@@ -501,7 +503,7 @@ class LinearCrossEntropyLoss(LossModule):
                     f"expected weight shape to be {(num_classes,)}, got {shape}: it must have one number for "
                     "each class"
                 )
-        # Anything but a number is refused by a call, as other settings are.
+        # A call rejects anything but a number, as for other settings.
         if (
             isinstance(label_smoothing, float | int | np.floating | np.integer)
             and not 0 <= label_smoothing <= 1
@@ -521,7 +523,7 @@ class LinearCrossEntropyLoss(LossModule):
             generator = np.random.default_rng(rng)
         except (TypeError, ValueError) as error:
             raise type(error)(
-                f"rng: None, an integer or a numpy.random.Generator is needed: {error}"
+                f"rng: must be None, an integer or a numpy.random.Generator: {error}"
             ) from error
         self.linear = _Linear(
             as_size(in_features, "in_features"),
@@ -546,12 +548,37 @@ class LinearCrossEntropyLoss(LossModule):
     def evaluate(
         self, gradient: GradientRequest | None, /, input: Any, target: Any, **named: Any
     ) -> tuple[Any, Any]:
-        """Return the loss and, if asked for, its gradients, each in the shape of its parameter."""
-        _, settings = self.of_call(named)
-        shape = (self.num_classes, *self.out_features)
-        return linear_cross_entropy(
-            input=input, target=target, **settings, logits_shape=shape, gradient=gradient
-        )
+        """Return the loss and its gradients, None unless requested, each in the shape of its parameter."""
+        if gradient is not None and isinstance(gradient.out, tuple | list):
+            gradient = gradient._replace(out=self._split_outs(gradient.out))
+        loss, gradients = super().evaluate(gradient, input, target, **named)
+        if gradients is None:
+            return loss, None
+        of_input, *of_parameters = gradients
+        shapes = [np.shape(parameter) for parameter in self._parameters().values()]
+        merged = (array.reshape(shape) for array, shape in zip(of_parameters, shapes, strict=True))
+        return loss, (of_input, *merged)
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the parameters, by the names of the function's arguments."""
+        named = {"linear_weight": self.linear.weight, "linear_bias": self.linear.bias}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def _split(self, array: Any) -> Any:
+        """Return a view of shape (C, d1, ..., dk, ...), as the function takes parameters."""
+        return np.reshape(array, (self.num_classes, *self.out_features, *np.shape(array)[1:]))
+
+    def _split_outs(self, outs: Sequence[Any]) -> Sequence[Any]:
+        """Return `out` with views as the function takes them."""
+        parameters = self._parameters()
+        if not self.out_features or len(outs) != 1 + len(parameters):
+            return outs
+        views = [outs[0]]
+        for out, (name, parameter) in zip(outs[1:], parameters.items(), strict=True):
+            # Memory and shape only; the function checks the rest.
+            like = np.broadcast_to(np.zeros((), as_array(out, "out").dtype), np.shape(parameter))
+            views.append(self._split(as_out(out, like, {}, whose=f"{name}'s")))
+        return views
 
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return `cyce.functional.linear_cross_entropy` and its keyword arguments."""
@@ -563,8 +590,8 @@ class LinearCrossEntropyLoss(LossModule):
             if (array is not None or name == "weight") and np.shape(array) != expected:
                 raise ValueError(f"linear.{name}: must have shape {expected}, got {np.shape(array)}")
         return functional.linear_cross_entropy, {
-            "linear_weight": linear.weight,
-            "linear_bias": linear.bias,
+            "linear_weight": self._split(linear.weight),
+            "linear_bias": None if linear.bias is None else self._split(linear.bias),
             "weight": self.weight,
             "reduction": self.reduction,
             "ignore_index": self.ignore_index,
@@ -580,7 +607,7 @@ class LinearCrossEntropyLoss(LossModule):
 
 
 class _Normalizer:
-    """A function of the softmax family with its dimension."""
+    """A function of the softmax family that holds its dimension."""
 
     _function: Callable[..., Any]
 
@@ -589,7 +616,7 @@ class _Normalizer:
 
     def forward(self, input: Any) -> Any:
         """Return the result; the same as calling the module."""
-        # A warning is the caller's, of __call__.
+        # A warning points at the caller of __call__.
         return self._function(input, self.dim, 5)
 
     def __call__(self, input: Any) -> Any:

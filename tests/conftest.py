@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 
 import cyce
-from cyce import _dispatch, _linear, functional
+from cyce import _dispatch, functional
 
 
 @pytest.fixture(params=[_dispatch.level] if os.environ.get("CYCE_LEVEL") else _dispatch.usable_levels())
 def level(request, monkeypatch):
     """Name of a compiled level, which is in use during the test."""
-    for module in (functional, _linear):
-        monkeypatch.setattr(module, "kernels", _dispatch.load_level(request.param))
-        monkeypatch.setattr(module, "elementwise", _dispatch.load_level(request.param, "_elementwise"))
+    monkeypatch.setattr(_dispatch, "kernels", _dispatch.load_level(request.param))
+    monkeypatch.setattr(_dispatch, "elementwise", _dispatch.load_level(request.param, "_elementwise"))
     return request.param
 
 

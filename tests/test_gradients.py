@@ -8,6 +8,7 @@ import pytest
 
 import cyce
 import cyce.functional as F
+from cyce._losses import evaluator_of
 
 SHAPES = [(7,), (4, 3), (3, 50), (2, 4, 5), (2, 3, 4, 2)]
 
@@ -108,7 +109,7 @@ class TestGradOutput:
         if wrong is None:
             loss_and_gradient(np.zeros((2, 3)), [0, 1], grad_output=wrong)
             return
-        with pytest.raises(TypeError, match="grad_output: real numbers are needed"):
+        with pytest.raises(TypeError, match="grad_output: must hold real numbers"):
             loss_and_gradient(np.zeros((2, 3)), [0, 1], reduction="none", grad_output=wrong)
 
     def test_an_ignored_position_stays_zero(self, level, dtype, loss_and_gradient):
@@ -251,7 +252,7 @@ class TestWhatItTakes:
         )
         assert loss == named
 
-    @pytest.mark.parametrize("name", ["stats_out", "gradient", "wieght"])
+    @pytest.mark.parametrize("name", ["stats_out", "stats", "gradient", "wieght"])
     def test_it_takes_no_other_arguments(self, name):
         for loss in (F.cross_entropy, F.kl_div, cyce.CrossEntropyLoss()):
             with pytest.raises(TypeError, match=name):
@@ -284,12 +285,34 @@ class TestWhatItTakes:
 
     @pytest.mark.parametrize("wrong", [np.sum, 3, None, "cross_entropy", cyce.CrossEntropyLoss, []])
     def test_what_is_no_loss(self, wrong):
-        with pytest.raises(TypeError, match="loss: a loss function or loss module of cyce is needed"):
+        with pytest.raises(TypeError, match="loss: must be a loss function or loss module of cyce"):
             cyce.value_and_grad(wrong)
 
     def test_missing_and_unknown_arguments(self):
         # In Python's own words, about the function that the caller knows.
         with pytest.raises(TypeError, match=r"^cross_entropy\(\) got an unexpected .* 'no_such'"):
             cyce.value_and_grad(F.cross_entropy)(np.zeros((1, 2)), [0], no_such=1)
+        with pytest.raises(TypeError, match=r"^cross_entropy\(\) got an unexpected .* 'stats'"):
+            cyce.value_and_grad(F.cross_entropy)(np.zeros((1, 2)), [0], stats=None)
         with pytest.raises(TypeError, match=r"^cross_entropy\(\) missing .* 'target'"):
             cyce.value_and_grad(F.cross_entropy)(np.zeros((1, 2)))
+
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            F.cross_entropy,
+            F.nll_loss,
+            F.binary_cross_entropy,
+            F.binary_cross_entropy_with_logits,
+            F.kl_div,
+            F.linear_cross_entropy,
+        ],
+    )
+    def test_what_computes_it_is_named_and_called_as_the_loss(self, loss):
+        evaluate = evaluator_of(loss)
+        assert evaluate.__name__ == evaluate.__code__.co_name == loss.__name__
+        theirs = inspect.signature(loss).parameters
+        ours = inspect.signature(evaluate).parameters
+        assert [(p.name, p.default, p.kind) for p in theirs.values()] == [
+            (p.name, p.default, p.kind) for p in ours.values() if p.name not in ("gradient", "stats")
+        ]

@@ -13,7 +13,8 @@ import threadpoolctl
 
 import cyce
 import cyce.functional as F
-from cyce import _linear, _team, _workers
+from cyce import _dispatch, _team, _workers
+from cyce.linear import chunks, evaluate
 from platforms import with_fork, with_openmp, with_resource_usage
 
 LINEAR_AND_GRADIENTS = cyce.value_and_grad(F.linear_cross_entropy)
@@ -157,7 +158,7 @@ def test_the_order_of_the_threads_changes_no_bit(threads, rng, monkeypatch, shap
         def with_workers(work, n_shares, order=order):
             return work(lambda function, items: in_turn(function, list(items)[::order])[::order])
 
-        monkeypatch.setattr(_linear, "with_workers", with_workers)
+        monkeypatch.setattr(evaluate, "with_workers", with_workers)
         loss, gradients = LINEAR_AND_GRADIENTS(
             hidden, weights, target, linear_bias=bias, options=chunks_of(600)
         )
@@ -358,7 +359,7 @@ class TestArrays:
             def __getattr__(self, name):
                 return getattr(np, name)
 
-        monkeypatch.setattr(_linear, "np", NumPy())
+        monkeypatch.setattr(chunks, "np", NumPy())
         assert F.linear_cross_entropy(hidden, weights, target, options=chunks_of(10)) == expected
 
     @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint32, np.uint64, ">i4"])
@@ -424,7 +425,7 @@ class TestOut:
     @pytest.mark.parametrize(
         ("out", "error", "message"),
         [
-            (np.zeros((2, 3)), TypeError, r"out: a tuple of 3 arrays is needed, .* got ndarray"),
+            (np.zeros((2, 3)), TypeError, r"out: must be a tuple of 3 arrays, .* got ndarray"),
             ([np.zeros((2, 3))] * 2, TypeError, r"out: a tuple of 3 arrays .* linear_bias; got 2 of them"),
             (
                 (np.zeros((2, 3)), np.zeros((3, 4)), np.zeros(4)),
@@ -497,10 +498,10 @@ class TestThreads:
         hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
         threads(3)
         seen, n_at_once = [], []
-        kernel = _linear.kernels.cross_entropy
+        kernel = _dispatch.kernels.cross_entropy
 
         class Kernels:
-            weighted_count = staticmethod(_linear.kernels.weighted_count)
+            weighted_count = staticmethod(_dispatch.kernels.weighted_count)
 
             @staticmethod
             def cross_entropy(*arguments):
@@ -512,8 +513,8 @@ class TestThreads:
                 assert arguments[12] == 1
                 return kernel(*arguments)
 
-        monkeypatch.setattr(_linear, "kernels", Kernels)
-        monkeypatch.setattr(_linear, "KERNEL_LOGITS", 100_000)
+        monkeypatch.setattr(_dispatch, "kernels", Kernels)
+        monkeypatch.setattr(chunks, "KERNEL_LOGITS", 100_000)
         LINEAR_AND_GRADIENTS(hidden, weights, target)
         assert len(seen) == 13
         assert set().union(*seen) == {1}
@@ -550,21 +551,21 @@ with cyce.num_threads(2):
         hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
         threads(2)
         seen = []
-        kernel = _linear.kernels.cross_entropy
+        kernel = _dispatch.kernels.cross_entropy
 
         def blas_threads():
             libraries = threadpoolctl.threadpool_info()
             return {library["num_threads"] for library in libraries if library["user_api"] == "blas"}
 
         class Kernels:
-            weighted_count = staticmethod(_linear.kernels.weighted_count)
+            weighted_count = staticmethod(_dispatch.kernels.weighted_count)
 
             @staticmethod
             def cross_entropy(*arguments):
                 seen.append(blas_threads())
                 return kernel(*arguments)
 
-        monkeypatch.setattr(_linear, "kernels", Kernels)
+        monkeypatch.setattr(_dispatch, "kernels", Kernels)
         before = blas_threads()
         with threadpoolctl.threadpool_limits(limit, user_api="blas"):
             limited = blas_threads()
@@ -640,7 +641,7 @@ with cyce.num_threads(2):
             def __getattr__(self, name):
                 return getattr(np, name)
 
-        monkeypatch.setattr(_linear, "np", NumPy())
+        monkeypatch.setattr(chunks, "np", NumPy())
         with pytest.raises(MemoryError, match="of a product"):
             LINEAR_AND_GRADIENTS(hidden, weights, target)
         assert len(n_calls) <= 4
@@ -701,7 +702,7 @@ import numpy as np
 import threadpoolctl
 import cyce
 import cyce.functional as F
-from cyce import _linear
+from cyce.linear import chunks
 
 def state():
     libraries = threadpoolctl.threadpool_info()
@@ -757,7 +758,7 @@ class SlowNumPy:
         return getattr(np, name)
 
 # A call that would take 18 seconds at least ends when it is interrupted.
-_linear.np = SlowNumPy()
+chunks.np = SlowNumPy()
 start = time.monotonic()
 try:
     signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -906,7 +907,7 @@ class TestErrors:
                 ValueError,
                 "ignore_index cannot be specified when target contains probabilities",
             ),
-            ({"ignore_index": 1.5}, TypeError, "ignore_index: an integer is needed"),
+            ({"ignore_index": 1.5}, TypeError, "ignore_index: must be an integer"),
             ({"weight": np.ones(3)}, ValueError, "weight tensor should be defined either for all 4 classes"),
             ({"reduction": "avg"}, ValueError, "avg is not a valid value for reduction"),
             ({"label_smoothing": 2}, ValueError, "label_smoothing must be between"),
@@ -918,7 +919,7 @@ class TestErrors:
             (
                 {"options": 3},
                 TypeError,
-                "options: a cyce.LinearCrossEntropyOptions or None is needed, got int",
+                "options: must be a cyce.LinearCrossEntropyOptions or None, got int",
             ),
             (
                 {"options": cyce.LinearCrossEntropyOptions(acc_dtype=np.float32)},
@@ -972,17 +973,17 @@ class TestOptions:
         def rows(n_rows, in_features, n_outputs, itemsize=4, n_counting=None, **named):
             options = cyce.LinearCrossEntropyOptions(**named)
             n_counting = n_rows if n_counting is None else n_counting
-            return _linear._rows_per_chunk(options, n_rows, n_counting, in_features, n_outputs, itemsize)
+            return chunks.rows_per_chunk(options, n_rows, n_counting, in_features, n_outputs, itemsize)
 
         assert rows(100, 64, 1000) == 100
         # In chunks of about the same size, which fill the buffer but no more.
         assert rows(4096, 256, 128_256) == 343
         assert rows(1024, 1024, 50_257) == 512
-        assert rows(10**6, 64, 10**7, 8) == _linear.MIN_ROWS
+        assert rows(10**6, 64, 10**7, 8) == chunks.MIN_ROWS
         assert rows(4096, 256, 128_256, chunking_method=None) == 4096
         # Copies of the rows that count, and their gradients, count, too.
         n = rows(100_000, 1024, 100, n_counting=99_999)
-        assert 0.9 * _linear.BUFFER_BYTES < 4 * n * (100 + 2 * 1024) <= _linear.BUFFER_BYTES
+        assert 0.9 * chunks.BUFFER_BYTES < 4 * n * (100 + 2 * 1024) <= chunks.BUFFER_BYTES
 
     def test_the_aspect_ratio_is_that_of_all_rows(self, rng):
         hidden, weights, _, target = make(rng, 64, 4, (64,))
@@ -994,17 +995,17 @@ class TestOptions:
     def test_the_number_of_rows_is_kept_to(self, rng, monkeypatch):
         hidden, weights, _, target = make(rng, 70, 4, (5,))
         sizes = []
-        kernel = _linear.kernels.cross_entropy
+        kernel = _dispatch.kernels.cross_entropy
 
         class Kernels:
-            weighted_count = staticmethod(_linear.kernels.weighted_count)
+            weighted_count = staticmethod(_dispatch.kernels.weighted_count)
 
             @staticmethod
             def cross_entropy(logits, *arguments):
                 sizes.append(len(logits))
                 return kernel(logits, *arguments)
 
-        monkeypatch.setattr(_linear, "kernels", Kernels)
+        monkeypatch.setattr(_dispatch, "kernels", Kernels)
         F.linear_cross_entropy(hidden, weights, target, options=chunks_of(np.int64(32)))
         assert sizes == [32, 32, 6]
 
@@ -1047,6 +1048,34 @@ class TestModule:
         assert cyce.value_and_grad(module)(hidden, target, **named, out=out)[1] is out
         np.testing.assert_array_equal(out[1], gradients[1])
 
+    def test_arrays_of_out_have_the_shapes_of_the_parameters(self, rng):
+        module = cyce.LinearCrossEntropyLoss(4, 3, out_features=(2,), bias=True, rng=0)
+        hidden, target = rng.standard_normal((5, 4), dtype=np.float32), rng.integers(3, size=(5, 2))
+        gradients = cyce.value_and_grad(module)
+        right = gradients(hidden, target)[1]
+        for lay_out in (
+            np.asfortranarray,
+            lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+            lambda a: np.ascontiguousarray(a[::-1])[::-1],
+        ):
+            out = [lay_out(np.full_like(array, 77)) for array in right]
+            assert gradients(hidden, target, out=out)[1] is out
+            for array, expected in zip(out, right, strict=True):
+                np.testing.assert_array_equal(array, expected)
+        linear = module.linear
+        for number, wrong, error, message in (
+            (1, np.empty((3, 2, 4), "f4"), ValueError, r"linear_weight's shape \[6, 4\], got \[3, 2, 4\]"),
+            (2, np.empty((3, 2), "f4"), ValueError, r"linear_bias's shape \[6\], got \[3, 2\]"),
+            (1, np.empty((6, 4)), TypeError, "linear_weight's dtype float32, got float64"),
+            (1, np.zeros((6, 4)).tolist(), TypeError, "whose memory can be written, got list"),
+            (1, linear.weight, ValueError, "out: shares memory with linear_weight"),
+            (1, right[0], ValueError, r"linear_weight's shape \[6, 4\], got \[5, 4\]"),
+        ):
+            with pytest.raises(error, match=message):
+                gradients(hidden, target, out=[*right[:number], wrong, *right[number + 1 :]])
+        with pytest.raises(TypeError, match=r"out: a tuple of 3 arrays .* got 2 of them"):
+            gradients(hidden, target, out=right[:2])
+
     def test_descent(self, rng):
         hidden = rng.standard_normal((50, 4))
         target = (hidden @ rng.standard_normal((4, 3))).argmax(axis=1)
@@ -1070,14 +1099,14 @@ class TestModule:
         ("named", "error", "message"),
         [
             ({"in_features": -1}, ValueError, "in_features: must not be negative"),
-            ({"in_features": 1.5}, TypeError, "in_features: an integer is needed"),
-            ({"num_classes": None}, TypeError, "num_classes: an integer is needed"),
-            ({"out_features": 3}, TypeError, "out_features: a tuple of integers is needed, got int"),
+            ({"in_features": 1.5}, TypeError, "in_features: must be an integer"),
+            ({"num_classes": None}, TypeError, "num_classes: must be an integer"),
+            ({"out_features": 3}, TypeError, "out_features: must be a tuple of integers, got int"),
             ({"out_features": (3, -1)}, ValueError, "out_features: must not be negative"),
-            ({"dtype": np.int32}, TypeError, "dtype: numpy.float32 or numpy.float64 is needed"),
+            ({"dtype": np.int32}, TypeError, "dtype: must be numpy.float32 or numpy.float64"),
             ({"device": "cuda"}, ValueError, "device: must be None or 'cpu', got 'cuda'"),
-            ({"rng": "x"}, TypeError, "rng: None, an integer or a numpy.random.Generator is needed"),
-            ({"rng": -1}, ValueError, "rng: None, an integer or a numpy.random.Generator is needed"),
+            ({"rng": "x"}, TypeError, "rng: must be None, an integer or a numpy.random.Generator"),
+            ({"rng": -1}, ValueError, "rng: must be None, an integer or a numpy.random.Generator"),
             ({"weight": [1.0]}, ValueError, r"expected weight shape to be \(3,\), got \(1,\)"),
             (
                 {"label_smoothing": 2.0},

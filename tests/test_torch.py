@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 import cyce
 import cyce.functional as F
-from cyce import _linear
+from cyce.linear import chunks
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -276,7 +276,7 @@ def test_the_chunks_of_an_aspect_ratio(rows, sizes, method):
     theirs = torch.nn.LinearCrossEntropyOptions(chunking_method=method)
     expected = max(1, theirs._compute_batch_chunk_size(rows, *sizes))
     ours = cyce.LinearCrossEntropyOptions(chunking_method=method)
-    assert _linear._rows_per_chunk(ours, rows, rows, *sizes, 4) == expected
+    assert chunks.rows_per_chunk(ours, rows, rows, *sizes, 4) == expected
 
 
 RANDOM_SHAPES = [(5,), (4, 3), (7, 40), (3, 5000), (2, 3, 4), (2, 33, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)]

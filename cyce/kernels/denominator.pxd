@@ -13,6 +13,7 @@ from cython cimport floating
 from cython.parallel cimport prange
 from libc.math cimport NAN
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 from cyce.kernels.call cimport CHUNK, Call
 from cyce.kernels.machine cimport check, cyce_enter, cyce_environment, cyce_leave
@@ -81,7 +82,7 @@ cdef inline PositionCount count_block(
                     sample_weight == NULL or sample_weight[first + k] != 0
                 )
         first += n
-    count.weight = settled(count.weight, lost) if weighted or call.target == NULL else <double> n_counted
+    count.weight = settled(count.weight, lost) if weighted else <double> n_counted
     cyce_leave(&found)
     return count
 
@@ -123,10 +124,12 @@ cdef inline int count_positions(
 
     format: of the weights. counts_out: whether each position counts, (n_positions,), or NULL.
     """
-    if call.target == NULL and call.sample_weight == NULL and counts_out == NULL:
+    if call.target == NULL and call.sample_weight == NULL:
         # n_positions; without classes NaN, as in torch
         total.weight = <double> (call.n_positions * call.n_all_classes) / call.n_all_classes
         total.bad = -1
+        if counts_out != NULL:
+            memset(counts_out, True, call.n_positions)
     elif format == c"f":
         count_blocks[float](call, <const float*> call.weight, num_threads, counts_out, total)
     else:

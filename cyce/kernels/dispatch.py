@@ -17,7 +17,8 @@ LEVELS = ("baseline", "x86_64_v3", "x86_64_v4")
 
 def built_levels() -> tuple[str, ...]:
     """Levels that are compiled into this installation."""
-    return tuple(level for level in LEVELS if importlib.util.find_spec(f"{__package__}._cross_entropy_{level}"))
+    names = {level: f"{__package__}._cross_entropy_{level}" for level in LEVELS}
+    return tuple(level for level, name in names.items() if importlib.util.find_spec(name))
 
 
 def usable_levels() -> tuple[str, ...]:

@@ -1,41 +1,13 @@
-"""Types of the compiled kernels; `cyce._elementwise_<level>` are compiled from `_elementwise.pyx`."""
+"""Types of `elementwise.pyx`, which is compiled to `cyce.kernels._elementwise_<level>`."""
 
 from typing import Any
 
 from numpy.typing import NDArray
 
-def binary_cross_entropy_with_logits(
-    input: NDArray[Any],
-    target: NDArray[Any],
-    weight: NDArray[Any] | None,
-    pos_weight: NDArray[Any] | None,
-    loss_out: NDArray[Any] | None,
-    grad_out: NDArray[Any] | None,
-    grad_output: NDArray[Any] | None,
-    upstream: float,
-    divisor: float,
-    num_threads: int,
-) -> float: ...
-def binary_cross_entropy(
-    input: NDArray[Any],
-    target: NDArray[Any],
-    weight: NDArray[Any] | None,
-    loss_out: NDArray[Any] | None,
-    grad_out: NDArray[Any] | None,
-    grad_output: NDArray[Any] | None,
-    upstream: float,
-    divisor: float,
-    num_threads: int,
-) -> float: ...
-def kl_div(
-    input: NDArray[Any],
-    target: NDArray[Any],
-    log_target: bool,
-    loss_out: NDArray[Any] | None,
-    grad_out: NDArray[Any] | None,
-    grad_output: NDArray[Any] | None,
-    upstream: float,
-    divisor: float,
-    num_threads: int,
-) -> float: ...
+from cyce.kernels.arguments import ElementwiseArguments
+
+def binary_cross_entropy_with_logits(arguments: ElementwiseArguments) -> float: ...
+def binary_cross_entropy(arguments: ElementwiseArguments) -> float: ...
+def kl_div(arguments: ElementwiseArguments) -> float: ...
+def kl_div_of_log_target(arguments: ElementwiseArguments) -> float: ...
 def accumulate(addend: NDArray[Any], total: NDArray[Any], lost: NDArray[Any]) -> None: ...

@@ -1,0 +1,218 @@
+"""Types of arguments, and of the functions that `value_and_grad` takes and returns, for type checkers.
+
+A `ParamSpec` cannot add keyword parameters to a signature, so that each loss has two protocols here. The
+first matches this loss alone: where several overloads of `value_and_grad` match, mypy takes the result to be
+Any. The second is the signature of the loss with `grad_output` and `out`. It returns tuple[Any, Any]: the
+value depends on `reduction`, and the gradient is `out` if that is given.
+
+cross_entropy can be called like nll_loss, and binary_cross_entropy_with_logits like binary_cross_entropy.
+Only a wider type of one argument tells the latter from the former: `ignore_index: SupportsIndex` of nll_loss
+and `reduce: int | None` of binary_cross_entropy.
+"""
+
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias
+
+from cyce.linear.options import LinearCrossEntropyOptions
+
+Reduction: TypeAlias = Literal["none", "mean", "sum"]
+KLDivReduction: TypeAlias = Literal["none", "batchmean", "mean", "sum"]
+
+
+class ModuleAndGrad(Protocol):
+    """Of a module; which settings a call may give differs between modules."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        target: Any,
+        *,
+        sample_weight: Any = None,
+        normalizer: float | None = None,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""
+
+
+class CrossEntropy(Protocol):
+    """cross_entropy, by `label_smoothing`."""
+
+    def __call__(self, input: Any, target: Any, *, label_smoothing: float = ...) -> Any:
+        """Return the loss."""
+
+
+class CrossEntropyAndGrad(Protocol):
+    """Of cross_entropy."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        target: Any,
+        weight: Any = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        axis: int | None = None,
+        sample_weight: Any = None,
+        normalizer: float | None = None,
+        empty: Literal["nan", "zero"] = "nan",
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""
+
+
+class NLLLoss(Protocol):
+    """nll_loss, by the type of `ignore_index`."""
+
+    def __call__(self, input: Any, target: Any, *, ignore_index: SupportsIndex = ...) -> Any:
+        """Return the loss."""
+
+
+class NLLLossAndGrad(Protocol):
+    """Of nll_loss."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        target: Any,
+        weight: Any = None,
+        size_average: bool | None = None,
+        ignore_index: SupportsIndex = -100,
+        reduce: bool | None = None,
+        reduction: Reduction = "mean",
+        *,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""
+
+
+class BinaryCrossEntropyWithLogits(Protocol):
+    """binary_cross_entropy_with_logits, by `pos_weight`."""
+
+    def __call__(self, input: Any, target: Any, *, pos_weight: Any = ...) -> Any:
+        """Return the loss."""
+
+
+class BinaryCrossEntropyWithLogitsAndGrad(Protocol):
+    """Of binary_cross_entropy_with_logits."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        target: Any,
+        weight: Any = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: Reduction = "mean",
+        pos_weight: Any = None,
+        *,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""
+
+
+class BinaryCrossEntropy(Protocol):
+    """binary_cross_entropy, by `weight` and the type of `reduce`."""
+
+    def __call__(self, input: Any, target: Any, *, weight: Any = ..., reduce: int | None = ...) -> Any:
+        """Return the loss."""
+
+
+class BinaryCrossEntropyAndGrad(Protocol):
+    """Of binary_cross_entropy."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        target: Any,
+        weight: Any = None,
+        size_average: bool | None = None,
+        reduce: int | None = None,
+        reduction: Reduction = "mean",
+        *,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""
+
+
+class KLDiv(Protocol):
+    """kl_div, by `log_target`."""
+
+    def __call__(self, input: Any, target: Any, *, log_target: bool = ...) -> Any:
+        """Return the loss."""
+
+
+class KLDivAndGrad(Protocol):
+    """Of kl_div."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        target: Any,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: KLDivReduction = "mean",
+        log_target: bool = False,
+        *,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""
+
+
+class LinearCrossEntropy(Protocol):
+    """linear_cross_entropy, by `linear_weight`."""
+
+    def __call__(self, input: Any, linear_weight: Any, target: Any) -> Any:
+        """Return the loss."""
+
+
+class LinearCrossEntropyAndGrad(Protocol):
+    """Of linear_cross_entropy."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        linear_weight: Any,
+        target: Any,
+        *,
+        linear_bias: Any = None,
+        weight: Any = None,
+        reduction: Reduction = "mean",
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: LinearCrossEntropyOptions | None = None,
+        sample_weight: Any = None,
+        normalizer: float | None = None,
+        empty: Literal["nan", "zero"] = "nan",
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""

@@ -1,0 +1,105 @@
+"""Cross-entropy of logits and its gradient in one pass."""
+
+from typing import Any
+
+import numpy as np
+
+from cyce._arguments import (
+    as_axis,
+    as_ignore_index,
+    as_label_smoothing,
+    as_logits,
+    as_reduction,
+    as_target,
+    as_weight,
+    class_axis,
+    describe_bad_target,
+    position_shape,
+    set_extensions,
+)
+from cyce.fused.requests import GradientRequest, StatsRequest, gradient_arrays
+from cyce.kernels import dispatch
+from cyce.kernels.arguments import CrossEntropyArguments
+from cyce.threads.budget import budget
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: str = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient: GradientRequest | None = None,
+    stats: StatsRequest | None = None,
+) -> tuple[Any, Any]:
+    """Return the loss and its gradient, None unless requested; fill the arrays of `stats`."""
+    reduction = as_reduction(reduction, size_average, reduce)
+    logits = as_logits(input, target=target)
+    dtype = logits.dtype
+    axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
+    indices, probabilities = as_target(target, logits, axis)
+    # Arguments at their defaults need no validation, which takes most of the time of a small call. Check the
+    # type first: `==` on an array is elementwise.
+    if weight is not None:
+        weight = as_weight(weight, logits, axis)
+    if type(ignore_index) is not int or ignore_index != -100:
+        ignore_index = as_ignore_index(ignore_index)
+    if type(label_smoothing) is not float or label_smoothing != 0.0:
+        label_smoothing = as_label_smoothing(label_smoothing)
+    if probabilities is not None and ignore_index >= 0:
+        raise ValueError(
+            "ignore_index is not supported for floating point target: target is class probabilities, "
+            f"ignore_index must be negative; got {ignore_index}"
+        )
+    call = CrossEntropyArguments()
+    if not (
+        sample_weight is normalizer is softcap is None
+        and (type(empty) is str and empty == "nan")
+        and (type(z_loss) is float and z_loss == 0.0)
+        and (type(temperature) is float and temperature == 1.0)
+    ):
+        set_extensions(
+            call, sample_weight, normalizer, empty, z_loss, softcap, temperature, logits, axis, reduction
+        )
+    call.logits = logits
+    call.axis = axis
+    call.target = indices
+    call.probabilities = probabilities
+    call.weight = weight
+    call.ignore_index = ignore_index
+    call.label_smoothing = label_smoothing
+    call.mean = reduction == "mean"
+    call.num_threads = budget()
+    if reduction == "none":
+        call.loss_out = np.empty(position_shape(logits, axis), dtype)
+    if stats is not None:
+        call.loss_out, *call.stats_out = stats
+    elif gradient is not None:
+        read = {
+            "target": indices if probabilities is None else probabilities,
+            "weight": weight,
+            "sample_weight": call.sample_weight,
+        }
+        call.upstream, call.grad_output, call.grad_out = gradient_arrays(
+            gradient, logits, position_shape(logits, axis), reduction, read
+        )
+    try:
+        value = dispatch.kernels.cross_entropy(call)
+    except IndexError as error:
+        if indices is None:
+            raise
+        raise IndexError(
+            describe_bad_target(error.args[0], indices, logits.shape[axis], ignore_index)
+        ) from None
+    return call.loss_out if reduction == "none" else dtype.type(value), call.grad_out

@@ -1,0 +1,161 @@
+"""Losses of single elements and their gradients in one pass."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce._arguments import (
+    as_factor,
+    as_flag,
+    as_floating,
+    as_operand,
+    as_reduction,
+    check_probabilities,
+    check_same_size,
+    common_shape,
+    warn,
+)
+from cyce.fused.requests import GradientRequest, gradient_arrays
+from cyce.kernels import dispatch
+from cyce.kernels.arguments import ElementwiseArguments
+from cyce.threads.budget import budget
+
+
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+    *,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Return the loss and its gradient, None unless requested."""
+    reduction = as_reduction(reduction, size_average, reduce)
+    logits = as_floating(input)
+    targets = as_operand(target, "target", logits.dtype)
+    check_same_size(targets, logits, "Target size ({target}) must be the same as input size ({input})")
+    operands = {
+        "target": targets,
+        "weight": as_factor(weight, "weight", logits),
+        "pos_weight": as_factor(pos_weight, "pos_weight", logits),
+    }
+    kernel = dispatch.elementwise.binary_cross_entropy_with_logits
+    return _of_elements(kernel, logits, operands, logits.shape, reduction, gradient)
+
+
+def binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    *,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Return the loss and its gradient, None unless requested."""
+    reduction = as_reduction(reduction, size_average, reduce)
+    probabilities = as_floating(input, what="probabilities")
+    targets = as_operand(target, "target", probabilities.dtype)
+    check_same_size(
+        targets,
+        probabilities,
+        "Using a target size ({target}) that is different to the input size ({input}) is deprecated",
+    )
+    operands = {"target": targets, "weight": as_factor(weight, "weight", probabilities)}
+    check_probabilities(probabilities, "input")
+    check_probabilities(targets, "target")
+    kernel = dispatch.elementwise.binary_cross_entropy
+    return _of_elements(kernel, probabilities, operands, probabilities.shape, reduction, gradient)
+
+
+def kl_div(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+    *,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Return the loss and its gradient, None unless requested."""
+    choices = ("none", "batchmean", "mean", "sum")
+    reduction = as_reduction(reduction, size_average, reduce, choices)
+    if reduction == "mean" and size_average is None and reduce is None:
+        warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support size. "
+            "'batchmean' divides only by the batch size, and aligns with the KL div math definition.",
+            UserWarning,
+        )
+    log_probabilities = as_floating(input, what="log-probabilities")
+    operands = {"target": as_operand(target, "target", log_probabilities.dtype, kinds="f")}
+    shape = common_shape(log_probabilities, operands["target"])
+    kernels = dispatch.elementwise
+    kernel = kernels.kl_div_of_log_target if as_flag(log_target, "log_target") else kernels.kl_div
+    return _of_elements(kernel, log_probabilities, operands, shape, reduction, gradient)
+
+
+def _of_elements(
+    kernel: Callable[[ElementwiseArguments], float],
+    input: NDArray[Any],
+    operands: Mapping[str, NDArray[Any] | None],
+    shape: tuple[int, ...],
+    reduction: str,
+    gradient: GradientRequest | None,
+) -> tuple[Any, Any]:
+    """Apply an elementwise kernel to the input and its operands.
+
+    shape: the common shape that input and operands are broadcast to.
+    """
+    divisor = 1
+    if reduction == "mean":
+        divisor = math.prod(shape)
+    elif reduction == "batchmean" and input.ndim:
+        divisor = input.shape[0]
+    upstream, grad_output, grad_out = 1.0, None, None
+    if gradient is not None:
+        upstream, grad_output, grad_out = gradient_arrays(gradient, input, shape, reduction, operands)
+    is_broadcast = input.shape != shape
+    full_grad, loss_out = grad_out, None
+    if grad_out is not None and is_broadcast:
+        full_grad = np.empty(shape, input.dtype)
+    if reduction == "none":
+        loss_out = np.empty(shape, input.dtype) if is_broadcast else np.empty_like(input)
+    call = ElementwiseArguments()
+    others = [*operands.values(), loss_out, full_grad, grad_output]
+    laid_out = iter(_in_memory_order(input, shape, others))
+    call.input = next(laid_out)
+    for name in operands:
+        setattr(call, name, next(laid_out))
+    call.loss_out, call.grad_out, call.grad_output = laid_out
+    call.upstream = upstream
+    call.divisor = divisor
+    call.num_threads = budget()
+    value = kernel(call)
+    if grad_out is not None and full_grad is not None and is_broadcast:
+        n_new = len(shape) - input.ndim
+        repeated = tuple(i for i in range(len(shape)) if i < n_new or input.shape[i - n_new] != shape[i])
+        grad_out[...] = full_grad.sum(axis=repeated, dtype=np.float64).reshape(input.shape)
+    return input.dtype.type(value) if loss_out is None else loss_out, grad_out
+
+
+def _in_memory_order(
+    input: NDArray[Any], shape: tuple[int, ...], others: list[NDArray[Any] | None]
+) -> list[NDArray[Any] | None]:
+    """Return views of one shape, with the axes in the order of the strides of `input`."""
+    views = [
+        array if array is None or array.shape == shape else np.broadcast_to(array, shape)
+        for array in (input, *others)
+    ]
+    if input.flags.c_contiguous:
+        return views
+    strides = np.broadcast_to(input, shape).strides
+    order = sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]))
+    return [None if view is None else view.transpose(order) for view in views]

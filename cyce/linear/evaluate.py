@@ -1,0 +1,151 @@
+"""The one way into linear_cross_entropy: check the arguments, run the pass, collect loss and gradients."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce._arguments import as_reduction
+from cyce.fused.requests import GradientRequest
+from cyce.kernels import dispatch
+from cyce.linear.arguments import Layer, Loss, Upstream, as_layer, as_loss, as_upstream
+from cyce.linear.chunks import Gradients, Pass, Problem, rows_per_chunk
+from cyce.linear.options import LinearCrossEntropyOptions, as_options
+from cyce.threads.workers import with_workers
+
+# Multiplications and additions that are worth a thread; a logit's loss counts as LOSS_PER_LOGIT of them.
+SHARE = 1 << 24
+LOSS_PER_LOGIT = 32
+
+
+def linear_cross_entropy(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: str = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    gradient: GradientRequest | None = None,
+) -> tuple[Any, Any]:
+    """Return the loss and the gradients of input, linear_weight and linear_bias, None unless requested."""
+    reduction = as_reduction(reduction, None, None)
+    layer = as_layer(input, linear_weight, linear_bias)
+    options = as_options(options, layer.hidden.dtype)
+    extensions = (sample_weight, normalizer, empty, z_loss, softcap, temperature)
+    loss = as_loss(target, weight, ignore_index, label_smoothing, extensions, layer.logits(), reduction)
+    upstream = as_upstream(gradient, layer, loss)
+    if loss.call.target is not None:
+        # A copy: no other thread changes it.
+        loss.call.target = np.array(loss.call.target).reshape(loss.positions)
+    rows, divisor = _count(layer, loss)
+    losses = np.zeros((layer.n_rows, layer.n_inner), layer.hidden.dtype) if reduction == "none" else None
+    problem = _problem(layer, loss, upstream, rows, losses)
+    value = _run(problem, layer, upstream.outs, options)
+    gradients = None if upstream.outs is None else tuple(upstream.outs)
+    if losses is not None:
+        if rows is not None:
+            losses[rows] = problem.call.loss_out
+        return losses.reshape(loss.positions), gradients
+    with np.errstate(over="ignore"):
+        # 0 / 0 where nothing counts
+        return layer.hidden.dtype.type(value + 0.0 / divisor), gradients
+
+
+def _count(layer: Layer, loss: Loss) -> tuple[NDArray[np.intp] | None, float]:
+    """Check the class indices; return the rows that count, None for all, and what the sum is divided by.
+
+    A row counts if one of its positions does. Chunks divide by what all rows together divide by.
+    """
+    call = loss.call
+    counts = np.empty((layer.n_rows, layer.n_inner), bool)
+    try:
+        denominator, is_empty = dispatch.kernels.denominator(call, counts)
+    except IndexError as error:
+        raise IndexError(loss.describe_bad_target(error.args[0])) from None
+    row_counts = counts.any(axis=1)
+    rows = None if row_counts.all() else np.flatnonzero(row_counts)
+    if not call.mean:
+        return rows, 1.0
+    call.normalizer = denominator
+    if is_empty and call.zero_if_empty:
+        rows = np.empty(0, np.intp)
+    return rows, denominator
+
+
+def _problem(
+    layer: Layer, loss: Loss, upstream: Upstream, rows: NDArray[np.intp] | None, losses: NDArray[Any] | None
+) -> Problem:
+    """Return what the pass computes: matrices, and arrays of the rows that count."""
+    n_rows, n_inner, row_shape = layer.n_rows, layer.n_inner, layer.row_shape
+    n_outputs, in_features = math.prod(row_shape), layer.weights.shape[-1]
+
+    def of_rows(array: NDArray[Any] | None) -> NDArray[Any] | None:
+        if array is None:
+            return None
+        array = array.reshape(n_rows, n_inner)
+        return array if rows is None else array[rows]
+
+    call = loss.call.copy()
+    call.axis = 1
+    call.target = of_rows(call.target)
+    call.sample_weight = of_rows(call.sample_weight)
+    call.loss_out = of_rows(losses)
+    call.grad_output = of_rows(upstream.grad_output)
+    call.upstream = upstream.factor
+    if call.probabilities is not None:
+        call.probabilities = call.probabilities.reshape(n_rows, *row_shape)
+    return Problem(
+        _as_matrix(layer.hidden, (n_rows, in_features)),
+        _as_matrix(layer.weights, (n_outputs, in_features)),
+        None if layer.bias is None else layer.bias.reshape(n_outputs),
+        row_shape,
+        rows,
+        call,
+    )
+
+
+def _as_matrix(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Return an array in the shape of a matrix that BLAS can read, copied only if it has to be."""
+    matrix = array.reshape(shape)
+    if matrix.flags.forc:
+        return matrix
+    by_row, by_column = matrix.strides
+    size = matrix.itemsize
+    for near, far, extent in ((by_column, by_row, shape[1]), (by_row, by_column, shape[0])):
+        if near == size and far >= extent * size and far % size == 0:
+            return matrix
+    return np.ascontiguousarray(matrix)
+
+
+def _run(
+    problem: Problem, layer: Layer, outs: list[NDArray[Any]] | None, options: LinearCrossEntropyOptions
+) -> float:
+    """Run the pass; write the gradients to `outs` unless that is None, and return the loss."""
+    n_outputs, in_features = problem.weights.shape
+    itemsize = problem.hidden.itemsize
+    gradients = None
+    if outs is not None:
+        shapes = ((layer.n_rows, in_features), (n_outputs, in_features), (n_outputs,))
+        gradients = Gradients(
+            *(np.ascontiguousarray(out.reshape(shape)) for out, shape in zip(outs, shapes, strict=False))
+        )
+    work = problem.n_rows * n_outputs * ((1 if outs is None else 3) * in_features + LOSS_PER_LOGIT)
+    rows = rows_per_chunk(options, layer.n_rows, problem.n_rows, in_features, n_outputs, itemsize)
+    value = with_workers(Pass(problem, gradients, rows).run, work // SHARE)
+    if outs is not None and gradients is not None:
+        for out, written in zip(outs, gradients, strict=False):
+            if written is not None and not np.may_share_memory(out, written):
+                # `out` has no C-contiguous view of this shape.
+                out[...] = written.reshape(out.shape)
+    return value

@@ -1,0 +1,106 @@
+"""Right and wrong uses of the typed interface, for `test_types.py`; nothing here is run.
+
+A type checker must report exactly the lines that end in ``# error: WORD``, with the word in its message.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cyce
+import cyce.functional as F
+
+logits: NDArray[np.float32] = np.zeros((2, 3), np.float32)
+target = [0, 1]
+one_of_them: Literal["none", "mean", "sum"] = "mean" if target else "none"
+any_string: str = "mean"
+
+
+def values(reduction: Literal["none", "mean", "sum"]) -> None:
+    assert_type(F.cross_entropy(logits, target), np.floating[Any])
+    assert_type(F.cross_entropy(logits, target, None, None, 0, None, "sum", 0.1), np.floating[Any])
+    assert_type(F.cross_entropy(logits, target, reduction="mean", axis=-1), np.floating[Any])
+    assert_type(F.cross_entropy(logits, target, reduction="none"), NDArray[Any])
+    assert_type(F.cross_entropy(logits, target, reduction=reduction), np.floating[Any] | NDArray[Any])
+    assert_type(F.cross_entropy(logits, target, reduce=False), np.floating[Any] | NDArray[Any])
+    assert_type(F.nll_loss(logits, target), np.floating[Any])
+    assert_type(F.nll_loss(logits, target, reduction="none"), NDArray[Any])
+    assert_type(F.binary_cross_entropy_with_logits(logits, logits), np.floating[Any])
+    assert_type(
+        F.binary_cross_entropy_with_logits(logits, logits, reduction="none", pos_weight=2.0), NDArray[Any]
+    )
+    assert_type(F.binary_cross_entropy(logits, logits, reduction="sum"), np.floating[Any])
+    assert_type(F.binary_cross_entropy(logits, logits, reduction="none"), NDArray[Any])
+    assert_type(F.kl_div(logits, logits, reduction="batchmean"), np.floating[Any])
+    assert_type(F.kl_div(logits, logits, reduction="none", log_target=True), NDArray[Any])
+    assert_type(F.linear_cross_entropy(logits, logits, target, softcap=3.0), np.floating[Any])
+    assert_type(F.linear_cross_entropy(logits, logits, target, reduction="none"), NDArray[Any])
+    F.linear_cross_entropy(logits, logits, target, reduction=reduction).sum()
+    assert_type(F.cross_entropy_stats(logits, target), cyce.CrossEntropyStats)
+    assert_type(F.cross_entropy_stats(logits, target).prediction, NDArray[np.int64])
+    cyce.cross_entropy(logits, target, reduction="none").reshape(-1)
+    cyce.cross_entropy(logits, target).item()
+
+
+def wrong_arguments() -> None:
+    F.cross_entropy(logits, target, reduction="avg")  # error: cross_entropy
+    F.cross_entropy(logits, target, reduction=any_string)  # error: cross_entropy
+    F.cross_entropy(logits, target, reducton="sum")  # error: cross_entropy
+    F.cross_entropy(logits, target, reduction="batchmean")  # error: cross_entropy
+    F.cross_entropy(logits, target, gradient=None)  # error: cross_entropy
+    print(F.cross_entropy(logits, target).no_such)  # error: no_such
+    F.nll_loss(logits, target, label_smoothing=0.1)  # error: nll_loss
+    F.kl_div(logits, logits, reduction="avg")  # error: kl_div
+    F.binary_cross_entropy(logits, logits, reduction="batchmean")  # error: binary_cross_entropy
+    F.linear_cross_entropy(logits, logits, target, reduction="avg")  # error: linear_cross_entropy
+    cyce.CrossEntropyLoss(reduction="avg")  # error: avg
+    cyce.KLDivLoss(reduction="average")  # error: average
+    cyce.BCELoss(reduction="batchmean")  # error: batchmean
+
+
+def gradients() -> None:
+    of_cross_entropy = cyce.value_and_grad(F.cross_entropy)
+    loss, gradient = of_cross_entropy(
+        logits, target, reduction="none", label_smoothing=0.1, grad_output=2.0, out=logits
+    )
+    print(f"{loss:.4f}", gradient.round(4), of_cross_entropy.__name__)
+    of_cross_entropy(logits, target, [1.0, 1.0, 2.0], None, 0, None, "sum", 0.1)
+    cyce.value_and_grad(F.nll_loss)(logits, target, ignore_index=0, out=None)
+    cyce.value_and_grad(F.binary_cross_entropy_with_logits)(logits, logits, pos_weight=2.0, out=None)
+    cyce.value_and_grad(F.binary_cross_entropy)(logits, logits, weight=2.0, out=None)
+    cyce.value_and_grad(F.kl_div)(logits, logits, reduction="batchmean", log_target=True, out=None)
+    _, (_of_input, _of_weight) = cyce.value_and_grad(F.linear_cross_entropy)(
+        logits, logits, target, z_loss=1e-4, options=cyce.LinearCrossEntropyOptions(), out=None
+    )
+    criterion = cyce.CrossEntropyLoss(reduction="sum")
+    loss, gradient = cyce.value_and_grad(criterion)(logits, target, sample_weight=[1, 2], out=logits)
+    cyce.value_and_grad(cyce.KLDivLoss(reduction="batchmean"))(logits, logits, grad_output=2.0)
+    cyce.value_and_grad(cyce.LinearCrossEntropyLoss(3, 4))(input=logits, target=target)
+
+
+def gradients_of_any_loss(loss: Callable[..., Any], either: cyce.CrossEntropyLoss | cyce.NLLLoss) -> None:
+    value, _ = cyce.value_and_grad(loss)(logits, target, reduction="none", out=None)
+    value, _ = cyce.value_and_grad(either)(logits, target, out=None)
+    print(value)
+
+
+def wrong_arguments_of_gradients() -> None:
+    cyce.value_and_grad(F.cross_entropy)(logits, target, reducton="sum")  # error: reducton
+    cyce.value_and_grad(F.cross_entropy)(logits, target, reduction="avg")  # error: avg
+    cyce.value_and_grad(F.cross_entropy)(logits)  # error: target
+    cyce.value_and_grad(F.nll_loss)(logits, target, label_smoothing=0.1)  # error: label_smoothing
+    cyce.value_and_grad(F.binary_cross_entropy_with_logits)(logits, logits, axis=0)  # error: axis
+    cyce.value_and_grad(F.binary_cross_entropy)(logits, logits, pos_weight=1.0)  # error: pos_weight
+    cyce.value_and_grad(F.kl_div)(logits, logits, weight=1.0)  # error: weight
+    cyce.value_and_grad(F.linear_cross_entropy)(logits, logits, target, axis=0)  # error: axis
+    cyce.value_and_grad(cyce.CrossEntropyLoss())(logits, target, sample_wieght=None)  # error: sample_wieght
+    cyce.value_and_grad(cyce.CrossEntropyLoss)  # error: value_and_grad
+    cyce.value_and_grad(F.softmax)  # error: value_and_grad
+    cyce.value_and_grad(np.sum)  # error: value_and_grad
+
+
+def lazy_modules() -> None:
+    cyce.plotting.probabilities(logits, target)
+    print(cyce.ploting)  # error: ploting
