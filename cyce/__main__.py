@@ -16,7 +16,7 @@ from cyce import _compare, _demo
 def _seed(text: str) -> int:
     """Parse a seed of NumPy's random generators."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
     return int(text)
 
 
@@ -24,7 +24,7 @@ def _png(text: str) -> Path:
     """Parse the path of a PNG that can be written."""
     path = Path(text)
     if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"a file name that ends in .png is needed, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a file name that ends in .png, got {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
     return path
@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    # Not the package's docstring: python -OO has none.
+    # Not the package's docstring, which python -OO removes.
     parser = _Parser(prog=prog, description="Cross-entropy of classifiers and its gradient, on the CPU.")
     parser.add_argument("--version", action="version", version=f"cyce {cyce.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
@@ -80,16 +80,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m cyce") -> int:
-    """Run one command; returns the exit code. Without a command, show the help."""
+    """Run one command and return the exit code. Without a command, show the help."""
     with contextlib.ExitStack() as stack:
         if sys.stdout is None:
-            # Started with a closed standard output, by ">&-".
+            # Standard output was closed by ">&-".
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         return _run(_parser(prog), arguments)
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command is None:
@@ -102,7 +102,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
             return 1
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough. What is still buffered has nowhere to go either.
+        # The reader closed the pipe. Discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -114,7 +114,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
 
 
 def console_script() -> int:
-    """Run one command as the script `cyce`; returns the exit code."""
+    """Run one command as the script `cyce` and return the exit code."""
     return main(prog="cyce")
 
 

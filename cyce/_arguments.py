@@ -1,8 +1,8 @@
-"""What the arguments of a call must be, and their form for the kernels.
+"""Validation of the arguments of a call, and their conversion for the kernels.
 
-Each function here takes one argument as the caller gave it and returns what the kernels take, or
-raises an error that begins with torch's words, where torch has some, and says what would be right.
-Nothing of the size of the logits is copied unless its dtype, byte order or alignment asks for it.
+Each function takes one argument as the caller gave it and returns what the kernels take. Errors begin with
+torch's message, if torch has one, and say what to do. Arrays of the size of the logits are copied only if
+their dtype, byte order or alignment requires it.
 """
 
 import inspect
@@ -33,40 +33,40 @@ _TORCH_NAMES = {
 
 
 def _torch_name(dtype: np.dtype[Any]) -> str:
-    """Name of a dtype in torch's messages, NumPy's own where torch has none."""
+    """Return the name of a dtype in torch's messages; NumPy's name if torch has no such dtype."""
     return _TORCH_NAMES.get(dtype.name, dtype.name)
 
 
 def as_array(value: Any, name: str) -> NDArray[Any]:
-    """Return an array over the memory of `value`, if it has any, else a new one."""
+    """Return a view of `value`, or a new array if it has no memory to view."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name}: a masked array is not supported, its mask would be lost; fill it "
-            f"({name}.filled(...)), or mark positions to leave out by ignore_index in target"
+            f"({name}.filled(...)), or set target to ignore_index at positions to ignore"
         )
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
         _check_foreign(value, name)
     try:
         return np.asarray(value)
     except Exception as error:
-        # Whatever a foreign __array__ raises; torch's for tensors that require a gradient is RuntimeError.
+        # A foreign __array__ may raise anything; torch raises RuntimeError if a tensor requires a gradient.
         advice = f"; convert it: {name}.detach().cpu().float().numpy()" if _is_tensor(value) else ""
         raise TypeError(f"{name}: cannot be read as an array: {error}{advice}") from error
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether this is a tensor of torch."""
+    """Return whether this is a torch tensor."""
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
 
 
 def _check_foreign(value: Any, name: str) -> None:
-    """Raise for what NumPy would read as an object, or would load whole."""
+    """Raise for objects that NumPy would read as a scalar object, or load completely."""
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name}: a sparse array is not supported; convert it: {name}.toarray()")
     if hasattr(value, "__dask_graph__"):
         raise TypeError(
-            f"{name}: a Dask array is not supported, it would be loaded whole; call the function on its "
-            "chunks, with all classes in each, by dask.array.map_blocks or dask.array.blockwise, or load it "
+            f"{name}: a Dask array is not supported, it would be loaded completely; call the function on "
+            "chunks that hold all classes, by dask.array.map_blocks or dask.array.blockwise, or load it "
             f"first: {name}.compute()"
         )
 
@@ -83,9 +83,9 @@ def _cast(value: Any, name: str, dtype: str) -> str:
 
 
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the array itself if it is of this dtype and aligned, else a copy that is."""
+    """Return the array if it has this dtype and is aligned, else a copy."""
     if array.dtype != dtype or not array.flags.aligned:
-        # What is too large for the dtype becomes infinite, and what is too small 0, as in arithmetic of it.
+        # As in arithmetic of this dtype, numbers may overflow to infinity or underflow to 0.
         with np.errstate(all="ignore"):
             return np.array(array, dtype=dtype, order="K", copy=True)
     return array
@@ -94,8 +94,8 @@ def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any = None) -> NDArray[Any]:
     """Return logits as a native, aligned float32 or float64 array of at least one dimension.
 
-    what, name: for errors, what the argument holds and what it is called. target: what follows it, which may
-    have been swapped with it.
+    what, name: content and name of the argument, for errors. target: the next argument, to detect that the
+    two are swapped.
     """
     if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
         return value if value.flags.aligned else _native(value, value.dtype)
@@ -109,7 +109,7 @@ def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any
     if kind in "uV" and array.dtype.itemsize == 2 and array.dtype.name in ("uint16", "void16"):
         raise TypeError(
             f"{name}: {what} must be float32 or float64, got {array.dtype.name}; if these are the bits of "
-            f"bfloat16, say so: {name}.view(ml_dtypes.bfloat16).astype(np.float32)"
+            f"bfloat16, view them as such: {name}.view(ml_dtypes.bfloat16).astype(np.float32)"
         )
     if kind in "iub":
         raise TypeError(
@@ -137,12 +137,12 @@ def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any
 
 
 def as_floating(value: Any, dtype: Any = None, what: str = "logits", name: str = "input") -> NDArray[Any]:
-    """Return what may be a scalar, else as `as_logits`, cast to dtype unless that is None."""
+    """Return the same as `as_logits`, cast to dtype unless that is None; scalars are allowed."""
     array = as_array(value, name)
     if dtype is not None:
         wanted = as_dtype(dtype)
         if array.dtype.kind not in "iubf":
-            raise TypeError(f"{name}: real numbers are needed, got dtype {array.dtype.name}")
+            raise TypeError(f"{name}: must hold real numbers, got dtype {array.dtype.name}")
         array = _native(array, wanted)
     logits = as_logits(np.atleast_1d(array), what, name)
     return logits.reshape(()) if array.ndim == 0 else logits
@@ -150,11 +150,11 @@ def as_floating(value: Any, dtype: Any = None, what: str = "logits", name: str =
 
 def as_dtype(value: Any) -> np.dtype[Any]:
     """Return float32 or float64."""
-    message = f"dtype: numpy.float32 or numpy.float64 is needed, got {value!r}"
+    message = f"dtype: must be numpy.float32 or numpy.float64, got {value!r}"
     try:
         dtype: np.dtype[Any] = np.dtype(value)
     except Exception as error:
-        # of strings that it cannot parse, NumPy raises TypeError, ValueError or SyntaxError
+        # For strings that it cannot parse, NumPy raises TypeError, ValueError or SyntaxError.
         raise TypeError(message) from error
     if dtype not in (FLOAT32, FLOAT64):
         raise TypeError(message)
@@ -166,18 +166,18 @@ def as_size(value: Any, name: str) -> int:
     try:
         size = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: an integer is needed, got {type(value).__name__}") from None
+        raise TypeError(f"{name}: must be an integer, got {type(value).__name__}") from None
     if size < 0:
         raise ValueError(f"{name}: must not be negative, got {size}")
     return size
 
 
 def as_axis(dim: Any, n_dims: int, name: str = "dim") -> int:
-    """Return a dimension as a non-negative axis; a scalar counts as one dimension."""
+    """Return a dimension as a non-negative axis; a scalar has one dimension here, as in torch."""
     try:
         axis = operator.index(dim)
     except TypeError:
-        raise TypeError(f"{name}: an integer is needed, got {type(dim).__name__}") from None
+        raise TypeError(f"{name}: must be an integer, got {type(dim).__name__}") from None
     n = max(n_dims, 1)
     if not -n <= axis < n:
         raise IndexError(
@@ -188,24 +188,24 @@ def as_axis(dim: Any, n_dims: int, name: str = "dim") -> int:
 
 
 def implicit_axis(n_dims: int, name: str, stacklevel: int) -> int:
-    """Return the axis that torch takes where dim is None, with torch's warning."""
+    """Return the axis that torch chooses if dim is None, with torch's warning."""
     axis = 0 if n_dims in (0, 1, 3) else 1
     try:
         stacklevel = operator.index(stacklevel)
     except TypeError:
-        raise TypeError(f"_stacklevel: an integer is needed, got {type(stacklevel).__name__}") from None
+        raise TypeError(f"_stacklevel: must be an integer, got {type(stacklevel).__name__}") from None
     warnings.warn(
         f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an "
         "argument.",
         UserWarning,
-        # No stack is deeper; 1: this function.
+        # The bound: no stack is deeper. + 1: this function.
         stacklevel=min(max(stacklevel, 0), 10_000) + 1,
     )
     return axis
 
 
 def class_axis(logits: NDArray[Any]) -> int:
-    """Return torch's class axis: 0 of one position alone, else 1."""
+    """Return torch's class axis: 0 for a single position, else 1."""
     return 0 if logits.ndim == 1 else 1
 
 
@@ -216,7 +216,7 @@ def position_shape(logits: NDArray[Any], axis: int) -> tuple[int, ...]:
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
-    """Return a shape in the way of torch's messages."""
+    """Format a shape as in torch's messages."""
     return str(list(shape))
 
 
@@ -225,13 +225,13 @@ def as_target(
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Return (class indices, None) or (None, class probabilities).
 
-    As in torch, a target of the logits' shape is class probabilities, any other is class indices.
-    name: for errors, what the logits are called; so in the functions that follow.
+    As in torch, a target of the logits' shape holds class probabilities, any other class indices.
+    name: name of the logits in errors, here and in the functions below.
     """
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.shape == logits.shape:
         return None, _as_probabilities(target, logits, axis, name)
-    # What is empty may be a list, which has no dtype of its own.
+    # An empty list has no dtype of its own: pass on what was given.
     return as_indices(target if target.size else value, logits, axis, name, value), None
 
 
@@ -240,7 +240,7 @@ def as_indices(
 ) -> NDArray[Any]:
     """Return class indices as a native, C-contiguous array of an integer dtype.
 
-    given: for errors, what the caller gave, if value is an array made of it.
+    given: what the caller gave, for errors, if value is an array made from it.
     """
     target = value if type(value) is np.ndarray else as_array(value, "target")
     if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
@@ -248,7 +248,7 @@ def as_indices(
     kind, flags = target.dtype.kind, target.flags
     if kind not in "iufbc":
         raise TypeError(
-            f"target: numbers are needed, got dtype {target.dtype.name}: class indices of shape "
+            f"target: must hold numbers, got dtype {target.dtype.name}: class indices of shape "
             f"{_sizes(position_shape(logits, axis))}, or class probabilities of the shape of {name}, "
             f"{_sizes(logits.shape)}. Labels become class indices by "
             "np.unique(target, return_inverse=True)[1], class indices among objects by "
@@ -261,7 +261,7 @@ def as_indices(
             f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
             f"be integer class indices of shape {_sizes(position_shape(logits, axis))}, or floating point "
             f"class probabilities of the shape of {name}, {_sizes(logits.shape)}; got {target.dtype.name} of "
-            f"shape {_sizes(target.shape)}. Any integer dtype is right for class indices; cast them: "
+            f"shape {_sizes(target.shape)}. Class indices may have any integer dtype; cast them: "
             f"{_cast(value if given is None else given, 'target', 'int')}"
         )
     if not (flags.c_contiguous and flags.aligned and target.dtype.isnative):
@@ -290,7 +290,7 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, nam
 
 
 def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int, name: str) -> None:
-    """Raise for class indices of another shape than the positions', unless that is (1,) of one."""
+    """Raise unless class indices have the positions' shape; for a single position, (1,) is allowed, too."""
     n_dims, shape = logits.ndim, _sizes(logits.shape)
     expected = position_shape(logits, axis)
     if n_dims == 1:
@@ -330,11 +330,11 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
 
 
 def as_operand(value: Any, name: str, dtype: np.dtype[Any], kinds: str = "biuf") -> NDArray[Any]:
-    """Return what a loss combines with `input`, element by element, in that one's dtype."""
+    """Return an operand of an elementwise loss in the dtype of `input`."""
     array = as_array(value, name)
     if array.dtype.kind not in kinds:
         needed = "real" if "i" in kinds else "floating point"
-        raise TypeError(f"{name}: {needed} numbers are needed, got dtype {array.dtype.name}")
+        raise TypeError(f"{name}: must hold {needed} numbers, got dtype {array.dtype.name}")
     return _native(array, dtype)
 
 
@@ -364,7 +364,7 @@ def as_factor(value: Any, name: str, input: NDArray[Any]) -> NDArray[Any] | None
 def check_same_size(target: NDArray[Any], input: NDArray[Any], message: str) -> None:
     """Raise unless target has the shape of input.
 
-    message: with {target} and {input} for their sizes.
+    message: torch's, with {target} and {input} in place of the sizes.
     """
     if target.shape != input.shape:
         raise ValueError(
@@ -374,7 +374,7 @@ def check_same_size(target: NDArray[Any], input: NDArray[Any], message: str) -> 
 
 
 def common_shape(input: NDArray[Any], target: NDArray[Any]) -> tuple[int, ...]:
-    """Return the shape that input and target are broadcast to."""
+    """Return the broadcast shape of input and target."""
     if input.shape == target.shape:
         return input.shape
     try:
@@ -389,7 +389,7 @@ def common_shape(input: NDArray[Any], target: NDArray[Any]) -> tuple[int, ...]:
 def check_probabilities(array: NDArray[Any], name: str) -> None:
     """Raise unless all elements are in [0, 1]."""
     if array.size and not (array.min() >= 0 and array.max() <= 1):
-        # NaN, too, is not
+        # `not` with the comparisons, because NaN fails both.
         bad = np.unravel_index(np.argmin((array >= 0) & (array <= 1)), array.shape)
         where = ", ".join(map(str, bad))
         hint = "; for logits, use binary_cross_entropy_with_logits" if name == "input" else ""
@@ -401,15 +401,15 @@ def check_probabilities(array: NDArray[Any], name: str) -> None:
 
 
 def _check_no_reduction(value: Any, name: str) -> None:
-    """Raise for a reduction where weights should be, which are the third argument."""
+    """Raise if a reduction was passed as the weights, which are the third argument."""
     if isinstance(value, str) and value in ("none", "mean", "sum", "balanced"):
-        advice = f"The third argument is weight; reduction is passed by name: reduction={value!r}"
+        advice = f"The third argument is weight; pass reduction by name: reduction={value!r}"
         if value == "balanced":
             advice = (
                 "Balanced class weights are len(target) / (n_classes * np.bincount(target, "
                 "minlength=n_classes))"
             )
-        raise TypeError(f"{name}: real numbers are needed, got {value!r}. {advice}")
+        raise TypeError(f"{name}: must hold real numbers, got {value!r}. {advice}")
 
 
 def as_weight(value: Any, logits: NDArray[Any], axis: int, name: str = "input") -> NDArray[Any] | None:
@@ -429,15 +429,15 @@ def as_weight(value: Any, logits: NDArray[Any], axis: int, name: str = "input") 
 
 
 class Extensions(NamedTuple):
-    """What cross_entropy takes on top of torch, as the kernels take it."""
+    """The arguments of cross_entropy that are not in torch, as the kernels take them."""
 
     sample_weight: NDArray[Any] | None
     normalizer: float
-    """0 stands for none."""
+    """0 means unset."""
     zero_if_empty: bool
     z_loss: float
     softcap: float
-    """0 stands for none."""
+    """0 means unset."""
     temperature: float
 
 
@@ -452,11 +452,11 @@ def as_extensions(
     axis: int,
     reduction: str,
 ) -> Extensions:
-    """Return what cross_entropy takes on top of torch."""
+    """Return the arguments of cross_entropy that are not in torch."""
     if not isinstance(empty, str) or empty not in ("nan", "zero"):
         raise ValueError(f"empty: must be 'nan' or 'zero', got {empty!r}")
     if normalizer is not None and reduction != "mean":
-        raise ValueError(f"normalizer: divides what is averaged; reduction is {reduction!r}, not 'mean'")
+        raise ValueError(f"normalizer requires reduction='mean', got {reduction!r}")
     return Extensions(
         None if sample_weight is None else _as_sample_weight(sample_weight, logits, axis),
         0.0 if normalizer is None else _as_number(normalizer, "normalizer", FLOAT64),
@@ -480,25 +480,25 @@ def _as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[An
 
 
 def _as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True) -> float:
-    """Return a number that is finite, and positive unless that is False, in this dtype, too."""
+    """Return a number that is finite and, unless positive is False, positive after rounding to dtype."""
     number = _number(value, name)
     with np.errstate(over="ignore", under="ignore"):
         rounded = dtype.type(number)
     if not np.isfinite(rounded) or (positive and rounded <= 0):
-        raise ValueError(f"{name}: a {'positive, ' if positive else ''}finite number is needed, got {value}")
+        raise ValueError(f"{name}: must be a {'positive, ' if positive else ''}finite number, got {value}")
     return number
 
 
 def _number(value: Any, name: str) -> float:
-    """Return a number as a float; an int may be larger than any."""
+    """Return a number as a float; infinity for an int that no dtype holds."""
     array = as_array(value, name)
     if array.ndim or not (array.dtype.kind in "fiu" or type(value) is int):
-        raise TypeError(f"{name}: a number is needed, got {described(value)}")
+        raise TypeError(f"{name}: must be a number, got {described(value)}")
     return float(array) if array.dtype.kind in "fiu" else np.inf
 
 
 def described(value: Any) -> str:
-    """Return the shape of an array, a string itself, the type of anything else."""
+    """Describe a value in an error: a string, the shape of an array, else the type."""
     if isinstance(value, str):
         return repr(value)
     if isinstance(value, np.ndarray):
@@ -507,13 +507,13 @@ def described(value: Any) -> str:
 
 
 def as_ignore_index(value: Any) -> int:
-    """Return ignore_index as an int that 64 bits hold."""
+    """Return ignore_index as an int of at most 64 bits."""
     try:
         index = operator.index(value)
     except TypeError:
-        raise TypeError(f"ignore_index: an integer is needed, got {type(value).__name__}") from None
+        raise TypeError(f"ignore_index: must be an integer, got {type(value).__name__}") from None
     if not -(2**63) <= index < 2**63:
-        raise ValueError(f"ignore_index: a signed 64-bit integer is needed, got {index}")
+        raise ValueError(f"ignore_index: must be a signed 64-bit integer, got {index}")
     return index
 
 
@@ -531,7 +531,7 @@ def as_reduction(
     reduce: bool | None,
     choices: tuple[str, ...] = ("none", "mean", "sum"),
 ) -> str:
-    """Return one of the choices, which the deprecated arguments override."""
+    """Return the reduction; the deprecated arguments override it."""
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     if not isinstance(reduction, str) or reduction not in choices:
@@ -543,24 +543,24 @@ def as_reduction(
 
 
 def as_flag(value: Any, name: str) -> bool:
-    """Return an argument that is true or false."""
+    """Return an argument as a bool."""
     advice = ""
     if name in ("size_average", "reduce"):
         advice = (
-            f"; reduction is passed by name: reduction={value!r}"
+            f"; pass reduction by name: reduction={value!r}"
             if isinstance(value, str)
-            else "; a loss module is made first, and then called: CrossEntropyLoss()(input, target)"
+            else "; create the loss module first, then call it: CrossEntropyLoss()(input, target)"
         )
     if isinstance(value, (str, list, tuple)) or np.ndim(value) > 0:
-        raise TypeError(f"{name}: True or False is needed, got {described(value)}{advice}")
+        raise TypeError(f"{name}: must be True or False, got {described(value)}{advice}")
     try:
         return bool(value)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name}: True or False is needed, got {type(value).__name__}") from None
+        raise TypeError(f"{name}: must be True or False, got {type(value).__name__}") from None
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
-    """Return what the deprecated `size_average` and `reduce` stand for, with a warning."""
+    """Return the reduction that the deprecated `size_average` and `reduce` mean, with a warning."""
     averages = size_average is None or as_flag(size_average, "size_average")
     if not (reduce is None or as_flag(reduce, "reduce")):
         reduction = "none"
@@ -576,7 +576,7 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn whoever called cyce, from whichever function."""
+    """Warn the caller of cyce: the warning points at the first frame outside the package."""
     frame, stacklevel = inspect.currentframe(), 1
     while frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __package__:
         frame, stacklevel = frame.f_back, stacklevel + 1
@@ -588,7 +588,7 @@ def as_grad_output(
 ) -> tuple[float, NDArray[Any] | None]:
     """Return the upstream gradient as (number, None) or (1.0, array of the loss's shape).
 
-    loss_shape: without the reduction.
+    loss_shape: shape of the loss before the reduction.
     """
     if value is None:
         return 1.0, None
@@ -597,8 +597,8 @@ def as_grad_output(
         return float(upstream), None
     if reduction != "none":
         raise ValueError(
-            f"grad_output: with reduction={reduction!r} the loss is one number and so is its upstream "
-            f"gradient; got shape {_sizes(upstream.shape)}"
+            f"grad_output: with reduction={reduction!r}, loss and upstream gradient are one number; "
+            f"got shape {_sizes(upstream.shape)}"
         )
     if upstream.shape != loss_shape:
         raise ValueError(
@@ -611,10 +611,10 @@ def as_grad_output(
 def as_out(
     value: Any, logits: NDArray[Any], others: dict[str, NDArray[Any] | None], whose: str = "input's"
 ) -> NDArray[Any]:
-    """Return an array over the memory of `out`, into which what is like `logits` can be written.
+    """Return a view of `out` that has the shape and dtype of `logits` and can be written.
 
-    It may be the logits themselves, and must not share memory with them in any other way, nor with
-    `others`, which are read while it is written.
+    It may be the logits themselves; any other overlap with them, or with `others`, is an error: both are
+    read while `out` is written.
     """
     array = as_array(value, "out")
     if array.size and not (array is value or np.may_share_memory(array, as_array(value, "out"))):
@@ -643,23 +643,23 @@ def as_out(
 
 
 def _same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Whether two arrays of one shape and dtype are the very same elements."""
+    """Return whether two arrays of one shape and dtype have the same elements in memory."""
     return a.ctypes.data == b.ctypes.data and a.strides == b.strides
 
 
 def _share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Whether two arrays have memory in common, or may have where that is too hard to tell."""
+    """Return whether two arrays share memory; True if the exact answer would take too long."""
     if not np.may_share_memory(a, b):
         return False
     try:
-        # NumPy's stubs know only two values of max_work.
+        # NumPy's stubs allow only two values of max_work.
         return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
 
 def _overlaps_itself(array: NDArray[Any]) -> bool:
-    """Whether elements of an array may share memory: a stride is shorter than what lies inside it."""
+    """Return whether elements of an array may share memory: a stride is shorter than the inner extent."""
     extent = array.itemsize
     steps = zip(map(abs, array.strides), array.shape, strict=True)
     for stride, size in sorted((stride, size) for stride, size in steps if size != 1):
@@ -672,13 +672,14 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
 def describe_bad_target(
     position: int, target: NDArray[Any], n_classes: int, ignore_index: int, name: str = "input"
 ) -> str:
-    """Return the message for the target at a position, its number in C order.
+    """Return the message for a target that is out of range.
 
-    The position is negative where a target was bad only when it was used. name: what has the classes.
+    position: its number in C order; negative if the target passed the check and was bad when it was used.
+    name: the argument that has the classes.
     """
     value = target.flat[max(position, 0)]
     if position < 0 or 0 <= value < n_classes or value == ignore_index:
-        return "target: another thread changes it during the call; what was written to out is void"
+        return "target: another thread changes it during the call; the content of out is undefined"
     where = ", ".join(map(str, np.unravel_index(position, target.shape)))
     place = f"target[{where}]" if where else "target"
     message = f"Target {value} is out of bounds. {place}"

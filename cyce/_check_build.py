@@ -1,15 +1,15 @@
-"""Tells why the compiled modules cannot be imported, where that is so; imported before all others."""
+"""Explain why the compiled modules cannot be imported, if they cannot; imported before all others."""
 
 import importlib
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-# The first uses no OpenMP, the second needs its runtime.
+# _cpu does not use OpenMP; _team needs its runtime.
 MODULES = ("_cpu", "_team")
 
 
 def explain(error: ImportError, name: str, folder: Path) -> str:
-    """Return why the module of a name is not to be had from a folder, and what to do."""
+    """Return why a module cannot be imported from a folder, and what to do."""
     compiled = sorted(path.name for path in folder.glob(f"{name}.*") if path.suffix in (".so", ".pyd"))
     if any(f"{name}{suffix}" in compiled for suffix in EXTENSION_SUFFIXES):
         advice = "build it again: `python -m pip install --force-reinstall --no-cache-dir .` in a checkout"

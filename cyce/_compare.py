@@ -1,4 +1,4 @@
-"""cyce beside torch: losses, gradients and times of a few typical calls."""
+"""Comparison of cyce with torch: losses, gradients and times of a few typical calls."""
 
 import contextlib
 import importlib
@@ -15,7 +15,7 @@ from cyce.gradients import value_and_grad
 
 
 class Case(NamedTuple):
-    """One call: logits of a shape, and the options."""
+    """One call: the shape of the logits, and the options."""
 
     shape: tuple[int, ...]
     options: dict[str, Any]
@@ -29,7 +29,7 @@ class Case(NamedTuple):
         return " ".join(["x".join(map(str, self.shape)), *options])
 
 
-# Of losses, and of gradients beside the largest one: both libraries round some ten times.
+# Relative to the loss, or to the largest element of the gradient: both libraries round about ten times.
 TOLERANCE = 1e-5
 
 CASES = [
@@ -93,7 +93,7 @@ def torch_call(
 
 
 class Result(NamedTuple):
-    """What a case gave: differences and times beside torch's, None without it."""
+    """Result of a case; differences to torch and its time are None without torch."""
 
     case: Case
     loss: float
@@ -115,7 +115,7 @@ class Result(NamedTuple):
 
 
 def compare(case: Case, seed: int, torch: Any) -> Result:
-    """Compute a case with cyce and, if there is one, with torch."""
+    """Compute a case with cyce and, unless it is None, with torch."""
     logits, target, options = inputs(case, seed)
     loss_and_gradient = value_and_grad(cross_entropy)
     loss, gradient = loss_and_gradient(logits, target, **options)
@@ -141,7 +141,7 @@ def compare(case: Case, seed: int, torch: Any) -> Result:
 
 
 def verdict(results: list[Result]) -> str:
-    """Return what the results come to, in a sentence or two."""
+    """Summarise the results in a sentence or two."""
     different = [result.case.describe() for result in results if not result.agrees]
     ratios = sorted((result.torch_milliseconds or 0) / result.milliseconds for result in results)
     agreement = (
@@ -158,7 +158,7 @@ def verdict(results: list[Result]) -> str:
 def run(seed: int) -> bool:
     """Print one line per case, and the verdict; returns whether cyce and torch agree."""
     torch: Any = None
-    # The module is optional here: without it, cyce's side of the table is all there is.
+    # torch is optional: without it, the table has cyce's columns only.
     with contextlib.suppress(ModuleNotFoundError):
         torch = importlib.import_module("torch")
     n_threads = _threads.get_num_threads()

@@ -1,4 +1,4 @@
-"""What this installation is and does on this machine."""
+"""The configuration of this installation on this machine."""
 
 import html
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from cyce import _cpu, _dispatch, _team, _threads
 
 
 class Config(dict[str, Any]):
-    """What `show_config` shows, as a dict; `str` makes a table of it, and notebooks show that in HTML."""
+    """The configuration as a dict; `str` formats it as a table, notebooks as an HTML table."""
 
     def rows(self) -> list[tuple[str, str]]:
         """Return names and values as text."""
@@ -24,7 +24,7 @@ class Config(dict[str, Any]):
         return f"<cyce {self['version']}, level {self['level']}, threads {self['threads']}>"
 
     def _repr_html_(self) -> str:
-        """Return the table, for notebooks."""
+        """Return the table in HTML, for notebooks."""
         rows = (
             f"<tr><th style='text-align: left'>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
             for name, text in self.rows()
@@ -33,7 +33,7 @@ class Config(dict[str, Any]):
 
 
 def _text(value: Any) -> str:
-    """Return a value of the configuration in words."""
+    """Format a value of the configuration."""
     if isinstance(value, tuple):
         return ", ".join(value)
     if isinstance(value, bool):
@@ -49,16 +49,16 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> Config:
     Parameters
     ----------
     mode : {"stdout", "dicts"}, default="stdout"
-        Whether to print the configuration, or only to return it, as in `numpy.show_config`.
+        Whether to print the configuration or only return it, as in `numpy.show_config`.
 
     Returns
     -------
     dict
         Keys "version", "numpy", "compiled levels" and "usable levels" (tuples of str), "left out" (dict of
-        str: what this build lacks, levels or "openmp", and why), "level", "openmp" and "debug" (bool: built
-        with CYCE_DEBUG=1, slow and checked), "threads" (int: of a call from here, when it is the only one),
-        "serial after fork" (bool: whether this process was forked from one whose calls had used threads).
-        ``str(config)`` is what is printed; notebooks show the dict as a table.
+        str: levels or "openmp" that this build lacks, and the reason), "level", "openmp" and "debug" (bool:
+        built with CYCE_DEBUG=1, slow and checked), "threads" (int: of a call from this thread, if it is the
+        only one), "serial after fork" (bool: whether this process was forked from one whose calls had used
+        threads). ``str(config)`` is the printed table; notebooks show the dict as a table.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> Config:
     True
     """
     if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
-        raise ValueError(f"mode: 'stdout' or 'dicts' is needed, got {mode!r}")
+        raise ValueError(f"mode: must be 'stdout' or 'dicts', got {mode!r}")
     config = Config(
         {
             "version": cyce.__version__,

@@ -28,18 +28,18 @@ def load_digits() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
 
 
 class Training(NamedTuple):
-    """Parameters of the classifier, and what computing its losses and gradients took."""
+    """Parameters of the classifier, and the times of its losses and gradients."""
 
     weights: NDArray[np.float32]
     """(64, 10)"""
     biases: NDArray[np.float32]
     """(10,)"""
     seconds: NDArray[np.float64]
-    """Of cyce's part of each step."""
+    """Time of `value_and_grad` in each step."""
 
 
 class Progress:
-    """A bar on one line, where `stream` is a terminal; nothing elsewhere."""
+    """A progress bar on one line if `stream` is a terminal, else nothing."""
 
     def __init__(self, n_steps: int, stream: TextIO, width: int = 30) -> None:
         self._n_steps = n_steps
@@ -62,7 +62,7 @@ def train(pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Prog
     loss_and_gradient = value_and_grad(cross_entropy)
     parameters = np.zeros((pixels.shape[1] + 1, 10), np.float32)
     velocity = np.zeros_like(parameters)
-    # a column of ones, whose weights are the biases
+    # The weights of the column of ones are the biases.
     inputs = np.column_stack([pixels, np.ones(len(pixels), np.float32)])
     seconds = []
     for epoch in range(1, N_EPOCHS + 1):
@@ -71,7 +71,7 @@ def train(pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Prog
         for batch in np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
             logits = inputs[batch] @ parameters
             began = time.perf_counter()
-            # The logits are not needed again: the gradient takes their place.
+            # The logits are not used again: the gradient overwrites them.
             loss, gradient = loss_and_gradient(logits, digits[batch], out=logits)
             seconds.append(time.perf_counter() - began)
             velocity = MOMENTUM * velocity - LEARNING_RATE * (inputs[batch].T @ gradient)
@@ -92,7 +92,7 @@ def draw(
 
     n_columns = 8
     stats = cross_entropy_stats(logits, digits)
-    # the first, and those with the largest loss
+    # The first digits, and those with the largest losses.
     half = n_columns // 2
     shown = np.concatenate([np.arange(half), half + np.argsort(-stats.loss[half:])[:half]])
     figure = Figure(figsize=(11, 4.8), layout="constrained")

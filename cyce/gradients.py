@@ -19,13 +19,13 @@ INTERNAL = frozenset({"gradient", "stats"})
 
 
 def _of_a_loss_alone(function: Function) -> Function:
-    """Decorate `value_and_grad` with an error for those who pass it the loss's arguments, too."""
+    """Decorate `value_and_grad` with an error if it is passed arguments of the loss."""
 
     @functools.wraps(function)
     def check(loss: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         if arguments or named:
             raise TypeError(
-                "value_and_grad takes a loss alone, and returns a function of the loss's arguments: "
+                "value_and_grad takes only a loss and returns a function of the loss's arguments: "
                 "value_and_grad(cross_entropy)(input, target)"
             )
         return function(loss)
@@ -69,31 +69,28 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
 
         grad_output : float or array_like of the loss's shape, default=None
             Upstream gradient: the gradient is that of ``(grad_output * loss).sum()``. With
-            ``reduction="none"`` one number per position, or one for all; else one number. None
-            stands for 1.
+            ``reduction="none"``, one number per position or one for all; else one number. None
+            means 1.
         out : ndarray of the shape and dtype of `input`, default=None
-            Where to write the gradient, with any strides. It may be `input` itself, which is then
-            overwritten; any other overlap with an argument is an error. None stands for a new array.
+            Array to write the gradient to, with any strides. It may be `input` itself, which is then
+            overwritten; any other overlap with an argument is an error. None means a new array.
 
-        `value` is what `loss` returns, to the bit unless `out` has its classes at other strides than
-        `input`; then, to rounding. `gradient` has the shape and dtype of `input`,
-        and is `out` if that was given.
+        `value` is what `loss` returns: the same bits, or up to rounding if the class strides of `out` and
+        `input` differ. `gradient` has the shape and dtype of `input`, and is `out` if that is given.
 
-        Of `cyce.functional.linear_cross_entropy` and `cyce.LinearCrossEntropyLoss`, `gradient` and `out` are
-        tuples: of the gradients of `input`, of the layer's weights and, if it has one, of its bias, each of
-        the shape of what it is the gradient of. There, no array of `out` may share memory with an argument.
+        For `cyce.functional.linear_cross_entropy` and `cyce.LinearCrossEntropyLoss`, `gradient` and `out`
+        are tuples of the gradients with respect to `input`, the layer's weights and its bias, if it has one,
+        each in the shape of that array. No array of `out` may share memory with an argument.
 
     Raises
     ------
     TypeError
-        If `loss` is not a loss of cyce, or a module that overrides `forward` or ``__call__``, or if there
-        are more arguments. From the returned
-        function: if `out` is not an array of the dtype of `input`, or `grad_output` is not numeric;
-        and whatever `loss` raises.
+        If `loss` is not a loss of cyce, or is a module that overrides `forward` or ``__call__``, or if there
+        are more arguments. From the returned function: if `out` is not an array of the dtype of `input`, or
+        `grad_output` is not numeric; and all that `loss` raises.
     ValueError
-        From the returned function: if `out` or `grad_output` has a wrong shape, or `out` is
-        read-only or overlaps an argument; and whatever `loss` raises. Nothing has been written to
-        `out` then.
+        From the returned function: if `out` or `grad_output` has a wrong shape, or `out` is read-only or
+        overlaps an argument; and all that `loss` raises. `out` is unchanged then.
 
     See Also
     --------
@@ -101,7 +98,7 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
 
     Notes
     -----
-    The verb is that of ``jax.value_and_grad`` and ``mlx.core.value_and_grad``. In torch,
+    The name is that of ``jax.value_and_grad`` and ``mlx.core.value_and_grad``. In torch,
     ``loss.backward(grad_output)`` leaves the same gradient in ``input.grad``.
 
     Examples
@@ -117,7 +114,7 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     [[-0.1443  0.0794  0.065 ]
      [ 0.0381  0.0421 -0.0802]]
 
-    A descent step in place: the gradient overwrites the logits' own memory.
+    In place: the gradient overwrites the logits.
 
     >>> criterion = cyce.CrossEntropyLoss(label_smoothing=0.1)
     >>> _, gradient = cyce.value_and_grad(criterion)(logits, [0, 2], out=logits)
@@ -128,27 +125,27 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
         for method in ("forward", "__call__"):
             if getattr(type(loss), method) is not getattr(LossModule, method):
                 raise TypeError(
-                    f"loss: {type(loss).__name__} overrides {method}, so that its gradient is not known; "
+                    f"loss: {type(loss).__name__} overrides {method}, so that its gradient is unknown; "
                     "pass a loss module of cyce, or a function"
                 )
     return ValueAndGrad(loss)
 
 
 def _advice(loss: Any) -> str:
-    """Return what to pass instead of what is no loss."""
+    """Return advice on what to pass instead of an object that is not a loss."""
     if isinstance(loss, type) and issubclass(loss, LossModule):
-        return f"make the module first: {loss.__name__}()"
+        return f"create the module first: {loss.__name__}()"
     if isinstance(loss, functools.partial) or getattr(loss, "__name__", "") == "<lambda>":
         return (
-            "pass the loss itself, and the options to the function that is returned, "
-            "value_and_grad(cross_entropy)(input, target, label_smoothing=0.1), or pass a module that holds "
-            "them, CrossEntropyLoss(label_smoothing=0.1)"
+            "pass the loss itself, and the options to the returned function, "
+            "value_and_grad(cross_entropy)(input, target, label_smoothing=0.1), or pass a module with these "
+            "options, CrossEntropyLoss(label_smoothing=0.1)"
         )
     return "call value_and_grad(cross_entropy)(input, target)"
 
 
 class ValueAndGrad:
-    """What `value_and_grad` returns: (value, gradient) = f(input, target, ..., *, grad_output, out)."""
+    """The function that `value_and_grad` returns."""
 
     def __init__(self, loss: Callable[..., Any]) -> None:
         self._loss = loss
@@ -157,7 +154,7 @@ class ValueAndGrad:
         if evaluate is None:
             what = getattr(loss, "__name__", None) or described(loss)
             raise TypeError(
-                f"loss: a loss function or loss module of cyce is needed, got {what}; {_advice(loss)}"
+                f"loss: must be a loss function or loss module of cyce, got {what}; {_advice(loss)}"
             )
         self._evaluate = evaluate
         self.__name__ = function.__name__
@@ -168,14 +165,14 @@ class ValueAndGrad:
         """Return the value and the gradient, see `value_and_grad`."""
         request = GradientRequest(grad_output, out)
         if isinstance(self._loss, LossModule):
-            # Its settings may have changed since.
+            # Read the settings at each call: they may change.
             value, gradient = self._loss.evaluate(request, *arguments, **named)
         else:
             if not INTERNAL.isdisjoint(named):
                 name = min(INTERNAL.intersection(named))
                 raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
             value, gradient = self._evaluate(*arguments, **named, gradient=request)
-        # `out` itself, which may be another library's array.
+        # `out` itself, not the view of it: it may be an array of another library.
         return value, gradient if out is None else out
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
@@ -186,7 +183,7 @@ class ValueAndGrad:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The loss's signature, with what a gradient takes on top."""
+        """The signature of the loss with `grad_output` and `out`."""
         loss: Callable[..., Any] = self._loss
         per_call: list[str] = []
         if isinstance(self._loss, LossModule):
@@ -196,6 +193,6 @@ class ValueAndGrad:
             for name in (*per_call, "grad_output", "out")
         ]
         signature = inspect.signature(loss)
-        # A module's **named are those in per_call.
+        # The **named of a module are its per_call.
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         return signature.replace(parameters=[*own, *extra], return_annotation=tuple[Any, Any])

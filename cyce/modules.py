@@ -1,4 +1,4 @@
-"""torch's loss modules: settings held in an object that calls `cyce.functional`."""
+"""torch's loss modules: objects that hold settings and call `cyce.functional`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ __all__ = [
 class CrossEntropyLoss(LossModule):
     """Cross-entropy between logits and targets, as `torch.nn.CrossEntropyLoss`.
 
-    The settings of `cyce.functional.cross_entropy`, held in an object. As in torch, they are plain
-    attributes and nothing is checked before the loss is computed.
+    Holds the settings of `cyce.functional.cross_entropy`. As in torch, they are plain attributes, which are
+    checked when the loss is computed.
 
     Parameters
     ----------
@@ -41,28 +41,28 @@ class CrossEntropyLoss(LossModule):
     size_average : bool, default=None
         Deprecated, see `reduction`.
     ignore_index : int, default=-100
-        Target value of the positions that are left out.
+        Class index of ignored positions.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the positions become one number, or that they stay as they are.
+        How to reduce the losses of the positions to one number; "none" returns them all.
     label_smoothing : float in [0, 1], default=0.0
-        How much of each target is spread evenly over all classes.
+        Fraction of each target that is spread evenly over all classes.
     axis : int, default=None
-        The axis of the classes. Like all that follow, torch has not got it; see
+        The axis of the classes. This and all further arguments are not in torch; see
         `cyce.functional.cross_entropy`.
     sample_weight : array_like of the positions' shape, default=None
         A weight for each position; a call may give its own: ``criterion(input, target, sample_weight=w)``.
     normalizer : float, default=None
-        What "mean" divides by instead; a call may give its own.
+        Denominator of "mean"; a call may give its own.
     empty : {"nan", "zero"}, default="nan"
-        The mean of nothing.
+        The mean of no positions.
     z_loss : float, default=0.0
         Coefficient of the squared log-sum-exp.
     softcap : float, default=None
         Bound of the logits.
     temperature : float, default=1.0
-        What the logits are divided by.
+        Divisor of the logits.
 
     Warns
     -----
@@ -134,7 +134,7 @@ class CrossEntropyLoss(LossModule):
 class NLLLoss(LossModule):
     """Negative log-likelihood of class indices, as `torch.nn.NLLLoss`.
 
-    The settings of `cyce.functional.nll_loss`, held in an object.
+    Holds the settings of `cyce.functional.nll_loss`.
 
     Parameters
     ----------
@@ -143,11 +143,11 @@ class NLLLoss(LossModule):
     size_average : bool, default=None
         Deprecated, see `reduction`.
     ignore_index : int, default=-100
-        Target value of the positions that are left out.
+        Class index of ignored positions.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the positions become one number, or that they stay as they are.
+        How to reduce the losses of the positions to one number; "none" returns them all.
 
     Warns
     -----
@@ -157,7 +157,7 @@ class NLLLoss(LossModule):
     See Also
     --------
     cyce.functional.nll_loss : The formula, the shapes, the errors.
-    cyce.CrossEntropyLoss : The same for logits.
+    cyce.CrossEntropyLoss : The same loss of logits.
 
     Examples
     --------
@@ -191,20 +191,20 @@ class NLLLoss(LossModule):
 class BCEWithLogitsLoss(LossModule):
     """Binary cross-entropy of logits, as `torch.nn.BCEWithLogitsLoss`.
 
-    The settings of `cyce.functional.binary_cross_entropy_with_logits`, held in an object.
+    Holds the settings of `cyce.functional.binary_cross_entropy_with_logits`.
 
     Parameters
     ----------
     weight : array_like, default=None
-        Weights of the elements; can be broadcast to the shape of the logits.
+        Weights of the elements; must broadcast to the shape of the logits.
     size_average : bool, default=None
         Deprecated, see `reduction`.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the elements become one number, or that they stay as they are.
+        How to reduce the losses of the elements to one number; "none" returns them all.
     pos_weight : array_like, default=None
-        What the losses of positive targets are multiplied by, such as one number per label.
+        Factor of the losses of positive targets, such as one number per label.
 
     Warns
     -----
@@ -247,18 +247,18 @@ class BCEWithLogitsLoss(LossModule):
 class BCELoss(LossModule):
     """Binary cross-entropy of probabilities, as `torch.nn.BCELoss`.
 
-    The settings of `cyce.functional.binary_cross_entropy`, held in an object.
+    Holds the settings of `cyce.functional.binary_cross_entropy`.
 
     Parameters
     ----------
     weight : array_like, default=None
-        Weights of the elements; can be broadcast to the shape of the probabilities.
+        Weights of the elements; must broadcast to the shape of the probabilities.
     size_average : bool, default=None
         Deprecated, see `reduction`.
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the elements become one number, or that they stay as they are.
+        How to reduce the losses of the elements to one number; "none" returns them all.
 
     Warns
     -----
@@ -268,7 +268,7 @@ class BCELoss(LossModule):
     See Also
     --------
     cyce.functional.binary_cross_entropy : The formula, the errors.
-    cyce.BCEWithLogitsLoss : The same for logits, which is more accurate.
+    cyce.BCEWithLogitsLoss : The same loss of logits, which is more accurate.
 
     Examples
     --------
@@ -295,7 +295,7 @@ class BCELoss(LossModule):
 class KLDivLoss(LossModule):
     """Kullback-Leibler divergence, as `torch.nn.KLDivLoss`.
 
-    The settings of `cyce.functional.kl_div`, held in an object.
+    Holds the settings of `cyce.functional.kl_div`.
 
     Parameters
     ----------
@@ -304,9 +304,9 @@ class KLDivLoss(LossModule):
     reduce : bool, default=None
         Deprecated, see `reduction`.
     reduction : {"none", "batchmean", "mean", "sum"}, default="mean"
-        How the losses of the elements become one number, or that they stay as they are.
+        How to reduce the losses of the elements to one number; "none" returns them all.
     log_target : bool, default=False
-        Whether targets are log-probabilities.
+        Whether targets hold log-probabilities.
 
     Warns
     -----
@@ -353,10 +353,10 @@ class _Linear:
     bias : bool
         Whether there is a bias.
     dtype : dtype
-        Of the parameters.
+        Dtype of the parameters.
     rng : Generator
-        Where the first parameters come from: the uniform distribution that torch draws them from, between
-        -1 and 1 over the root of `in_features`.
+        Source of the initial parameters, which are uniform between plus and minus one over the square root
+        of `in_features`, as in torch.
     """
 
     def __init__(
@@ -390,14 +390,14 @@ def _uniform(
 class LinearCrossEntropyLoss(LossModule):
     """Cross-entropy of the logits of a linear layer, as `torch.nn.LinearCrossEntropyLoss`.
 
-    The layer's parameters and the settings of `cyce.functional.linear_cross_entropy`, held in an object. The
+    Holds the parameters of the layer and the settings of `cyce.functional.linear_cross_entropy`. The
     parameters are arrays, ``module.linear.weight`` of shape (C * d1 * ... * dk, H) and ``module.linear.bias``
-    of shape (C * d1 * ... * dk,) or None, which can be read, changed and assigned.
+    of shape (C * d1 * ... * dk,) or None. They can be changed and assigned.
 
     Parameters
     ----------
     in_features : int
-        Features H of a row of `input`.
+        Number of features H of a row of `input`.
     num_classes : int
         Number of classes C.
     out_features : tuple of int, default=()
@@ -405,42 +405,42 @@ class LinearCrossEntropyLoss(LossModule):
     bias : bool, default=False
         Whether the layer has a bias.
     device : None or "cpu", default=None
-        Taken for torch's sake.
+        Accepted for compatibility with torch.
     dtype : dtype, default=None
-        float32 or float64, of the parameters. None stands for float32.
+        Dtype of the parameters, float32 or float64. None means float32.
     reduction : {"mean", "sum", "none"}, default="mean"
-        How the losses of the positions become one number, or that they stay as they are.
+        How to reduce the losses of the positions to one number; "none" returns them all.
     weight : array_like of shape (C,), default=None
         A weight for each class.
     ignore_index : int, default=None
-        Target value of the positions that are left out.
+        Class index of ignored positions.
     label_smoothing : float in [0, 1], default=0.0
-        How much of each target is spread evenly over all classes.
+        Fraction of each target that is spread evenly over all classes.
     options : LinearCrossEntropyOptions, default=None
-        How the work is cut up.
+        How the rows are cut into chunks.
     sample_weight : array_like of the positions' shape, default=None
-        A weight for each position; a call may give its own. Like all that follow, torch has not got it; see
-        `cyce.functional.cross_entropy`.
+        A weight for each position; a call may give its own. This and all further arguments are not in
+        torch; see `cyce.functional.cross_entropy`.
     normalizer : float, default=None
-        What "mean" divides by instead; a call may give its own.
+        Denominator of "mean"; a call may give its own.
     empty : {"nan", "zero"}, default="nan"
-        The mean of nothing.
+        The mean of no positions.
     z_loss : float, default=0.0
         Coefficient of the squared log-sum-exp.
     softcap : float, default=None
         Bound of the logits.
     temperature : float, default=1.0
-        What the logits are divided by.
+        Divisor of the logits.
     rng : None, int or numpy.random.Generator, default=None
-        Where the first parameters come from: a generator, or what `numpy.random.default_rng` takes.
+        Source of the initial parameters: a generator, or a seed for `numpy.random.default_rng`.
 
     Raises
     ------
     TypeError
-        If a size is no integer, or `dtype` neither float32 nor float64.
+        If a size is not an integer, or `dtype` is neither float32 nor float64.
     ValueError
-        If a size is negative, `device` is not the CPU, `weight` not of shape (C,), or `label_smoothing`
-        outside [0, 1].
+        If a size is negative, `device` is not the CPU, `weight` is not of shape (C,), or `label_smoothing`
+        is outside [0, 1].
 
     See Also
     --------
@@ -492,7 +492,7 @@ class LinearCrossEntropyLoss(LossModule):
         super().__init__(None, None, reduction)
         self.num_classes = as_size(num_classes, "num_classes")
         if not isinstance(out_features, tuple | list):
-            raise TypeError(f"out_features: a tuple of integers is needed, got {type(out_features).__name__}")
+            raise TypeError(f"out_features: must be a tuple of integers, got {type(out_features).__name__}")
         self.out_features = tuple(as_size(size, "out_features") for size in out_features)
         if device is not None and str(device) != "cpu":
             raise ValueError(f"device: must be None or 'cpu', got {device!r}")
@@ -503,7 +503,7 @@ class LinearCrossEntropyLoss(LossModule):
                     f"expected weight shape to be {(num_classes,)}, got {shape}: it must have one number for "
                     "each class"
                 )
-        # Anything but a number is refused by a call, as other settings are.
+        # A call rejects anything but a number, as for other settings.
         if (
             isinstance(label_smoothing, float | int | np.floating | np.integer)
             and not 0 <= label_smoothing <= 1
@@ -523,7 +523,7 @@ class LinearCrossEntropyLoss(LossModule):
             generator = np.random.default_rng(rng)
         except (TypeError, ValueError) as error:
             raise type(error)(
-                f"rng: None, an integer or a numpy.random.Generator is needed: {error}"
+                f"rng: must be None, an integer or a numpy.random.Generator: {error}"
             ) from error
         self.linear = _Linear(
             as_size(in_features, "in_features"),
@@ -607,7 +607,7 @@ class LinearCrossEntropyLoss(LossModule):
 
 
 class _Normalizer:
-    """A function of the softmax family with its dimension."""
+    """A function of the softmax family that holds its dimension."""
 
     _function: Callable[..., Any]
 
@@ -616,7 +616,7 @@ class _Normalizer:
 
     def forward(self, input: Any) -> Any:
         """Return the result; the same as calling the module."""
-        # A warning is the caller's, of __call__.
+        # A warning points at the caller of __call__.
         return self._function(input, self.dim, 5)
 
     def __call__(self, input: Any) -> Any:

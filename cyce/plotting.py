@@ -1,4 +1,4 @@
-"""Pictures of predicted probabilities, by matplotlib (the extra `plot`)."""
+"""Plots of predicted probabilities with matplotlib (the extra `plot`)."""
 
 import operator
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 __all__ = ["probabilities", "reliability_diagram"]
 
-# As many classes have a colour of their own in matplotlib's default cycle, and a place in a legend.
+# Number of colours in matplotlib's default cycle; most entries of a legend; most ticks.
 MAX_NAMED_COLOURS = 10
 MAX_LEGEND = 20
 MAX_TICKS = 30
 
-# What marks positions to leave out, as in cross_entropy.
+# Target of positions to ignore, as in cross_entropy.
 IGNORE_INDEX = -100
 
-NO_PROBABILITIES = "logits: there are NaN or infinite maxima, which have no probabilities"
+NO_PROBABILITIES = "logits: a maximum is NaN or infinite, so that there are no probabilities"
 
 
 def _as_axes(ax: Any) -> Any:
-    """Return the Axes to draw on, those of a new figure if there are none."""
+    """Return the Axes to draw on; those of a new figure if `ax` is None."""
     if ax is not None:
         if not hasattr(ax, "bar"):
-            raise TypeError(f"ax: matplotlib Axes are needed, got {type(ax).__name__}")
+            raise TypeError(f"ax: must be matplotlib Axes, got {type(ax).__name__}")
         return ax
     try:
         from matplotlib import pyplot
@@ -54,11 +54,11 @@ def probabilities(
     logits : array_like of shape (C,) or (N, C)
         Logits of C classes, float32 or float64, not probabilities.
     target : array_like of int of shape () or (N,), default=None
-        The true classes; None marks none, -100 not this sample's.
+        The true classes. None marks no class, and -100 none of its sample.
     class_names : sequence of str, default=None
-        Names of the C classes, for the legend; None stands for their numbers.
+        Names of the C classes, for the legend; None means their numbers.
     ax : matplotlib Axes, default=None
-        Where to draw; None stands for a new figure.
+        Where to draw; None means a new figure.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def probabilities(
     Raises
     ------
     TypeError
-        If `logits` is not floating point, `target` not integer, or `ax` no Axes.
+        If `logits` is not floating point, `target` is not integer, or `ax` is not Axes.
     ValueError
         If `logits` has another number of dimensions, `target` or `class_names` does not fit, there are
         no samples or no classes, or a probability is NaN.
@@ -81,7 +81,7 @@ def probabilities(
     See Also
     --------
     cyce.functional.softmax : The probabilities.
-    reliability_diagram : Whether they can be trusted.
+    reliability_diagram : How well calibrated the probabilities are.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def probabilities(
     """
     scores = as_logits(logits, name="logits")
     if scores.ndim > 2:
-        raise ValueError(f"logits: shape (C,) or (N, C) is needed, got {list(scores.shape)}")
+        raise ValueError(f"logits: must have shape (C,) or (N, C), got {list(scores.shape)}")
     classes = None
     if target is not None:
         classes = as_indices(target, scores, class_axis(scores))
@@ -101,7 +101,7 @@ def probabilities(
         if bad.size:
             raise IndexError(describe_bad_target(int(bad[0]), classes, scores.shape[-1], IGNORE_INDEX))
     if not scores.size:
-        raise ValueError(f"logits: at least one sample and one class are needed, got {list(scores.shape)}")
+        raise ValueError(f"logits: must have at least one sample and one class, got {list(scores.shape)}")
     shown = softmax(scores, dim=-1).reshape(-1, scores.shape[-1])
     n_samples, n_classes = shown.shape
     if np.isnan(shown).any():
@@ -109,11 +109,9 @@ def probabilities(
     try:
         names = list(map(str, range(n_classes) if class_names is None else class_names))
     except TypeError:
-        raise TypeError(
-            f"class_names: a sequence of str is needed, got {type(class_names).__name__}"
-        ) from None
+        raise TypeError(f"class_names: must be a sequence of str, got {type(class_names).__name__}") from None
     if len(names) != n_classes:
-        raise ValueError(f"class_names: one name for each of {n_classes} classes is needed, got {len(names)}")
+        raise ValueError(f"class_names: must have one name for each of {n_classes} classes, got {len(names)}")
 
     axes = _as_axes(ax)
     width = 0.8 / n_classes
@@ -141,41 +139,42 @@ def probabilities(
     if n_samples <= MAX_TICKS:
         axes.set_xticks(samples)
     if n_classes <= MAX_LEGEND:
-        # beside the bars, which may be anywhere
+        # Beside the bars, which may fill the Axes.
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return axes  # type: ignore[no-any-return]
 
 
 def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | None" = None) -> "Axes":
-    r"""Draw how often predictions are right beside how sure they are.
+    r"""Draw the accuracy of predictions against their confidence.
 
-    Predictions are sorted into bins by their probability, the confidence. For calibrated logits the bars,
-    the accuracies of the bins, end on the diagonal.
+    Predictions are sorted into bins by their probability, the confidence. Bars show the accuracy of each
+    bin; for calibrated logits, they end on the diagonal.
 
     Parameters
     ----------
     logits : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
         Logits of C classes, float32 or float64.
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
-        The true classes; -100 leaves a position out.
+        The true classes; positions with -100 are ignored.
     n_bins : int, default=15
         Number of bins of equal width.
     ax : matplotlib Axes, default=None
-        Where to draw; None stands for a new figure.
+        Where to draw; None means a new figure.
 
     Returns
     -------
     matplotlib Axes
-        With the bars of the accuracies, those of the gaps to the confidences, the diagonal, and the
-        expected calibration error in the title. Below it, its only child Axes (``ax.child_axes``) shows the
-        number of positions in each bin.
+        With bars of the accuracies and of the gaps to the confidences, the diagonal, and the expected
+        calibration error in the title. Its only child Axes (``ax.child_axes``), below, shows the number of
+        positions in each bin.
 
     Raises
     ------
     TypeError
-        If `logits` is not floating point, `target` not integer, `n_bins` no integer, or `ax` no Axes.
+        If `logits` is not floating point, `target` or `n_bins` is not integer, or `ax` is not Axes.
     ValueError
-        If `target` does not fit, `n_bins` is not positive, no position is left, or a probability is NaN.
+        If `target` does not fit, `n_bins` is not positive, all positions are ignored, or a probability is
+        NaN.
     IndexError
         If a target is neither a class nor -100.
     ModuleNotFoundError
@@ -187,8 +186,8 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
 
     Notes
     -----
-    With the mean confidence and the accuracy of the positions in bin :math:`b`, of which there are
-    :math:`n_b` among :math:`n`, the expected calibration error is
+    With :math:`n_b` of :math:`n` positions in bin :math:`b`, and their mean confidence and accuracy, the
+    expected calibration error is
     :math:`\sum_b \frac{n_b}{n} |\mathrm{accuracy}_b - \mathrm{confidence}_b|` [1]_.
 
     References
@@ -206,20 +205,20 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     try:
         n = operator.index(n_bins)
     except TypeError:
-        raise TypeError(f"n_bins: an integer is needed, got {type(n_bins).__name__}") from None
+        raise TypeError(f"n_bins: must be an integer, got {type(n_bins).__name__}") from None
     if n < 1:
-        raise ValueError(f"n_bins: at least 1 is needed, got {n}")
+        raise ValueError(f"n_bins: must be at least 1, got {n}")
     scores = as_logits(logits, name="logits")
     stats = cross_entropy_stats(scores, target)
-    # The confidence is the probability of the prediction, as if that were the target.
+    # The confidence is the probability of the target if the target is the prediction.
     confidences = cross_entropy_stats(scores, stats.prediction, ignore_index=-1).probability
     counts = stats.prediction >= 0
     confidence, correct = confidences[counts], stats.correct[counts]
     if not confidence.size:
-        raise ValueError("target: at least one position that is not left out is needed")
+        raise ValueError("target: must have at least one position that is not ignored")
     if np.isnan(confidence).any():
         raise ValueError(NO_PROBABILITIES)
-    # in the dtype of the confidences, of which 1 / C is one
+    # In the dtype of the confidences, so that a confidence of exactly 1 / C is on an edge.
     edges = np.linspace(0, 1, n + 1).astype(confidence.dtype)
     number = np.clip(np.searchsorted(edges, confidence) - 1, 0, n - 1)
     n_in_bin = np.bincount(number, minlength=n)
@@ -243,9 +242,9 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     )
     axes.legend(loc="best", fontsize="small")
     axes.tick_params(labelbottom=False)
-    # Below, how many there are: a bin of a few says little, however far it is off.
+    # The counts, below: the gap of a bin with few positions means little.
     below = axes.inset_axes((0, -0.3, 1, 0.25), sharex=axes)
     below.bar(height=n_in_bin, color="grey", edgecolor="black", **bins)
-    # On a logarithmic scale, on which one has a height: most positions are in a few bins.
+    # Logarithmic, because most positions are in a few bins; from 0.5, so that a count of 1 has a height.
     below.set(xlabel="confidence", ylabel="positions", xlim=(0, 1), yscale="log", ylim=(0.5, None))
     return axes  # type: ignore[no-any-return]

@@ -183,8 +183,8 @@ def test_version(capsys):
     [
         (["train"], "invalid choice: 'train'"),
         (["info", "--seed", "1"], "unrecognized arguments"),
-        (["demo", "--seed", "-1"], "a whole number of at least 0 is needed"),
-        (["demo", "--png", "digits.jpg"], "a file name that ends in .png is needed, got 'digits.jpg'"),
+        (["demo", "--seed", "-1"], "must be a whole number of at least 0"),
+        (["demo", "--png", "digits.jpg"], "must be a file name that ends in .png, got 'digits.jpg'"),
         (["demo", "--png", "no/such/folder/digits.png"], "there is no folder"),
     ],
 )

@@ -97,5 +97,5 @@ def test_show_config_can_be_looked_at(monkeypatch):
 
 
 def test_show_config_has_no_other_mode():
-    with pytest.raises(ValueError, match="mode: 'stdout' or 'dicts' is needed, got 'json'"):
+    with pytest.raises(ValueError, match="mode: must be 'stdout' or 'dicts', got 'json'"):
         cyce.show_config(mode="json")

@@ -425,8 +425,12 @@ class TestOut:
     @pytest.mark.parametrize(
         ("out", "error", "message"),
         [
-            (np.zeros((2, 3)), TypeError, r"out: a tuple of 3 arrays is needed, .* got ndarray"),
-            ([np.zeros((2, 3))] * 2, TypeError, r"out: a tuple of 3 arrays .* linear_bias; got 2 of them"),
+            (np.zeros((2, 3)), TypeError, r"out: must be a tuple of 3 arrays, .* got ndarray"),
+            (
+                [np.zeros((2, 3))] * 2,
+                TypeError,
+                r"out: must be a tuple of 3 arrays, .* linear_bias; got 2 of them",
+            ),
             (
                 (np.zeros((2, 3)), np.zeros((3, 4)), np.zeros(4)),
                 ValueError,
@@ -907,7 +911,7 @@ class TestErrors:
                 ValueError,
                 "ignore_index cannot be specified when target contains probabilities",
             ),
-            ({"ignore_index": 1.5}, TypeError, "ignore_index: an integer is needed"),
+            ({"ignore_index": 1.5}, TypeError, "ignore_index: must be an integer"),
             ({"weight": np.ones(3)}, ValueError, "weight tensor should be defined either for all 4 classes"),
             ({"reduction": "avg"}, ValueError, "avg is not a valid value for reduction"),
             ({"label_smoothing": 2}, ValueError, "label_smoothing must be between"),
@@ -919,7 +923,7 @@ class TestErrors:
             (
                 {"options": 3},
                 TypeError,
-                "options: a cyce.LinearCrossEntropyOptions or None is needed, got int",
+                "options: must be a cyce.LinearCrossEntropyOptions or None, got int",
             ),
             (
                 {"options": cyce.LinearCrossEntropyOptions(acc_dtype=np.float32)},
@@ -1073,7 +1077,7 @@ class TestModule:
         ):
             with pytest.raises(error, match=message):
                 gradients(hidden, target, out=[*right[:number], wrong, *right[number + 1 :]])
-        with pytest.raises(TypeError, match=r"out: a tuple of 3 arrays .* got 2 of them"):
+        with pytest.raises(TypeError, match=r"out: must be a tuple of 3 arrays, .* got 2 of them"):
             gradients(hidden, target, out=right[:2])
 
     def test_descent(self, rng):
@@ -1099,14 +1103,14 @@ class TestModule:
         ("named", "error", "message"),
         [
             ({"in_features": -1}, ValueError, "in_features: must not be negative"),
-            ({"in_features": 1.5}, TypeError, "in_features: an integer is needed"),
-            ({"num_classes": None}, TypeError, "num_classes: an integer is needed"),
-            ({"out_features": 3}, TypeError, "out_features: a tuple of integers is needed, got int"),
+            ({"in_features": 1.5}, TypeError, "in_features: must be an integer"),
+            ({"num_classes": None}, TypeError, "num_classes: must be an integer"),
+            ({"out_features": 3}, TypeError, "out_features: must be a tuple of integers, got int"),
             ({"out_features": (3, -1)}, ValueError, "out_features: must not be negative"),
-            ({"dtype": np.int32}, TypeError, "dtype: numpy.float32 or numpy.float64 is needed"),
+            ({"dtype": np.int32}, TypeError, "dtype: must be numpy.float32 or numpy.float64"),
             ({"device": "cuda"}, ValueError, "device: must be None or 'cpu', got 'cuda'"),
-            ({"rng": "x"}, TypeError, "rng: None, an integer or a numpy.random.Generator is needed"),
-            ({"rng": -1}, ValueError, "rng: None, an integer or a numpy.random.Generator is needed"),
+            ({"rng": "x"}, TypeError, "rng: must be None, an integer or a numpy.random.Generator"),
+            ({"rng": -1}, ValueError, "rng: must be None, an integer or a numpy.random.Generator"),
             ({"weight": [1.0]}, ValueError, r"expected weight shape to be \(3,\), got \(1,\)"),
             (
                 {"label_smoothing": 2.0},

@@ -110,7 +110,7 @@ class TestEdges:
             (np.zeros((2, 3)), ValueError, "0D or 1D target tensor expected"),
             (np.zeros((2, 3), int), ValueError, "0D or 1D target tensor expected"),
             ([0, 1, 2], ValueError, r"Expected input batch_size \(2\) to match target batch_size \(3\)"),
-            (None, TypeError, "target: numbers are needed"),
+            (None, TypeError, "target: must hold numbers"),
         ],
     )
     def test_a_wrong_target(self, target, error, message):
@@ -157,7 +157,7 @@ class TestOneHot:
             (([],), ValueError, "Can not infer total number of classes from empty tensor"),
             (([1.0],), TypeError, "one_hot is only applicable to index tensor of type LongTensor"),
             (([True],), TypeError, "one_hot is only applicable to index tensor of type LongTensor"),
-            (([1], 2.0), TypeError, "num_classes: an integer is needed"),
+            (([1], 2.0), TypeError, "num_classes: must be an integer"),
         ],
     )
     def test_errors(self, arguments, error, message):

@@ -83,19 +83,19 @@ class TestProbabilities:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            ((np.zeros((2, 3, 4)),), ValueError, r"logits: shape \(C,\) or \(N, C\) is needed"),
+            ((np.zeros((2, 3, 4)),), ValueError, r"logits: must have shape \(C,\) or \(N, C\)"),
             ((np.zeros((2, 3), int),), TypeError, "logits: logits must be floating point"),
             ((1.0,), ValueError, "logits: logits need at least one dimension"),
-            ((np.zeros((0, 3)),), ValueError, "logits: at least one sample and one class"),
-            ((np.zeros((2, 0)),), ValueError, "logits: at least one sample and one class"),
+            ((np.zeros((0, 3)),), ValueError, "logits: must have at least one sample and one class"),
+            ((np.zeros((2, 0)),), ValueError, "logits: must have at least one sample and one class"),
             ((np.zeros((2, 3)), [0]), ValueError, "target"),
             ((np.zeros((2, 3)), [0.0, 1.0]), TypeError, "target"),
             ((np.zeros((2, 3)), [0, 3]), IndexError, r"target\[1\] must be a class index from 0 to 2"),
             ((np.zeros((2, 3)), [0, -1]), IndexError, "Target -1 is out of bounds"),
-            ((np.array([[np.nan, 0]]),), ValueError, "logits: there are NaN"),
-            ((np.zeros((2, 3)), None, None, 3), TypeError, "ax: matplotlib Axes are needed, got int"),
-            ((np.zeros((2, 3)), None, 5), TypeError, "class_names: a sequence of str is needed, got int"),
-            ((np.zeros((2, 3)), None, ["a", "b"]), ValueError, "class_names: one name for each of 3 classes"),
+            ((np.array([[np.nan, 0]]),), ValueError, "logits: a maximum is NaN or infinite"),
+            ((np.zeros((2, 3)), None, None, 3), TypeError, "ax: must be matplotlib Axes, got int"),
+            ((np.zeros((2, 3)), None, 5), TypeError, "class_names: must be a sequence of str, got int"),
+            ((np.zeros((2, 3)), None, ["a", "b"]), ValueError, "class_names: must have one name for each"),
         ],
     )
     def test_errors(self, arguments, error, message):
@@ -179,13 +179,13 @@ class TestReliabilityDiagram:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            (([[1.0, 2.0]], [0], 0), ValueError, "n_bins: at least 1 is needed, got 0"),
-            (([[1.0, 2.0]], [0], 1.5), TypeError, "n_bins: an integer is needed, got float"),
+            (([[1.0, 2.0]], [0], 0), ValueError, "n_bins: must be at least 1, got 0"),
+            (([[1.0, 2.0]], [0], 1.5), TypeError, "n_bins: must be an integer, got float"),
             (([[1, 2]], [0]), TypeError, "logits: logits must be floating point"),
             (([[1.0, 2.0]], [2]), IndexError, "Target 2 is out of bounds"),
             (([[1.0, 2.0]], [0, 1]), ValueError, "target"),
-            (([[1.0, 2.0]], [-100]), ValueError, "target: at least one position"),
-            (([[1.0, np.nan]], [0]), ValueError, "logits: there are NaN"),
+            (([[1.0, 2.0]], [-100]), ValueError, "target: must have at least one position"),
+            (([[1.0, np.nan]], [0]), ValueError, "logits: a maximum is NaN or infinite"),
         ],
     )
     def test_errors(self, arguments, error, message):

@@ -90,73 +90,73 @@ def cross_entropy(
 ) -> Any:
     r"""Cross-entropy between logits and targets, as `torch.nn.functional.cross_entropy`.
 
-    Softmax, logarithm and negative log-likelihood in one: `input` is the unnormalised scores of a
+    Softmax, logarithm and negative log-likelihood in one: `input` holds the unnormalised scores of a
     classifier (logits), not probabilities.
 
     Parameters
     ----------
     input : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
-        Logits of C classes, float32 or float64, at each position: one, N, or N * d1 * ... * dk of
-        them. Any strides and byte order, read-only, a detached CPU tensor of torch: neither copied
-        nor changed (another byte order is copied).
+        Logits of C classes, float32 or float64, at 1, N, or N * d1 * ... * dk positions. Arrays of any
+        strides, read-only arrays and detached CPU tensors of torch are read without a copy; arrays of
+        another byte order are copied.
     target : array_like
         Either class indices in [0, C) of shape (), (N,) or (N, d1, ..., dk) and any integer dtype,
         or class probabilities of the shape of `input` and a floating point dtype. Probabilities need
         not sum to 1.
     weight : array_like of shape (C,), default=None
-        A weight for each class, cast to the dtype of `input`. None stands for 1.
+        A weight for each class, cast to the dtype of `input`. None means 1.
     size_average : bool, default=None
         Deprecated: with `reduce`, overrides `reduction`.
     ignore_index : int, default=-100
-        Class index of the positions that are left out: loss and gradient there are 0, whatever the
-        logits. It may lie in [0, C). Only for class indices.
+        Class index of ignored positions: their loss and gradient are 0, even if their logits are NaN. It
+        may lie in [0, C). For class indices only.
     reduce : bool, default=None
         Deprecated: with `size_average`, overrides `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
         "none" returns the losses of the positions, "sum" their sum. "mean" divides the sum by the
-        summed weights of the target classes that are not ignored; of class probabilities, by the
+        sum of the class weights of the targets that are not ignored; with class probabilities, by the
         number of positions.
     label_smoothing : float in [0, 1], default=0.0
-        Part of every target that is spread evenly over the classes [2]_.
+        Fraction of every target that is spread evenly over the classes [2]_.
     axis : int, default=None
         The axis of the classes, such as -1 for logits of shape (N, L, C), which are neither transposed
-        nor copied; the positions are the other axes, in their order. None stands for torch's: 1, or 0 if
-        there is but one. Like all that follow, torch has not got it.
+        nor copied. The other axes are the positions, in their order. None means torch's axis: 1, or 0 if
+        there is only one. This and all further arguments are not in torch.
     sample_weight : array_like of the positions' shape, default=None
-        A weight for each position, cast to the dtype of `input`. A weight of 2 counts as two such
-        positions, in the mean's denominator, too; a weight of 0 as an ignored one.
+        A weight for each position, cast to the dtype of `input`. A position of weight 2 counts as two
+        positions, also in the mean's denominator; one of weight 0 as ignored.
     normalizer : float, default=None
-        What "mean" divides the sum by instead, such as the count of all micro-batches over which a
-        gradient is accumulated; positive.
+        Denominator of "mean", such as the number of positions of all micro-batches over which a gradient
+        is accumulated; positive.
     empty : {"nan", "zero"}, default="nan"
-        The mean of nothing: where what "mean" divides by is 0, NaN as in torch, or 0 with a gradient of 0.
+        The mean of no positions, that is, with a denominator of 0: NaN as in torch, or 0 with gradient 0.
     z_loss : float, default=0.0
-        Coefficient :math:`\zeta` of the squared log-sum-exp that is added to the loss of each position,
-        which keeps the logits from drifting ([3]_; `lse_square_scale` of [4]_).
+        Coefficient :math:`\zeta` of the squared log-sum-exp, which is added to the loss of each position to
+        keep the logits from drifting ([3]_; `lse_square_scale` of [4]_).
     softcap : float, default=None
         Bound :math:`\kappa` of the logits, which are replaced by :math:`\kappa \tanh(x / \kappa)` ([4]_,
-        [5]_); positive. It bounds -inf, too, which then masks nothing.
+        [5]_); positive. A logit of -inf becomes :math:`-\kappa` and no longer masks its class.
     temperature : float, default=1.0
-        What the logits, after the softcap, are divided by ([6]_); positive.
+        Divisor of the logits, after the softcap ([6]_); positive.
 
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `input`: a NumPy scalar, or an array of the positions' shape with
+        In the dtype of `input`: a NumPy scalar, or an array of the positions' shape with
         ``reduction="none"``. The mean of no positions is NaN.
 
     Raises
     ------
     TypeError
-        If `input` is not floating point (or neither float32 nor float64), or a masked array; if
-        `target` is neither class indices nor class probabilities, such as integers in the shape of
-        `input`; if another argument is not numeric.
+        If `input` is not float32 or float64, or is a masked array; if `target` is neither class indices
+        nor class probabilities, such as integers in the shape of `input`; if another argument is not
+        numeric.
     ValueError
-        If shapes do not fit, `reduction` is none of the three, `label_smoothing` lies outside
-        [0, 1], `ignore_index` is not negative with class probabilities, `normalizer`, `softcap` or
-        `temperature` is not positive and finite, or there is a `normalizer` without "mean".
+        If shapes do not fit, `reduction` is invalid, `label_smoothing` lies outside [0, 1],
+        `ignore_index` is not negative with class probabilities, `normalizer`, `softcap` or `temperature`
+        is not positive and finite, or `normalizer` is given without ``reduction="mean"``.
     IndexError
-        If a class index is neither in [0, C) nor `ignore_index`, or `axis` is no axis of `input`.
+        If a class index is neither in [0, C) nor `ignore_index`, or `input` has no such `axis`.
 
     Warns
     -----
@@ -165,12 +165,12 @@ def cross_entropy(
 
     Warnings
     --------
-    Without `axis`, the classes are the second axis. Logits (N, H, W, C), with the classes last, need
-    ``axis=-1``: where C equals H and W, no shape tells, and another loss is computed.
+    Without `axis`, the second axis has the classes. Logits of shape (N, H, W, C) need ``axis=-1``. If C
+    equals H and W, the shapes fit without it, and the result is silently wrong.
 
     See Also
     --------
-    cyce.CrossEntropyLoss : The same as an object that holds the settings.
+    cyce.CrossEntropyLoss : The same loss as an object that holds the settings.
     cyce.value_and_grad : Loss and gradient in one pass.
     cross_entropy_stats : Losses, predictions, ranks and more, in one pass.
 
@@ -184,28 +184,28 @@ def cross_entropy(
         \frac{\partial \ell}{\partial x_c} = (1 - \varepsilon) w_y (p_c - [c = y])
             + \frac{\varepsilon}{C} \Bigl(p_c \sum_j w_j - w_c\Bigr)
 
-    and with class probabilities :math:`q`, where
+    With class probabilities :math:`q` and
     :math:`a_c = w_c ((1 - \varepsilon) q_c + \varepsilon / C)`:
 
     .. math::
         \ell = -\sum_c a_c s_c, \qquad
         \frac{\partial \ell}{\partial x_c} = p_c \sum_j a_j - a_c
 
-    A z-loss adds :math:`\zeta L^2` to :math:`\ell`, where :math:`L = \log \sum_j e^{x_j}`, and
+    With :math:`L = \log \sum_j e^{x_j}`, a z-loss adds :math:`\zeta L^2` to :math:`\ell` and
     :math:`2 \zeta L p_c` to its gradient; class weights do not scale it. The sample weight multiplies
-    :math:`\ell` with all of this. Softcap and temperature replace :math:`x` by
+    the sum. Softcap and temperature replace :math:`x` by
     :math:`x' = \kappa \tanh(x / \kappa) / T`, rounded to the dtype of `input`, and multiply the gradient by
     :math:`\partial x'_c / \partial x_c = (1 - \tanh^2(x_c / \kappa)) / T`. "mean" divides by
-    :math:`\sum s_n w_{y_n}` over the positions that are not ignored, where :math:`s` are the sample
-    weights; of class probabilities, by :math:`\sum s_n`.
+    :math:`\sum s_n w_{y_n}` over the positions that are not ignored, with sample weights :math:`s`; with
+    class probabilities, by :math:`\sum s_n`.
 
     Rows are computed as :math:`(m - x_y) + \operatorname{log1p}(r)` with the maximum :math:`m` and
     :math:`r = \sum e^{x_j - m}` over the other classes, so that nothing cancels and small losses
     keep their precision. Results are the same bits for any number of threads.
 
-    Differs from torch: every integer dtype of `target` is taken; tiny losses are not rounded to 0;
-    ignored positions do not leak NaN; a class of probability 0 adds nothing even where its logit is
-    -inf; errors are ValueError or TypeError in place of RuntimeError.
+    Differs from torch: `target` may have any integer dtype; tiny losses are not rounded to 0; ignored
+    positions do not contribute NaN; a class of probability 0 contributes 0 even if its logit is -inf;
+    errors are ValueError or TypeError in place of RuntimeError.
 
     References
     ----------
@@ -237,12 +237,12 @@ def cross_entropy(
     >>> print(F.cross_entropy(logits, [[0.8, 0.1, 0.1], [0.0, 0.0, 1.0]]).round(4))
     0.4177
 
-    A confident classifier; in float32, torch returns 0:
+    A confident classifier; torch returns 0:
 
     >>> print(F.cross_entropy(np.float32([[20, 0, 0]]), [0]))
     4.1223074e-09
 
-    Sequences with the classes last, as language models have them:
+    Sequences with the classes last, as in language models:
 
     >>> sequences = np.zeros((2, 5, 7))
     >>> print(F.cross_entropy(sequences, np.ones((2, 5), int), axis=-1).round(4))
@@ -268,40 +268,40 @@ def cross_entropy(
 
 
 class CrossEntropyMeans(NamedTuple):
-    """Means of `CrossEntropyStats` over the positions that are not ignored; NaN if there are none."""
+    """Means of `CrossEntropyStats` over the positions that are not ignored; NaN if all are ignored."""
 
     loss: Any
-    """As ``cross_entropy(..., reduction="mean")``."""
+    """The same as ``cross_entropy(..., reduction="mean")``."""
     lse: Any
-    """Of the log-sum-exp."""
+    """Mean of the log-sum-exp."""
     correct: Any
     """The accuracy."""
     probability: Any
-    """Of the target."""
+    """Mean probability of the target."""
     entropy: Any
-    """Of the predictions."""
+    """Mean entropy of the softmax."""
     rank: Any
-    """Of the target."""
+    """Mean rank of the target."""
 
 
 class CrossEntropyStats(NamedTuple):
-    """What `cross_entropy_stats` returns: arrays of the positions' shape, and their means."""
+    """Result of `cross_entropy_stats`: arrays of the positions' shape, and their means."""
 
     loss: NDArray[Any]
-    """As ``cross_entropy(..., reduction="none")``; 0 of ignored positions."""
+    """The same as ``cross_entropy(..., reduction="none")``; 0 at ignored positions."""
     lse: NDArray[Any]
-    """Log-sum-exp of the logits; 0 of ignored positions."""
+    """Log-sum-exp of the logits; 0 at ignored positions."""
     prediction: NDArray[np.int64]
-    """Class of the highest logit, the first of equals; -1 of ignored positions."""
+    """Class of the highest logit, the first of equals; -1 at ignored positions."""
     correct: NDArray[np.bool_]
     """Whether the prediction is the target."""
     probability: NDArray[Any]
-    """Softmax of the target's class; 0 of ignored positions."""
+    """Softmax of the target's class; 0 at ignored positions."""
     entropy: NDArray[Any]
-    """Entropy of the softmax, in nats; 0 of ignored positions."""
+    """Entropy of the softmax, in nats; 0 at ignored positions."""
     rank: NDArray[np.int64]
-    """Number of classes before the target's where logits descend, equal ones in order: the target is
-    among the top k where ``0 <= rank < k``. -1 of ignored positions."""
+    """Number of classes that a stable sort by descending logit puts before the target: the target is among
+    the top k if ``0 <= rank < k``. -1 at ignored positions."""
     means: CrossEntropyMeans
     """Means over the positions that are not ignored."""
 
@@ -318,7 +318,7 @@ def cross_entropy_stats(
     softcap: float | None = None,
     temperature: float = 1.0,
 ) -> CrossEntropyStats:
-    r"""Cross-entropy of each position with what the same pass over the logits can tell besides.
+    r"""Cross-entropy of each position, predictions, ranks and more, in one pass over the logits.
 
     Parameters
     ----------
@@ -327,31 +327,31 @@ def cross_entropy_stats(
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
         Class indices, as in `cross_entropy`.
     weight : array_like of shape (C,), default=None
-        A weight for each class, of the losses only.
+        A weight for each class; applies to the losses only.
     ignore_index : int, default=-100
-        Class index of the positions that are left out.
+        Class index of ignored positions.
     label_smoothing : float in [0, 1], default=0.0
-        As in `cross_entropy`, of the losses only.
+        As in `cross_entropy`; applies to the losses only.
     axis : int, default=None
         The axis of the classes, as in `cross_entropy`.
     z_loss : float, default=0.0
-        As in `cross_entropy`, of the losses only.
+        As in `cross_entropy`; applies to the losses only.
     softcap : float, default=None
-        As in `cross_entropy`; all statistics are those of the capped logits.
+        As in `cross_entropy`; applies to all statistics.
     temperature : float, default=1.0
-        As in `cross_entropy`; all statistics are those of the divided logits.
+        As in `cross_entropy`; applies to all statistics.
 
     Returns
     -------
     CrossEntropyStats
-        Named tuple of arrays of the positions' shape: `loss`, `lse`, `prediction`, `correct`,
-        `probability`, `entropy`, `rank`, and their `means`, a named tuple, too, without `prediction`.
-        There are no sample weights: ``np.average(stats.entropy, weights=...)`` takes them.
+        Named tuple of arrays of the positions' shape, `loss`, `lse`, `prediction`, `correct`,
+        `probability`, `entropy` and `rank`, and the named tuple of their `means`, without `prediction`.
+        For weighted means, use ``np.average(stats.entropy, weights=...)``.
 
     Raises
     ------
     TypeError
-        If `target` is not integer, or as `cross_entropy`.
+        If `target` is not integer, and as `cross_entropy`.
     ValueError
         As `cross_entropy`.
     IndexError
@@ -364,8 +364,8 @@ def cross_entropy_stats(
     Notes
     -----
     With :math:`s_c = x_c - \log \sum_j e^{x_j}` and :math:`p_c = e^{s_c}`, the entropy is
-    :math:`-\sum_c p_c s_c`. Where a logit is NaN or the highest is infinite, loss, probability and
-    entropy are NaN, and a NaN is the highest logit, as for `numpy.argmax`.
+    :math:`-\sum_c p_c s_c`. If a logit is NaN or the highest is infinite, loss, probability and entropy
+    are NaN. NaN counts as the highest logit, as in `numpy.argmax`.
 
     Examples
     --------
@@ -385,8 +385,7 @@ def cross_entropy_stats(
     indices, _ = as_target(target, logits, axis)
     if indices is None:
         raise TypeError(
-            "target: class indices are needed, got class probabilities, which are not right or wrong; pass "
-            f"target.argmax(axis={axis})"
+            f"target: must be class indices, got class probabilities; pass target.argmax(axis={axis})"
         )
     positions = position_shape(logits, axis)
     loss, lse, probability, entropy = (np.zeros(positions, logits.dtype) for _ in range(4))

@@ -53,18 +53,17 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     r"""Binary cross-entropy of logits, as `torch.nn.functional.binary_cross_entropy_with_logits`.
 
-    For questions that are answered yes or no, each by itself: one logit per sample (binary
-    classification), or one per sample and label (multi-label classification). Where exactly one of
-    several classes is right, use `cross_entropy`.
+    For independent yes-no questions: one logit per sample (binary classification), or one per sample and
+    label (multi-label classification). If exactly one of several classes is right, use `cross_entropy`.
 
     Parameters
     ----------
     input : array_like
-        Logits of any shape, float32 or float64: how much speaks for yes.
+        Logits of yes, of any shape, float32 or float64.
     target : array_like of the shape of `input`
         1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
     weight : array_like, default=None
-        Weights of the elements; can be broadcast to the shape of `input`.
+        Weights of the elements; must broadcast to the shape of `input`.
     size_average : bool, default=None
         Deprecated: with `reduce`, overrides `reduction`.
     reduce : bool, default=None
@@ -72,23 +71,22 @@ def binary_cross_entropy_with_logits(
     reduction : {"mean", "sum", "none"}, default="mean"
         "none" returns the losses of the elements, "sum" their sum, "mean" divides that by their number.
     pos_weight : array_like, default=None
-        What the losses of yes are multiplied by, such as the ratio of no to yes in unbalanced data; can
-        be broadcast to the shape of `input`: one number per label is of shape (n_labels,).
+        Factor of the loss of yes, such as the ratio of no to yes in unbalanced data; must broadcast to the
+        shape of `input`, such as (n_labels,) for one number per label.
 
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
-        The mean of nothing is NaN.
+        In the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+        The mean of no elements is NaN.
 
     Raises
     ------
     TypeError
-        If `input` is not floating point (or neither float32 nor float64), or another argument is not
-        numeric.
+        If `input` is not float32 or float64, or another argument is not numeric.
     ValueError
-        If `target` has another shape than `input`, weights cannot be broadcast to that, or `reduction`
-        is none of the three.
+        If `target` does not have the shape of `input`, weights do not broadcast to it, or `reduction` is
+        invalid.
 
     Warns
     -----
@@ -97,9 +95,9 @@ def binary_cross_entropy_with_logits(
 
     See Also
     --------
-    cyce.BCEWithLogitsLoss : The same as an object that holds the settings.
-    cross_entropy : One of several classes.
-    binary_cross_entropy : The same for probabilities; loses what these round away.
+    cyce.BCEWithLogitsLoss : The same loss as an object that holds the settings.
+    cross_entropy : Exactly one of several classes.
+    binary_cross_entropy : The same loss of probabilities, which are rounded near 0 and 1.
 
     Notes
     -----
@@ -110,11 +108,11 @@ def binary_cross_entropy_with_logits(
         \ell = w \bigl( (1 - y) \log(1 + e^x) + p y \log(1 + e^{-x}) \bigr), \qquad
         \frac{\partial \ell}{\partial x} = w \bigl( (1 - y) \sigma(x) - p y \sigma(-x) \bigr)
 
-    Both logarithms are computed from :math:`\operatorname{log1p}(e^{-|x|})`, all in double, so that
-    logits of any size give finite losses and nothing cancels: tiny losses keep their precision.
+    Both logarithms are computed from :math:`\operatorname{log1p}(e^{-|x|})` in double precision. Logits of
+    any size give finite losses, nothing cancels, and tiny losses keep their precision.
 
-    Differs from torch: a target of exactly 0 or 1 adds nothing for the other answer, even where the
-    logit is infinite (torch: NaN); the result has the dtype of `input`, whatever that of `target`.
+    Differs from torch: a target of exactly 0 or 1 contributes 0 for the other answer even if the logit is
+    infinite (torch: NaN); the result has the dtype of `input`, not a common dtype with `target`.
 
     References
     ----------
@@ -134,7 +132,7 @@ def binary_cross_entropy_with_logits(
     >>> print(F.binary_cross_entropy_with_logits(logits, target, pos_weight=[1.0, 2.0, 3.0]).round(4))
     0.5586
 
-    Of logits of any size the loss is finite, and not rounded to 0 (torch has 0 for the second):
+    Losses are finite, and not rounded to 0 (torch returns 0 for the second):
 
     >>> print(F.binary_cross_entropy_with_logits(np.float32([-1e4, -50]), [1, 0], reduction="none"))
     [1.0000000e+04 1.9287499e-22]
@@ -183,8 +181,8 @@ def binary_cross_entropy(
 ) -> Any:
     r"""Binary cross-entropy of probabilities, as `torch.nn.functional.binary_cross_entropy`.
 
-    Takes probabilities, such as a logistic function gives. For logits, use
-    `binary_cross_entropy_with_logits`, which keeps what probabilities near 0 and 1 round away.
+    Takes probabilities, such as those of a logistic function. For logits, use
+    `binary_cross_entropy_with_logits`: probabilities are rounded near 0 and 1.
 
     Parameters
     ----------
@@ -193,7 +191,7 @@ def binary_cross_entropy(
     target : array_like of the shape of `input`
         1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
     weight : array_like, default=None
-        Weights of the elements; can be broadcast to the shape of `input`.
+        Weights of the elements; must broadcast to the shape of `input`.
     size_average : bool, default=None
         Deprecated: with `reduce`, overrides `reduction`.
     reduce : bool, default=None
@@ -204,16 +202,15 @@ def binary_cross_entropy(
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+        In the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
 
     Raises
     ------
     TypeError
-        If `input` is not floating point (or neither float32 nor float64), or another argument is not
-        numeric.
+        If `input` is not float32 or float64, or another argument is not numeric.
     ValueError
-        If `input` or `target` is not all in [0, 1], `target` has another shape than `input`, `weight`
-        cannot be broadcast to that, or `reduction` is none of the three.
+        If an element of `input` or `target` is outside [0, 1], `target` does not have the shape of
+        `input`, `weight` does not broadcast to it, or `reduction` is invalid.
 
     Warns
     -----
@@ -222,12 +219,12 @@ def binary_cross_entropy(
 
     See Also
     --------
-    cyce.BCELoss : The same as an object that holds the settings.
-    binary_cross_entropy_with_logits : The same for logits.
+    cyce.BCELoss : The same loss as an object that holds the settings.
+    binary_cross_entropy_with_logits : The same loss of logits.
 
     Notes
     -----
-    With probability :math:`p`, target :math:`y` and weight :math:`w`, and torch's bounds that keep both
+    With probability :math:`p`, target :math:`y` and weight :math:`w`, and torch's bounds, which keep both
     finite at 0 and 1:
 
     .. math::
@@ -299,15 +296,15 @@ def kl_div(
         Deprecated: with `size_average`, overrides `reduction`.
     reduction : {"none", "batchmean", "mean", "sum"}, default="mean"
         "none" returns the losses of the elements, "sum" their sum. "batchmean" divides that by the
-        first dimension of `input`, which gives the divergence of a batch; "mean" by the number of
-        elements, which does not.
+        first dimension of `input`, which gives the mean divergence of a batch; "mean" divides by the number
+        of elements, which does not.
     log_target : bool, default=False
-        Whether `target` is log-probabilities.
+        Whether `target` holds log-probabilities.
 
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `input`: a NumPy scalar, or an array of the common shape with
+        In the dtype of `input`: a NumPy scalar, or an array of the common shape with
         ``reduction="none"``.
 
     Raises
@@ -315,7 +312,7 @@ def kl_div(
     TypeError
         If `input` or `target` is not floating point.
     ValueError
-        If the shapes cannot be broadcast to one, or `reduction` is none of the four.
+        If the shapes cannot be broadcast to one, or `reduction` is invalid.
 
     Warns
     -----
@@ -326,14 +323,14 @@ def kl_div(
 
     See Also
     --------
-    cyce.KLDivLoss : The same as an object that holds the settings.
-    cross_entropy : Takes class probabilities; differs by the entropy of these.
+    cyce.KLDivLoss : The same loss as an object that holds the settings.
+    cross_entropy : Takes class probabilities; differs by their entropy.
 
     Notes
     -----
     With log-probability :math:`x` and target :math:`q`: :math:`\ell = q (\log q - x)` and
-    :math:`\partial \ell / \partial x = -q`, both 0 where :math:`q = 0` (torch: NaN if :math:`x` is
-    infinite there).
+    :math:`\partial \ell / \partial x = -q`, both 0 if :math:`q = 0` (torch: NaN if :math:`x` is also
+    infinite).
 
     References
     ----------

@@ -70,68 +70,67 @@ def linear_cross_entropy(
 ) -> Any:
     r"""Cross-entropy of the logits of a linear layer, as `torch.nn.functional.linear_cross_entropy`.
 
-    The same as ``cross_entropy(input @ linear_weight.T + linear_bias, target)``, without ever having these
-    logits in memory as a whole: for the last layer of language models, whose logits are much larger
-    than all the rest.
+    The same loss as ``cross_entropy(input @ linear_weight.T + linear_bias, target)``, but the logits are
+    never in memory as a whole: for the last layer of language models, whose logits take more memory than
+    everything else.
 
     Parameters
     ----------
     input : array_like of shape (H,) or (N, H)
         Hidden states of H features, float32 or float64.
     linear_weight : array_like of shape (C, H) or (C, d1, ..., dk, H)
-        Weights of the layer for C classes, at one position of each row of `input` or at d1 * ... * dk of
-        them; of the dtype of `input`. Where a row counts at some of its positions, the weights of
-        all of them take part in the products: NaN or infinite weights of a position that is ignored reach the
-        gradient of `input`.
+        Weights of the layer for C classes, at 1 or d1 * ... * dk positions of each row of `input`; in the
+        dtype of `input`. If a row counts at some of its positions only, the weights of all positions take
+        part in the products: NaN or infinite weights of an ignored position reach the gradient of `input`.
     target : array_like
-        As of `cross_entropy` for logits of shape (C,), (N, C) or (N, C, d1, ..., dk): class indices of
+        As in `cross_entropy`, for logits of shape (C,), (N, C) or (N, C, d1, ..., dk): class indices of
         shape (), (N,) or (N, d1, ..., dk), or class probabilities of the shape of the logits.
     linear_bias : array_like of shape (C,) or (C, d1, ..., dk), default=None
-        What the layer adds to its logits; of the dtype of `input`.
+        Bias of the layer; in the dtype of `input`.
     weight : array_like of shape (C,), default=None
         A weight for each class, cast to the dtype of `input`.
     reduction : {"mean", "sum", "none"}, default="mean"
-        As of `cross_entropy`.
+        As in `cross_entropy`.
     ignore_index : int, default=None
-        Class index of the positions that are left out, of class indices only. None stands for -100. Rows of
-        which all positions are left out take no part in any product.
+        Class index of ignored positions, for class indices only. None means -100. Rows with ignored
+        positions only take no part in any product.
     label_smoothing : float in [0, 1], default=0.0
-        As of `cross_entropy`.
+        As in `cross_entropy`.
     options : LinearCrossEntropyOptions, default=None
-        How many rows go through memory at a time; None stands for ``LinearCrossEntropyOptions()``, where
-        torch has all logits in memory.
+        How the rows are cut into chunks. None means ``LinearCrossEntropyOptions()``; in torch, it means all
+        rows at once.
     sample_weight : array_like of the positions' shape, default=None
-        As of `cross_entropy`. Torch has neither this, nor what follows.
+        As in `cross_entropy`. This and all further arguments are not in torch.
     normalizer : float, default=None
-        As of `cross_entropy`.
+        As in `cross_entropy`.
     empty : {"nan", "zero"}, default="nan"
-        As of `cross_entropy`.
+        As in `cross_entropy`.
     z_loss : float, default=0.0
-        As of `cross_entropy`.
+        As in `cross_entropy`.
     softcap : float, default=None
-        As of `cross_entropy`.
+        As in `cross_entropy`.
     temperature : float, default=1.0
-        As of `cross_entropy`.
+        As in `cross_entropy`.
 
     Returns
     -------
     scalar or ndarray
-        As of `cross_entropy`. `cyce.value_and_grad` returns, besides, the tuple of the gradients of
-        `input`, of `linear_weight` and, if it is given, of `linear_bias`, and takes such a tuple as `out`.
+        As in `cross_entropy`. `cyce.value_and_grad` also returns the tuple of the gradients with respect to
+        `input`, `linear_weight` and, if it is given, `linear_bias`, and takes such a tuple as `out`.
 
     Raises
     ------
     TypeError
-        If `linear_weight` or `linear_bias` is not of the dtype of `input`, or as `cross_entropy`.
+        If `linear_weight` or `linear_bias` does not have the dtype of `input`, and as `cross_entropy`.
     ValueError
-        If shapes do not fit, if `ignore_index` is given with class probabilities, or as `cross_entropy`.
+        If shapes do not fit, if `ignore_index` is given with class probabilities, and as `cross_entropy`.
     IndexError
         If a class index is neither in [0, C) nor `ignore_index`.
 
     See Also
     --------
-    cross_entropy : The formula, and what the arguments do.
-    cyce.LinearCrossEntropyLoss : The same as an object that holds the layer's weights and the settings.
+    cross_entropy : The formula and the arguments in detail.
+    cyce.LinearCrossEntropyLoss : The same loss as an object that holds the layer's weights and the settings.
 
     Notes
     -----
@@ -143,16 +142,17 @@ def linear_cross_entropy(
         \frac{\partial \ell}{\partial W} = G^T X, \qquad
         \frac{\partial \ell}{\partial b} = \sum_n G_n
 
-    all of them in one pass over chunks of rows, of which one buffer holds the logits and then :math:`G` [1]_.
-    Beyond inputs and gradients, that buffer is nearly all the memory that it takes. Where rows are left
-    out, those of the chunk that are not are copied; from 13 chunks on, half the memory of the weights keeps
-    what rounding loses of their gradient. Matrices that BLAS cannot read (gaps along both axes, negative or
-    zero strides) are copied first; arrays of `out` that are not C-contiguous are written at the end.
+    computed in one pass over chunks of rows. A buffer holds the logits of a chunk and then :math:`G` [1]_.
+    Beyond inputs and gradients, it is nearly all the memory that the call takes. If some rows are ignored,
+    the others of each chunk are copied. With 13 or more chunks, the rounding errors of the gradient of the
+    weights are kept and compensated, which takes half the memory of the weights. Matrices that BLAS cannot
+    read (gaps along both axes, negative or zero strides) are copied first; arrays of `out` that are not
+    C-contiguous are written at the end.
 
-    The products are those of NumPy's BLAS. Calls that are large enough for several threads share them among
-    those that `cyce.set_num_threads` allows, and hold BLAS to one thread each meanwhile, in the whole
-    process. Results are the same bits for any number of threads, as far as BLAS gives the same bits
-    for the same product; another BLAS, or another CPU, rounds otherwise.
+    NumPy's BLAS computes the products. Calls that are large enough for several threads share the products
+    among as many threads as `cyce.set_num_threads` allows. During such a call, BLAS is limited to one thread
+    in the whole process. Results are the same bits for any number of threads if BLAS gives the same
+    bits for the same product; another BLAS or another CPU rounds differently.
 
     References
     ----------

@@ -53,8 +53,8 @@ def nll_loss(
 ) -> Any:
     r"""Negative log-likelihood of class indices, as `torch.nn.functional.nll_loss`.
 
-    Takes log-probabilities, such as those of `log_softmax`. For logits, use `cross_entropy`, which is
-    faster and the same.
+    Takes log-probabilities, such as those of `log_softmax`. For logits, `cross_entropy` gives the same loss
+    faster.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def nll_loss(
     size_average : bool, default=None
         Deprecated: with `reduce`, overrides `reduction`.
     ignore_index : int, default=-100
-        Class index of the positions that are left out.
+        Class index of ignored positions.
     reduce : bool, default=None
         Deprecated: with `size_average`, overrides `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
@@ -76,26 +76,26 @@ def nll_loss(
     Returns
     -------
     scalar or ndarray
-        Of the dtype of `input`: a NumPy scalar, or an array of the positions' shape with
+        In the dtype of `input`: a NumPy scalar, or an array of the positions' shape with
         ``reduction="none"``.
 
     Raises
     ------
     TypeError
-        If `input` is not floating point, or `target` not integer.
+        If `input` is not floating point, or `target` is not integer.
     ValueError
-        If shapes do not fit, or `reduction` is none of the three.
+        If shapes do not fit, or `reduction` is invalid.
     IndexError
         If a class index is neither in [0, C) nor `ignore_index`.
 
     See Also
     --------
-    cross_entropy : The same for logits.
+    cross_entropy : The same loss of logits.
 
     Notes
     -----
     :math:`\ell = -w_y x_y` and :math:`\partial \ell / \partial x_c = -w_y [c = y]`; the mean divides by
-    the sum of the :math:`w_y` that are not ignored.
+    the sum of :math:`w_y` over the positions that are not ignored.
 
     Examples
     --------

@@ -13,26 +13,26 @@ from cyce._arguments import as_array
 def one_hot(tensor: Any, num_classes: int = -1) -> NDArray[np.int64]:
     """One-hot encoding of class indices, as `torch.nn.functional.one_hot`.
 
-    The inverse is ``argmax(axis=-1)``. Losses take class indices as they are.
+    The inverse is ``argmax(axis=-1)``. Losses take class indices without this encoding.
 
     Parameters
     ----------
     tensor : array_like of int
         Class indices, of any shape and integer dtype.
     num_classes : int, default=-1
-        Number of classes; -1 stands for the largest index plus 1.
+        Number of classes; -1 means the largest index plus 1.
 
     Returns
     -------
     ndarray of int64
-        Of the shape of `tensor` with an axis of the classes at the end.
+        In the shape of `tensor`, with the axis of the classes at the end.
 
     Raises
     ------
     TypeError
         If `tensor` is not integer.
     ValueError
-        If an index is negative or not below `num_classes`, or there is none to infer it from.
+        If an index is negative or not below `num_classes`, or `num_classes` is -1 and there are no indices.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> NDArray[np.int64]:
     try:
         n_classes = operator.index(num_classes)
     except TypeError:
-        raise TypeError(f"num_classes: an integer is needed, got {type(num_classes).__name__}") from None
+        raise TypeError(f"num_classes: must be an integer, got {type(num_classes).__name__}") from None
     if indices.size == 0 and not hasattr(tensor, "dtype"):
         indices = indices.astype(np.int64)
     if indices.dtype.kind not in "iu":
@@ -54,7 +54,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> NDArray[np.int64]:
             f"dtype {indices.dtype.name}"
         )
     if indices.size == 0 and n_classes <= 0:
-        raise ValueError("Can not infer total number of classes from empty tensor: num_classes is needed")
+        raise ValueError("Can not infer total number of classes from empty tensor: pass num_classes")
     if indices.size and indices.min() < 0:
         raise ValueError(f"Class values must be non-negative. tensor has {indices.min()}")
     if n_classes == -1:

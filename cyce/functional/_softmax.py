@@ -19,11 +19,11 @@ def _normalize(
     dtype: DTypeLike | None,
     out: Any,
 ) -> Any:
-    """Apply one of the kernels that turn logits into an array of their shape."""
+    """Apply a kernel that maps logits to an array of their shape."""
     logits = as_floating(input, dtype)
     axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
     result = np.empty_like(logits) if out is None else as_out(out, logits, {})
-    # A scalar is one class.
+    # A scalar is a single class.
     arrays = (array.reshape(1) if array.ndim == 0 else array for array in (logits, result))
     kernel(next(arrays), axis, next(arrays), _threads.budget())
     return result if out is None else out
@@ -44,26 +44,25 @@ def softmax(
     input : array_like
         Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
     dim : int, default=None
-        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
-        warning.
+        The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
     _stacklevel : int, default=3
-        Which caller a warning points at; 3 is this function's.
+        Stack level that a warning points at; 3 is the caller of this function.
     dtype : dtype, default=None
-        float32 or float64, to which `input` is cast first.
+        float32 or float64; `input` is cast to it first.
     out : ndarray of the shape of `input` and the dtype of the result, default=None
-        Where to write the result, with any strides; it may be `input` itself.
+        Array to write the result to, with any strides; it may be `input` itself.
 
     Returns
     -------
     ndarray
-        Of the shape and dtype of `input`; `out`, if that was given.
+        In the shape and dtype of `input`; `out` if that is given.
 
     Raises
     ------
     TypeError
-        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+        If `input` is not floating point and `dtype` is None, or `dtype` or `out` has another dtype.
     ValueError
-        If `out` has another shape, is read-only, or overlaps `input` without being it.
+        If `out` has another shape, is read-only, or overlaps `input` in part.
     IndexError
         If `dim` is not a dimension of `input`.
 
@@ -74,12 +73,12 @@ def softmax(
 
     See Also
     --------
-    log_softmax : Their logarithms, which keep what probabilities round away.
+    log_softmax : The logarithms, which keep their precision for tiny probabilities.
     cross_entropy : Takes logits; do not apply a softmax before it.
 
     Notes
     -----
-    :math:`p_c = e^{x_c} / \sum_j e^{x_j}`. NaN where all logits are -inf, or one is inf or NaN.
+    :math:`p_c = e^{x_c} / \sum_j e^{x_j}`. NaN if all logits are -inf, or one is inf or NaN.
 
     Examples
     --------
@@ -107,26 +106,25 @@ def log_softmax(
     input : array_like
         Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
     dim : int, default=None
-        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
-        warning.
+        The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
     _stacklevel : int, default=3
-        Which caller a warning points at; 3 is this function's.
+        Stack level that a warning points at; 3 is the caller of this function.
     dtype : dtype, default=None
-        float32 or float64, to which `input` is cast first.
+        float32 or float64; `input` is cast to it first.
     out : ndarray of the shape of `input` and the dtype of the result, default=None
-        Where to write the result, with any strides; it may be `input` itself.
+        Array to write the result to, with any strides; it may be `input` itself.
 
     Returns
     -------
     ndarray
-        Of the shape and dtype of `input`; `out`, if that was given.
+        In the shape and dtype of `input`; `out` if that is given.
 
     Raises
     ------
     TypeError
-        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+        If `input` is not floating point and `dtype` is None, or `dtype` or `out` has another dtype.
     ValueError
-        If `out` has another shape, is read-only, or overlaps `input` without being it.
+        If `out` has another shape, is read-only, or overlaps `input` in part.
     IndexError
         If `dim` is not a dimension of `input`.
 
@@ -143,8 +141,8 @@ def log_softmax(
     Notes
     -----
     :math:`s_c = (x_c - m) - \operatorname{log1p}(r)` with the maximum :math:`m` and
-    :math:`r = \sum e^{x_j - m}` over the other classes: at the maximum of a confident row, where torch
-    returns 0, the logarithm keeps its precision.
+    :math:`r = \sum e^{x_j - m}` over the other classes: the logarithm keeps its precision at the maximum of
+    a confident row, where torch returns 0.
 
     Examples
     --------
@@ -174,26 +172,25 @@ def softmin(
     input : array_like
         Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
     dim : int, default=None
-        The axis of the classes. None stands for 0 if there are 0, 1 or 3 dimensions, else for 1, with a
-        warning.
+        The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
     _stacklevel : int, default=3
-        Which caller a warning points at; 3 is this function's.
+        Stack level that a warning points at; 3 is the caller of this function.
     dtype : dtype, default=None
-        float32 or float64, to which `input` is cast first.
+        float32 or float64; `input` is cast to it first.
     out : ndarray of the shape of `input` and the dtype of the result, default=None
-        Where to write the result, with any strides; it may be `input` itself.
+        Array to write the result to, with any strides; it may be `input` itself.
 
     Returns
     -------
     ndarray
-        Of the shape and dtype of `input`; `out`, if that was given.
+        In the shape and dtype of `input`; `out` if that is given.
 
     Raises
     ------
     TypeError
-        If `input` is not floating point and there is no `dtype`, or `dtype` or `out` has another dtype.
+        If `input` is not floating point and `dtype` is None, or `dtype` or `out` has another dtype.
     ValueError
-        If `out` has another shape, is read-only, or overlaps `input` without being it.
+        If `out` has another shape, is read-only, or overlaps `input` in part.
     IndexError
         If `dim` is not a dimension of `input`.
 
@@ -204,7 +201,7 @@ def softmin(
 
     See Also
     --------
-    softmax : Without the sign.
+    softmax : The softmax of the logits.
 
     Notes
     -----
@@ -232,16 +229,16 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
     input : array_like
         Of any shape; float32 or float64, or integers, which are cast to float32.
     dim : int or sequence of int
-        The axis or axes that are summed over.
+        The axis or axes to sum over.
     keepdim : bool, default=False
-        Whether these axes stay, with size 1.
+        Whether to keep these axes, with size 1.
     out : ndarray of the shape and dtype of the result, default=None
-        Where to write the result.
+        Array to write the result to.
 
     Returns
     -------
     ndarray
-        -inf where all is -inf, or nothing is summed.
+        -inf if all elements are -inf, or there are none.
 
     Raises
     ------
@@ -254,7 +251,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
 
     See Also
     --------
-    log_softmax : The logits less this.
+    log_softmax : The logits minus this.
 
     Notes
     -----
@@ -272,10 +269,10 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
     n_dims = result.ndim
     axes = [as_axis(axis, n_dims) for axis in ([dim] if np.ndim(dim) == 0 else dim)]  # type: ignore[union-attr]
     if not axes or len(set(axes)) < len(axes):
-        raise ValueError(f"dim: one or more different dimensions are needed, got {dim!r}")
+        raise ValueError(f"dim: must name one or more distinct dimensions, got {dim!r}")
     result = result.reshape(1) if n_dims == 0 else result
     for axis in sorted(axes, reverse=True):
-        # One axis after the other: what was summed already is as exact as a logit.
+        # One axis after the other: a partial result is as accurate as a logit.
         summed = np.empty(result.shape[:axis] + result.shape[axis + 1 :], result.dtype)
         if result.shape[axis]:
             _dispatch.kernels.logsumexp(result, axis, summed, _threads.budget())

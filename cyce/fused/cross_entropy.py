@@ -47,8 +47,8 @@ def cross_entropy(
     dtype = logits.dtype
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
     indices, probabilities = as_target(target, logits, axis)
-    # What is left at its default is not looked at further: small calls are as long as their checks. Of
-    # what may be anything, even an array, the type is asked first.
+    # Arguments at their defaults need no validation, which takes most of the time of a small call. Check the
+    # type first: `==` on an array is elementwise.
     if weight is not None:
         weight = as_weight(weight, logits, axis)
     if type(ignore_index) is not int or ignore_index != -100:

@@ -110,9 +110,9 @@ def _of_elements(
     reduction: str,
     gradient: GradientRequest | None,
 ) -> tuple[Any, Any]:
-    """Apply one of the kernels that take the input and its operands element by element.
+    """Apply an elementwise kernel to the input and its operands.
 
-    shape: what all of these are broadcast to, the input, too.
+    shape: the common shape that input and operands are broadcast to.
     """
     divisor = 1
     if reduction == "mean":
@@ -148,7 +148,7 @@ def _of_elements(
 def _in_memory_order(
     input: NDArray[Any], shape: tuple[int, ...], others: list[NDArray[Any] | None]
 ) -> list[NDArray[Any] | None]:
-    """Return views of all in one shape, their axes in the order in which `input` lies in memory."""
+    """Return views of one shape, with the axes in the order of the strides of `input`."""
     views = [
         array if array is None or array.shape == shape else np.broadcast_to(array, shape)
         for array in (input, *others)

@@ -43,7 +43,7 @@ def nll_loss(
         upstream, grad_output, grad_out = gradient_arrays(
             gradient, log_probabilities, positions, reduction, read
         )
-    # A copy: what is checked here is what is used below.
+    # A copy: another thread may change the target between the check and its use.
     classes = np.array(indices).reshape(positions)
     counts = classes != ignore_index
     bad = np.flatnonzero(counts & ((classes < 0) | (classes >= n_classes)))
@@ -57,8 +57,8 @@ def nll_loss(
             at = np.expand_dims(classes, axis)
             masses = np.where(counts, dtype.type(1) if weight is None else weight[classes], dtype.type(0))
             picked = np.take_along_axis(log_probabilities, at, axis).reshape(positions)
-            # + 0: a perfect row is +0.0
-            # 0 of weight 0, even where that class is impossible, as in cross_entropy
+            # As in cross_entropy, a position of weight 0 has loss 0 even if its class is impossible, and a
+            # perfect row has loss +0.0: hence + 0.
             nothing = ~counts | ((masses == 0) & (picked == -np.inf))
             losses = np.where(nothing, dtype.type(0), -masses * picked) + dtype.type(0)
         denominator = masses.sum(dtype=np.float64) if reduction == "mean" else np.float64(1)

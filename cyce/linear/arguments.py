@@ -189,7 +189,7 @@ def _as_outs(
     if not isinstance(value, (tuple, list)) or len(value) != len(parameters):
         what = f"{len(value)} of them" if isinstance(value, (tuple, list)) else type(value).__name__
         raise TypeError(
-            f"out: a tuple of {len(parameters)} arrays is needed, for the gradients of {names}; got {what}"
+            f"out: must be a tuple of {len(parameters)} arrays, for the gradients of {names}; got {what}"
         )
     outs: list[NDArray[Any]] = []
     for (name, parameter), out in zip(parameters.items(), value, strict=True):

@@ -85,12 +85,12 @@ class Problem(NamedTuple):
         return len(self.hidden) if self.rows is None else len(self.rows)
 
     def take(self, array: NDArray[Any], first: int, end: int) -> NDArray[Any]:
-        """Return the rows number `first` to `end`, of those that count, of an array of all rows."""
+        """Return the rows `first` to `end` among those that count, from an array of all rows."""
         return array[first:end] if self.rows is None else array[self.rows[first:end]]
 
 
 class Gradients(NamedTuple):
-    """Where gradients are written."""
+    """Arrays to write the gradients to."""
 
     hidden: NDArray[Any]
     weights: NDArray[Any]
@@ -113,7 +113,7 @@ class Pass:
         piece_rows = max(MIN_PIECE_ROWS, -(-rows_per_chunk // n_pieces))
         most = max(MIN_ROWS, BLOCK_BYTES // max(1, in_features * dtype.itemsize))
         self._piece_rows = min(piece_rows, most, rows_per_chunk)
-        # All that is large is allocated before anything is written.
+        # Allocate everything large before anything is written: a MemoryError leaves `out` unchanged.
         self._buffer = np.empty((rows_per_chunk, n_outputs), dtype)
         self._spare_blocks = Spares(min(width, n_outputs) * in_features, dtype)
         self._spare_pieces = Spares(self._piece_rows * in_features, dtype)
@@ -142,7 +142,7 @@ class Pass:
         return value
 
     def _clear(self) -> None:
-        """Make the gradients 0 where nothing will be written, or something added."""
+        """Set gradients to 0 that the chunks do not write, or only add to."""
         assert self._gradients is not None
         if self._problem.rows is not None or not self._problem.weights.size:
             self._gradients.hidden[...] = 0
@@ -164,7 +164,7 @@ class Pass:
         share(fill, [(piece, block) for piece in pieces for block in self._blocks])
 
     def _apply_kernel(self, share: Share, start: int, logits: NDArray[Any]) -> float:
-        """Return the loss of a chunk, and turn its logits into their gradient if that is wanted."""
+        """Return the loss of a chunk; overwrite its logits with their gradient if that is requested."""
         problem = self._problem
         logits = logits.reshape(len(logits), *problem.row_shape)
         sample_weight = problem.extensions.sample_weight
@@ -196,7 +196,7 @@ class Pass:
         return sum(share(apply, _slices(len(logits), rows)))
 
     def _sum_of_block(self, block: slice, is_first: bool) -> OrderedSum:
-        """Return the gradient of a block of weights as a sum, to which a chunk adds."""
+        """Return the gradient of a block of weights as a sum that a chunk adds to."""
         assert self._gradients is not None
         add: Callable[[NDArray[Any], NDArray[Any]], object] = _add
         if self._lost is not None:
@@ -204,7 +204,7 @@ class Pass:
         return OrderedSum(self._gradients.weights[block], self._spare_blocks, is_first, add)
 
     def _multiply(self, share: Share, chunk: slice, hidden: NDArray[Any], slopes: NDArray[Any]) -> None:
-        """Take the gradients of input, weights and bias from those of the logits of a chunk."""
+        """Compute the gradients of input, weights and bias from the gradient of a chunk's logits."""
         problem, gradients = self._problem, self._gradients
         assert gradients is not None
         pieces = _slices(len(hidden), self._piece_rows)
@@ -241,7 +241,7 @@ def _add(addend: NDArray[Any], total: NDArray[Any]) -> None:
 
 
 def _slices(n: int, step: int) -> list[slice]:
-    """Cut n elements into slices of so many."""
+    """Cut n elements into slices of at most `step`."""
     return [slice(first, min(n, first + step)) for first in range(0, n, step)]
 
 
@@ -253,13 +253,13 @@ def rows_per_chunk(
     n_outputs: int,
     itemsize: int,
 ) -> int:
-    """Return how many of the rows that count go through the buffer at a time."""
+    """Return the number of rows of a chunk, of those that count."""
     wanted = chosen_rows(options, n_rows, in_features, n_outputs)
     if n_counting == 0:
         return 1
     if wanted is not None:
         return min(wanted, n_counting)
-    # Where some rows are left out, the others are copied, and so are their gradients.
+    # If some rows are ignored, the others are copied, and so are their gradients.
     of_row = n_outputs + (2 * in_features if n_counting < n_rows else 0)
     limit = max(MIN_ROWS, BUFFER_BYTES // max(1, of_row * itemsize))
     if limit >= n_counting:

@@ -93,7 +93,7 @@ def as_options(value: Any, dtype: np.dtype[Any]) -> LinearCrossEntropyOptions:
     fields = [field.name for field in dataclasses.fields(LinearCrossEntropyOptions)]
     if not all(hasattr(value, name) for name in fields):
         raise TypeError(
-            f"options: a cyce.LinearCrossEntropyOptions or None is needed, got {type(value).__name__}"
+            f"options: must be a cyce.LinearCrossEntropyOptions or None, got {type(value).__name__}"
         )
     options = LinearCrossEntropyOptions(**{name: getattr(value, name) for name in fields})
     if options.acc_dtype is not None and _dtype_name(options.acc_dtype) != dtype.name:
