@@ -426,7 +426,11 @@ class TestOut:
         ("out", "error", "message"),
         [
             (np.zeros((2, 3)), TypeError, r"out: must be a tuple of 3 arrays, .* got ndarray"),
-            ([np.zeros((2, 3))] * 2, TypeError, r"out: a tuple of 3 arrays .* linear_bias; got 2 of them"),
+            (
+                [np.zeros((2, 3))] * 2,
+                TypeError,
+                r"out: must be a tuple of 3 arrays, .* linear_bias; got 2 of them",
+            ),
             (
                 (np.zeros((2, 3)), np.zeros((3, 4)), np.zeros(4)),
                 ValueError,
@@ -1073,7 +1077,7 @@ class TestModule:
         ):
             with pytest.raises(error, match=message):
                 gradients(hidden, target, out=[*right[:number], wrong, *right[number + 1 :]])
-        with pytest.raises(TypeError, match=r"out: a tuple of 3 arrays .* got 2 of them"):
+        with pytest.raises(TypeError, match=r"out: must be a tuple of 3 arrays, .* got 2 of them"):
             gradients(hidden, target, out=right[:2])
 
     def test_descent(self, rng):

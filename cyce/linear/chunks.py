@@ -8,10 +8,10 @@ positions of a row, a chunk of rows at a time goes through one buffer:
     dX_chunk = G W,  dW += G^T X_chunk      two products
 
 Each step is cut into blocks of outputs and pieces of rows, which threads share
-(cyce/threads/workers.py). The shapes alone determine the blocks, and the addends of a sum are added in order: results do not depend on the number
-of threads. A block of dW is computed apart and then added by NumPy while it is in the cache. NumPy's products
-cannot add to an array. SciPy's can, but they would bring a second BLAS with its own threads, to save 2 % of
-the time.
+(cyce/threads/workers.py). The shapes alone determine the blocks, and the addends of a sum are added in
+order: results do not depend on the number of threads. A block of dW is computed apart and then added by NumPy
+while it is in the cache. NumPy's products cannot add to an array. SciPy's can, but they would bring a second
+BLAS with its own threads, to save 2 % of the time.
 """
 
 import functools
