@@ -1,13 +1,13 @@
 """What one call computes, in named fields, and how its work is cut up.
 
-A `Call` is read by all threads and written by none. A `Tile` is what one thread works at: the positions of one
-row, a few rows, or up to TILE positions.
+A `Call` is read by all threads and written by none. A `Tile` is what one thread works at: the positions of
+one row, a few rows, or up to TILE positions.
 
 Where the classes of a position are contiguous and not few, vectors run along the classes of each position
-(`by_rows`, rows.pxd). Everywhere else (images, sequences, few classes) they run across the positions of a tile
-(tiles.pxd). In both, what is computed once per position runs across the positions of the tile. The classes of
-a tile are cut into blocks of a fixed size. How the work is cut depends on the layout of the arrays alone,
-never on the number of threads.
+(`by_rows`, rows.pxd). Everywhere else (images, sequences, few classes) they run across the positions of a
+tile (tiles.pxd). In both, what is computed once per position runs across the positions of the tile. The
+classes of a tile are cut into blocks of a fixed size. How the work is cut depends on the layout of the
+arrays alone, never on the number of threads.
 """
 from libc.stdint cimport int64_t
 

@@ -1,8 +1,8 @@
 """Entry points of the kernels over classes: cross-entropy and its gradient, softmax and its like.
 
-Compiled once per instruction-set level; `dispatch.py` chooses one at import. The code is scalar, branch-free and
-laid out over a fixed number of lanes, so that the C compiler turns it into vectors of whatever width the level
-has, and every width adds in the same order. The rooms, in the order of a call:
+Compiled once per instruction-set level; `dispatch.py` chooses one at import. The code is scalar,
+branch-free and laid out over a fixed number of lanes, so that the C compiler turns it into vectors of
+whatever width the level has, and every width adds in the same order. The rooms, in the order of a call:
 
     arguments, arrays, call_scope   what the facade hands over, checked; buffers, threads
     call                            what is to be computed, and how it is cut up
@@ -281,8 +281,8 @@ def reduce(CrossEntropyArguments arguments not None, states_out):
 def finish(CrossEntropyArguments arguments not None, states):
     """`cross_entropy` from merged states: all losses, and the gradient of the classes in the logits.
 
-    Class probabilities that are nearly one-hot need all classes in one call: in float32, the gradient at their
-    maximum is less accurate otherwise.
+    Class probabilities that are nearly one-hot need all classes in one call: in float32, the gradient at
+    their maximum is less accurate otherwise.
     """
     return run_phase(arguments, states, FINISH)
 
@@ -306,7 +306,10 @@ cdef double run_phase(CrossEntropyArguments arguments, object states, Phase phas
 
 
 def merge(states, other, bint double_precision):
-    """Merge other states, of the classes that follow, into `states`; double_precision: of logits of double."""
+    """Merge other states, of the classes that follow, into `states`.
+
+    double_precision: whether they are of logits of double.
+    """
     cdef CallScope scope
     cdef Py_ssize_t n
     open_scope(&scope)

@@ -1,8 +1,9 @@
 """The pass over all elements of a binary cross-entropy or a Kullback-Leibler divergence.
 
-All operands have one shape and any strides, 0 included. CHUNK elements are computed at a time, in C order. An
-operand that is not contiguous is gathered first and the gradient is written last, so that it may lie in the
-input's own memory. Shares of SHARE elements are added up in order: the number of threads does not change a bit.
+All operands have one shape and any strides, 0 included. CHUNK elements are computed at a time, in C order.
+An operand that is not contiguous is gathered first and the gradient is written last, so that it may lie in
+the input's own memory. Shares of SHARE elements are added up in order: the number of threads does not
+change a bit.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating

@@ -1,7 +1,7 @@
 """Formulas of one element: its loss, and the slope of that with respect to the input.
 
-Everything is computed in double. Binary cross-entropies are sums of mass * cost with cost >= 0, so that nothing
-cancels and tiny losses keep their precision. A mass or weight of 0 adds nothing, whatever the cost.
+Everything is computed in double. Binary cross-entropies are sums of mass * cost with cost >= 0, so that
+nothing cancels and tiny losses keep their precision. A mass or weight of 0 adds nothing, whatever the cost.
 """
 from libc.float cimport DBL_MAX
 

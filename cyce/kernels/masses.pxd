@@ -1,8 +1,8 @@
 """Dense masses: the part of a target that is on all classes.
 
 Every target is a `hard` mass on one class (targets.pxd) plus a dense mass on all of them: 1 under label
-smoothing, or the class probabilities, smoothed; times the class weights. `Call.dense_scale` is applied once, at
-the end.
+smoothing, or the class probabilities, smoothed; times the class weights. `Call.dense_scale` is applied
+once, at the end.
 """
 from cython cimport floating
 

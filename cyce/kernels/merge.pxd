@@ -1,12 +1,13 @@
 """Blocks of classes, and shards, merged into the state of a position.
 
-A block is reduced by itself to the fields below: its maximum m, and sums relative to that, such as the rest,
-the sum of exp(x_j - m) over all its classes but one at the maximum. Blocks are merged in order: the sums of the
-side with the lower maximum decay by e**(low - high), and its own maximum enters the rest as the decay itself. So
-the loss of a position is (m - x_target) + log1p(rest), two non-negative terms: nothing cancels.
+A block is reduced by itself to the fields below: its maximum m, and sums relative to that, such as the
+rest, the sum of exp(x_j - m) over all its classes but one at the maximum. Blocks are merged in order: the
+sums of the side with the lower maximum decay by e**(low - high), and its own maximum enters the rest as the
+decay itself. So the loss of a position is (m - x_target) + log1p(rest), two non-negative terms: nothing
+cancels.
 
-States of several shards of the classes merge by the same function. For doubles, what each step loses is carried
-along (`_LOST`).
+States of several shards of the classes merge by the same function. For doubles, what each step loses is
+carried along (`_LOST`).
 """
 from cython cimport floating
 from libc.math cimport INFINITY, NAN

@@ -4,13 +4,14 @@
 2. Merge: the blocks of a tile, in order, to the state of each position (merge.pxd).
 3. Finish: losses and statistics of the positions (positions.pxd), then the gradient, block by block.
 
-All three run fused for one tile after the other (`run_tile`). With `Call.phase` they run apart: REDUCE ends with
-the states, FINISH begins with them, merged from those of all shards of the classes. Threads take tiles or, of
-a few large tiles, blocks. Neither their number nor who takes what changes a bit.
+All three run fused for one tile after the other (`run_tile`). With `Call.phase` they run apart: REDUCE ends
+with the states, FINISH begins with them, merged from those of all shards of the classes. Threads take tiles
+or, of a few large tiles, blocks. Neither their number nor who takes what changes a bit.
 
 Between the phases, the exponentials of a tile wait in the gradient's own memory, which may be that of the
-logits: a block is read before it is written. Where that is not possible they wait in scratch memory: a gradient
-much larger than the caches goes past them (`Call.streams`), or has another storage than the arithmetic.
+logits: a block is read before it is written. Where that is not possible they wait in scratch memory: a
+gradient much larger than the caches goes past them (`Call.streams`), or has another storage than the
+arithmetic.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating

@@ -5,8 +5,8 @@ scale * (total mass * softmax_c - mass_c). One class of a position, the pivot (t
 probabilities, the maximum), has its gradient computed apart, without that cancellation (`finish_pivots`): at
 the target, where it is the maximum, it is -r / (1 + r), not p - 1.
 
-For doubles, what the logarithm and the last products lose is carried along (`*_lost`), and rounded once, at the
-end.
+For doubles, what the logarithm and the last products lose is carried along (`*_lost`), and rounded once, at
+the end.
 """
 from cython cimport floating
 from libc.math cimport INFINITY, NAN

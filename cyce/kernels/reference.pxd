@@ -3,9 +3,9 @@
 The exponentials of a block of logits are needed relative to its maximum m (or to 0, where that is not
 finite). logit - m is never rounded, which would cost up to abs(logit - m) / 2 ulp:
 
-* float: the exponential is that of the logit itself. The maximum enters as a power of two, and once per block
-  as a factor in double (`unit_at`). From abs(m) = 256 on, m is subtracted first: there, that is exact for every
-  logit that counts (Sterbenz).
+* float: the exponential is that of the logit itself. The maximum enters as a power of two, and once per
+  block as a factor in double (`unit_at`). From abs(m) = 256 on, m is subtracted first: there, that is exact
+  for every logit that counts (Sterbenz).
 * double: what the subtraction loses is carried along.
 
 So e**(x - m) = exp_scaled(x, *reference of m) * 2**-HEADROOM * unit_at(m). The factor 2**HEADROOM is there so

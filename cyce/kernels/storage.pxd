@@ -5,8 +5,8 @@ outputs may be stored otherwise: an `Operand` carries its storage as a type code
 each output has its own. A new storage needs one line in each of `size_of`, `convert` and `convert_back`, and
 one in `arithmetic_of`.
 
-What is stored in the type of the arithmetic is not copied: `load` returns where it lies, `destination` where it
-is to be. Anything else goes through scratch memory, a block at a time.
+What is stored in the type of the arithmetic is not copied: `load` returns where it lies, `destination`
+where it is to be. Anything else goes through scratch memory, a block at a time.
 """
 from cython cimport floating
 from libc.string cimport memcpy, memset

@@ -1,8 +1,8 @@
 """OpenMP as the account of threads needs it: pools, their ends, threads that end, threads on trial.
 
-libgomp (GCC's runtime) keeps a pool of idle threads for each thread that called, and ends the process where the
-system refuses it a thread. Other runtimes have one pool for all threads, take care of forks themselves, and do
-without threads that cannot be had: for them, most of this is nothing.
+libgomp (GCC's runtime) keeps a pool of idle threads for each thread that called, and ends the process where
+the system refuses it a thread. Other runtimes have one pool for all threads, take care of forks themselves,
+and do without threads that cannot be had: for them, most of this is nothing.
 """
 
 cdef extern from * nogil:
@@ -52,7 +52,7 @@ cdef extern from * nogil:
         return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
     }
 
-    /* Before libgomp is to start threads, start as many here once, all at a time, with the same stack size. */
+    /* Before libgomp is to start threads, start as many here, all at a time, with the same stack size. */
     #include <ctype.h>
     #include <errno.h>
     #include <sched.h>

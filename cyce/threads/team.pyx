@@ -1,25 +1,27 @@
 """The account of threads: how many a call gets, counted for all calls of the process.
 
-Calls acquire threads and release them, whether they run OpenMP loops (`acquire`) or Python threads (`Workers`).
+Calls acquire threads and release them, whether they run OpenMP loops (`acquire`) or Python threads
+(`Workers`).
 
 * Calls that run at once share the budget: together they never use more threads.
 * An idle pool may be kept after a call, so that the next one does not start threads again, which takes some
   40 us. At most one pool is kept, by one thread, the *keeper*: a thread whose last call was the last of all
-  calls. Its idle threads count as in use, so that no other call oversubscribes the CPUs. Pools of other threads
-  end with their calls, and only calls that are long beside 40 us start them.
-* The keeper can change. When it has not called for DORMANT seconds, a thread that calls twice in a row becomes
-  the new one. The *former keeper* still has its idle pool, which only its own thread can end: at its next
-  call, or when it exits. Until then there is no second former keeper, so that at most two pools are idle.
+  calls. Its idle threads count as in use, so that no other call oversubscribes the CPUs. Pools of other
+  threads end with their calls, and only calls that are long beside 40 us start them.
+* The keeper can change. When it has not called for DORMANT seconds, a thread that calls twice in a row
+  becomes the new one. The *former keeper* still has its idle pool, which only its own thread can end: at
+  its next call, or when it exits. Until then there is no second former keeper, so that at most two pools
+  are idle.
 * A pool does not survive a fork: the child would wait for ever for threads that only its parent has. So the
-  forking thread's pool is ended before a fork, whoever started it: libgomp may be shared with another library.
-  The child of a process whose calls had used threads computes serially, because pools of other threads may be
-  part of it.
+  forking thread's pool is ended before a fork, whoever started it: libgomp may be shared with another
+  library. The child of a process whose calls had used threads computes serially, because pools of other
+  threads may be part of it.
 * libgomp ends the process where the system refuses a thread. So threads are tried before they are needed
   (`prove`), and a call does without those that cannot be had.
 
-Simpler rules break a promise: to keep every pool leaves callers x CPUs threads; to keep none makes a call of
-100 us a third longer; to hand a pool from one thread to another is not possible in libgomp, where a pool belongs
-to the thread that started it.
+Simpler rules break a promise: to keep every pool leaves callers x CPUs threads; to keep none makes a call
+of 100 us a third longer; to hand a pool from one thread to another is not possible in libgomp, where a pool
+belongs to the thread that started it.
 
 A module of its own, because all levels count together.
 """
