@@ -168,7 +168,7 @@ class ValueAndGrad:
             # Read the settings at each call: they may change.
             value, gradient = self._loss.evaluate(request, *arguments, **named)
         else:
-            if not INTERNAL.isdisjoint(named):
+            if named and not INTERNAL.isdisjoint(named):
                 name = min(INTERNAL.intersection(named))
                 raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
             value, gradient = self._evaluate(*arguments, **named, gradient=request)

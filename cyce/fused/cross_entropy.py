@@ -75,13 +75,19 @@ def cross_entropy(
     call.logits = logits
     call.axis = axis
     call.target = indices
-    call.probabilities = probabilities
-    call.weight = weight
-    call.ignore_index = ignore_index
-    call.label_smoothing = label_smoothing
-    call.mean = reduction == "mean"
     call.num_threads = budget()
-    if reduction == "none":
+    # An assignment takes 20 ns.
+    if probabilities is not None:
+        call.probabilities = probabilities
+    if weight is not None:
+        call.weight = weight
+    if ignore_index != -100:
+        call.ignore_index = ignore_index
+    if label_smoothing:
+        call.label_smoothing = label_smoothing
+    if reduction == "mean":
+        call.mean = True
+    elif reduction == "none":
         call.loss_out = np.empty(position_shape(logits, axis), dtype)
     if stats is not None:
         call.loss_out, *call.stats_out = stats
@@ -91,9 +97,13 @@ def cross_entropy(
             "weight": weight,
             "sample_weight": call.sample_weight,
         }
-        call.upstream, call.grad_output, call.grad_out = gradient_arrays(
+        upstream, grad_output, call.grad_out = gradient_arrays(
             gradient, logits, position_shape(logits, axis), reduction, read
         )
+        if upstream != 1.0:
+            call.upstream = upstream
+        elif grad_output is not None:
+            call.grad_output = grad_output
     try:
         value = dispatch.kernels.cross_entropy(call)
     except IndexError as error:

@@ -95,10 +95,10 @@ cdef inline char integer_format_of(const Py_buffer* view) except 0:
     raise TypeError(f"kernel call: not a native integer array: format {view.format!r}")
 
 
-cdef inline int expect(bint condition, str what) except -1:
+cdef inline int expect(bint condition, str message, str name="") except -1:
     """Raise if the facade passed something that the kernels do not take."""
     if not condition:
-        raise ValueError(f"kernel call: {what}")
+        raise ValueError(f"kernel call: {name}{message}")
     return 0
 
 

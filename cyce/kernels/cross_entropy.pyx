@@ -60,9 +60,9 @@ cdef int take_like_logits(
 ) except -1:
     """Take an array of the logits' shape, in any storage."""
     cdef Py_buffer* view = take_view(array, PyBUF_STRIDES | flags, scope)
-    expect(same_shape(view, &scope.views[0]), f"{what} not of the logits' shape")
+    expect(same_shape(view, &scope.views[0]), " not of the logits' shape", what)
     place(view, axis, operand)
-    expect(size_of(operand.format) > 0, f"{what} neither float nor double")
+    expect(size_of(operand.format) > 0, " neither float nor double", what)
     return 0
 
 
@@ -74,8 +74,8 @@ cdef char* take_elements(
     if array is None:
         return NULL
     view = take_view(array, PyBUF_ND | flags, scope)
-    expect(n_elements(view) == n, f"wrong number of {what}")
-    expect(format_of(view) == format, f"wrong dtype of {what}")
+    expect(n_elements(view) == n, ": wrong number of elements", what)
+    expect(format_of(view) == format, ": wrong dtype", what)
     return <char*> view.buf
 
 

@@ -52,6 +52,11 @@ cdef inline floating shift_at(floating row_max) noexcept nogil:
         return finite
 
 
+cdef inline floating relative_at(floating row_max) noexcept nogil:
+    """What is left of the maximum, relative to what is subtracted."""
+    return finite_or_zero(row_max) - shift_at(row_max)
+
+
 cdef inline floating power_at(floating relative) noexcept nogil:
     """Power of two next to e**relative."""
     return multiply_add(
@@ -79,7 +84,7 @@ cdef inline double unit_of(double relative, double power) noexcept nogil:
 
 cdef inline double unit_at(floating row_max) noexcept nogil:
     """What exp_scaled, without its headroom, is multiplied by to be relative to a maximum, to 1 ulp."""
-    cdef floating relative = finite_or_zero(row_max) - shift_at(row_max)
+    cdef floating relative = relative_at(row_max)
     return unit_of(relative, power_at(relative))
 
 

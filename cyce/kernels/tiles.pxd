@@ -15,7 +15,9 @@ from cyce.kernels.points cimport (
     add_dense, add_spread, at_most_1, comes_before, log_softmax_of, scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
-from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headroom
+from cyce.kernels.reference cimport (
+    exp_scaled, power_at, refer_to, relative_at, unit_of, without_headroom,
+)
 from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport is_class, pick_from_block
@@ -165,6 +167,8 @@ cdef inline void tile_reduce_block(
     cdef floating shift[TILE]
     cdef floating exponent_shift[TILE]
     cdef floating lowest[TILE]
+    cdef floating relative[TILE]
+    cdef floating power[TILE]
     cdef const char* next_logits
     cdef floating* lane
     cdef Py_ssize_t c, k
@@ -178,8 +182,11 @@ cdef inline void tile_reduce_block(
     for k in range(tile.lanes):
         refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
     for k in range(tile.lanes):
-        stats[UNIT * TILE + k] = unit_at(row_max[k])
+        relative[k] = relative_at(row_max[k])
+        power[k] = power_at(relative[k])
+    # A loop of its own, because it is all in double.
     for k in range(tile.lanes):
+        stats[UNIT * TILE + k] = unit_of(relative[k], power[k])
         stats[MAX * TILE + k] = row_max[k]
         # In double: a float does not hold all class numbers.
         stats[ARGMAX * TILE + k] = <double> first + argmax[k]
