@@ -8,9 +8,11 @@ from pathlib import Path
 MODULES = ("kernels._cpu", "threads.team")
 
 
-def explain(error: ImportError, name: str, folder: Path) -> str:
-    """Return why a module cannot be imported from a folder, and what to do."""
-    compiled = sorted(path.name for path in folder.glob(f"{name}.*") if path.suffix in (".so", ".pyd"))
+def explain(error: ImportError, module: str, folder: Path) -> str:
+    """Return why a module of the package in a folder cannot be imported, and what to do."""
+    subpackage, name = module.split(".")
+    files = (folder / subpackage).glob(f"{name}.*")
+    compiled = sorted(path.name for path in files if path.suffix in (".so", ".pyd"))
     if any(f"{name}{suffix}" in compiled for suffix in EXTENSION_SUFFIXES):
         advice = "build it again: `python -m pip install --force-reinstall --no-cache-dir .` in a checkout"
         if "omp" in str(error):

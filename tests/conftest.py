@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import cyce
-from cyce import _dispatch, functional
+from cyce import functional
+from cyce.kernels import dispatch
 
 
-@pytest.fixture(params=[_dispatch.level] if os.environ.get("CYCE_LEVEL") else _dispatch.usable_levels())
+@pytest.fixture(params=[dispatch.level] if os.environ.get("CYCE_LEVEL") else dispatch.usable_levels())
 def level(request, monkeypatch):
     """Name of a compiled level, which is in use during the test."""
-    monkeypatch.setattr(_dispatch, "kernels", _dispatch.load_level(request.param))
-    monkeypatch.setattr(_dispatch, "elementwise", _dispatch.load_level(request.param, "_elementwise"))
+    monkeypatch.setattr(dispatch, "kernels", dispatch.load_level(request.param, "cross_entropy"))
+    monkeypatch.setattr(dispatch, "elementwise", dispatch.load_level(request.param, "elementwise"))
     return request.param
 
 

@@ -47,14 +47,14 @@ def test_not_compiled(folder):
 
 
 def test_compiled_for_another_python(folder):
-    (folder / "cyce" / "_cpu.cpython-32-x86_64-linux-gnu.so").touch()
+    (folder / "cyce" / "kernels" / "_cpu.cpython-32-x86_64-linux-gnu.so").touch()
     error = import_from(folder)
     assert "was compiled for another Python (_cpu.cpython-32-x86_64-linux-gnu.so)" in error
     assert EXTENSION_SUFFIXES[0] in error
 
 
 def test_broken(folder):
-    (folder / "cyce" / f"_cpu{EXTENSION_SUFFIXES[0]}").write_text("no module")
+    (folder / "cyce" / "kernels" / f"_cpu{EXTENSION_SUFFIXES[0]}").write_text("no module")
     error = import_from(folder)
     assert f"the compiled modules of cyce in {folder / 'cyce'} cannot be loaded: " in error
     assert "--force-reinstall" in error

@@ -8,8 +8,9 @@ import pytest
 
 import cyce
 import cyce.functional as F
-from cyce import _dispatch
+from cyce.kernels import dispatch
 from oracle import LONG
+from records import of_elements
 
 BCE_WITH_LOGITS = F.binary_cross_entropy_with_logits
 LOSSES = [BCE_WITH_LOGITS, F.binary_cross_entropy, F.kl_div]
@@ -292,9 +293,9 @@ class TestMemory:
     def test_levels_with_the_same_instructions_give_the_same_bits(self, loss, dtype, rng, monkeypatch):
         given, target = draw(loss, rng, (101, 97), dtype)
         results = set()
-        for name in _dispatch.usable_levels():
+        for name in dispatch.usable_levels():
             if name != "baseline":
-                monkeypatch.setattr(_dispatch, "elementwise", _dispatch.load_level(name, "_elementwise"))
+                monkeypatch.setattr(dispatch, "elementwise", dispatch.load_level(name, "elementwise"))
                 value, gradient = both(loss, given, target, reduction="sum")
                 results.add((value, gradient.tobytes()))
         assert len(results) <= 1
@@ -331,15 +332,11 @@ class TestMemory:
         arguments = {
             "input": np.zeros(3, np.float32),
             "target": np.zeros(3, np.float32),
-            **dict.fromkeys(["weight", "pos_weight", "loss_out", "grad_out", "grad_output"]),
-            "upstream": 1.0,
-            "divisor": 1.0,
-            "num_threads": 1,
         }
-        kernel = _dispatch.load_level(level, "_elementwise").binary_cross_entropy_with_logits
-        kernel(**arguments)
+        kernel = dispatch.load_level(level, "elementwise").binary_cross_entropy_with_logits
+        kernel(of_elements(**arguments))
         with pytest.raises(ValueError, match="kernel call"):
-            kernel(**{**arguments, argument: value})
+            kernel(of_elements(**{**arguments, argument: value}))
 
 
 class TestArguments:
@@ -493,7 +490,7 @@ class TestModules:
 
 class TestSumsOfManyArrays:
     def test_what_additions_lose_is_added_in_the_end(self, level, dtype, rng):
-        accumulate = _dispatch.load_level(level, "_elementwise").accumulate
+        accumulate = dispatch.load_level(level, "elementwise").accumulate
         addends = (rng.standard_normal((1000, 77)) + 0.5).astype(dtype)
         total = np.zeros(77, dtype)
         lost = np.zeros(77, np.uint16 if dtype == np.float32 else np.float32)
@@ -505,7 +502,7 @@ class TestSumsOfManyArrays:
         assert errors.max() < 1.5
 
     def test_infinities_stay_and_nan_is_kept(self, level, dtype):
-        accumulate = _dispatch.load_level(level, "_elementwise").accumulate
+        accumulate = dispatch.load_level(level, "elementwise").accumulate
         total, lost = np.zeros(3, dtype), np.zeros(3, np.uint16 if dtype == np.float32 else np.float32)
         for value in (
             [1, np.inf, np.nan],
@@ -517,7 +514,7 @@ class TestSumsOfManyArrays:
         np.testing.assert_array_equal(total, [np.inf, np.inf, np.nan])
 
     def test_arrays_that_do_not_belong_together(self, level):
-        accumulate = _dispatch.load_level(level, "_elementwise").accumulate
+        accumulate = dispatch.load_level(level, "elementwise").accumulate
         single, double = np.zeros(3, np.float32), np.zeros(3)
         lost = np.zeros(3, np.uint16)
         for arguments in (

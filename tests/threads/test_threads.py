@@ -9,10 +9,10 @@ import pytest
 import threadpoolctl
 
 import cyce
-from cyce import _team, _threads
+from cyce.threads import budget, team
 from platforms import HAS_THREAD_LIST, with_openmp, with_thread_list
 
-OPENMP = _team.HAS_OPENMP
+OPENMP = team.HAS_OPENMP
 
 
 def test_setting_and_getting(threads):
@@ -200,11 +200,11 @@ def test_the_quota_of_control_groups(tmp_path, monkeypatch, files, groups, cpus)
         (root / name).write_text(text)
     if groups is not None:
         (tmp_path / "own").write_bytes(groups if isinstance(groups, bytes) else groups.encode())
-    monkeypatch.setattr(_threads, "CGROUPS", root)
-    monkeypatch.setattr(_threads, "OWN_CGROUPS", tmp_path / "own")
-    assert _threads._cgroup_quota() == cpus
+    monkeypatch.setattr(budget, "CGROUPS", root)
+    monkeypatch.setattr(budget, "OWN_CGROUPS", tmp_path / "own")
+    assert budget._cgroup_quota() == cpus
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert _threads._available_cpus() == (8 if cpus == np.inf else int(np.ceil(cpus)))
+    assert budget._available_cpus() == (8 if cpus == np.inf else int(np.ceil(cpus)))
 
 
 def in_another_thread(function):
@@ -294,7 +294,7 @@ with threadpoolctl.threadpool_limits(1):
 print(cyce.get_num_threads() == n)
 """
         result = run_python("-c", program, environment=environment)
-        n = environment.get("OMP_NUM_THREADS", _threads._available_cpus())
+        n = environment.get("OMP_NUM_THREADS", budget._available_cpus())
         assert result.stdout == f"{n} 1\nTrue\n"
 
     def test_what_is_set_within_a_limit(self, run_python):

@@ -10,7 +10,7 @@ import pytest
 
 import cyce
 import cyce.functional as F
-from cyce import _threads, _workers
+from cyce.threads import budget, workers
 
 WORK_FOR_SEVERAL = 3
 
@@ -32,7 +32,7 @@ class TestThreadsThatDoNotStart:
             raise error
 
         monkeypatch.setattr(threading.Thread, "start", start)
-        assert _workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
+        assert workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
 
     @pytest.mark.parametrize("error", [MemoryError, RuntimeError("can't start new thread")])
     def test_the_one_that_starts_the_others(self, two_threads, monkeypatch, error):
@@ -40,13 +40,13 @@ class TestThreadsThatDoNotStart:
             raise error
 
         monkeypatch.setattr(_thread, "start_new_thread", start)
-        assert _workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
+        assert workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
 
     def test_silently(self, two_threads, monkeypatch):
         # As where there is no memory for what a new thread calls: the interpreter only prints that.
         monkeypatch.setattr(_thread, "start_new_thread", lambda *_: 1)
-        monkeypatch.setattr(_workers, "PATIENCE", 0.01)
-        assert _workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
+        monkeypatch.setattr(workers, "PATIENCE", 0.01)
+        assert workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
 
     def test_after_they_were_started(self, two_threads, monkeypatch):
         # Thread.start waits for the thread that it has started, and may lack memory for that.
@@ -63,7 +63,7 @@ class TestThreadsThatDoNotStart:
             raise MemoryError
 
         monkeypatch.setattr(threading.Thread, "start", start_and_fail)
-        assert _workers.with_workers(work, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
+        assert workers.with_workers(work, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
         assert n_calls == 1
 
     def test_what_the_work_raises(self, two_threads):
@@ -71,7 +71,7 @@ class TestThreadsThatDoNotStart:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            _workers.with_workers(work, WORK_FOR_SEVERAL)
+            workers.with_workers(work, WORK_FOR_SEVERAL)
 
 
 # A handler that raises, again and again: also while the call that it has interrupted is given up.
@@ -130,9 +130,9 @@ def test_nothing_is_written_after_an_exception(run_python):
 BOUND = """
 import os
 import cyce
-from cyce import _workers
+from cyce.threads import workers
 cyce.set_num_threads(2)
-print(_workers.with_workers(lambda share: share(lambda _: sorted(os.sched_getaffinity(0)), range(4)), 4))
+print(workers.with_workers(lambda share: share(lambda _: sorted(os.sched_getaffinity(0)), range(4)), 4))
 """
 
 
@@ -151,10 +151,10 @@ def test_they_may_use_all_cpus(run_python, environment):
 def test_a_call_that_is_large_enough_has_them(two_threads, monkeypatch):
     # What the other tests here rely on.
     used = []
-    monkeypatch.setattr(_workers, "_Call", lambda _, n: used.append(n) or pytest.fail("used"))
+    monkeypatch.setattr(workers, "_Call", lambda _, n: used.append(n) or pytest.fail("used"))
     hidden = np.ones((4000, 64), np.float32)
     with pytest.raises(pytest.fail.Exception):
         F.linear_cross_entropy(hidden, hidden, np.zeros(4000, int))
     assert used[0] > 1
-    assert _threads.budget() == 2
+    assert budget.budget() == 2
     assert cyce.get_num_threads() >= 1

@@ -8,7 +8,7 @@ import pytest
 
 import cyce
 import cyce.functional as F
-from cyce import _team
+from cyce.threads import team
 from platforms import with_thread_list
 
 # Imports cyce, and calls everything, with numbers of every kind.
@@ -141,17 +141,23 @@ logits = np.array([[1e4, -1e4, 3.3, -700.0], [np.inf, -np.inf, 1e300, -1e300]])
 target = [0, 1]
 out = np.empty_like(logits)
 loss_and_gradient = cyce.value_and_grad(F.cross_entropy)
-kernels = cyce._dispatch.kernels
+from cyce.kernels.arguments import CrossEntropyArguments, ElementwiseArguments
+kernels = cyce.kernels.dispatch.kernels
 targets = np.array(target)
 losses = np.empty(2)
 
 def call():
-    kernels.cross_entropy(
-        logits, 1, targets, None, None, -100, 0.1, True, losses, out, None, 1e-300, 2, None, None
-    )
+    arguments = CrossEntropyArguments()
+    arguments.logits, arguments.axis, arguments.target, arguments.num_threads = logits, 1, targets, 2
+    arguments.label_smoothing, arguments.mean, arguments.upstream = 0.1, True, 1e-300
+    arguments.loss_out, arguments.grad_out = losses, out
+    kernels.cross_entropy(arguments)
     kernels.softmax(logits, 1, out, 2)
     all_losses = losses.repeat(4).reshape(2, 4)
-    cyce._dispatch.elementwise.kl_div(logits, logits, True, all_losses, out, None, 1.0, 1.0, 2)
+    arguments = ElementwiseArguments()
+    arguments.input, arguments.target, arguments.num_threads = logits, logits, 2
+    arguments.loss_out, arguments.grad_out = all_losses, out
+    cyce.kernels.dispatch.elementwise.kl_div_of_log_target(arguments)
 
 """
 )
@@ -269,4 +275,4 @@ def test_ctrl_c_in_a_loop_of_calls(run_python):
     alone = run_python("-c", "import os, numpy; print(len(os.listdir('/proc/self/task')))").stdout
     result = run_python("-c", INTERRUPTED, alone, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout) == (3 if _team.HAS_OPENMP else 0)
+    assert int(result.stdout) == (3 if team.HAS_OPENMP else 0)

@@ -13,8 +13,9 @@ import threadpoolctl
 
 import cyce
 import cyce.functional as F
-from cyce import _dispatch, _team, _workers
+from cyce.kernels import dispatch
 from cyce.linear import chunks, evaluate
+from cyce.threads import team, workers
 from platforms import with_fork, with_openmp, with_resource_usage
 
 LINEAR_AND_GRADIENTS = cyce.value_and_grad(F.linear_cross_entropy)
@@ -151,7 +152,7 @@ def test_large_calls(threads, dtype, rng, shape, rows):
 def test_the_order_of_the_threads_changes_no_bit(threads, rng, monkeypatch, shape):
     """Blocks are added in order even if they are ready in another one."""
     hidden, weights, bias, target = make(rng, *shape, np.float32)
-    in_turn = _workers._in_turn
+    in_turn = workers._in_turn
     results = []
     for order in (1, -1):
 
@@ -502,22 +503,22 @@ class TestThreads:
         hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
         threads(3)
         seen, n_at_once = [], []
-        kernel = _dispatch.kernels.cross_entropy
+        kernel = dispatch.kernels.cross_entropy
 
         class Kernels:
-            weighted_count = staticmethod(_dispatch.kernels.weighted_count)
+            denominator = staticmethod(dispatch.kernels.denominator)
 
             @staticmethod
-            def cross_entropy(*arguments):
+            def cross_entropy(arguments):
                 libraries = threadpoolctl.threadpool_info()
                 seen.append(
                     {library["num_threads"] for library in libraries if library["user_api"] == "blas"}
                 )
                 n_at_once.append(sum(thread.name.startswith("cyce_") for thread in threading.enumerate()))
-                assert arguments[12] == 1
-                return kernel(*arguments)
+                assert arguments.num_threads == 1
+                return kernel(arguments)
 
-        monkeypatch.setattr(_dispatch, "kernels", Kernels)
+        monkeypatch.setattr(dispatch, "kernels", Kernels)
         monkeypatch.setattr(chunks, "KERNEL_LOGITS", 100_000)
         LINEAR_AND_GRADIENTS(hidden, weights, target)
         assert len(seen) == 13
@@ -531,16 +532,16 @@ class TestThreads:
         program = """
 import numpy as np, threadpoolctl
 import cyce, cyce.functional as F
-from cyce import _team
+from cyce.threads import team
 
 cyce.set_num_threads(3)
-occupy = _team.occupy
+Workers = team.Workers
 
 def told(n, n_shares):
     print(n)
-    return occupy(n, n_shares)
+    return Workers(n, n_shares)
 
-_team.occupy = told
+team.Workers = told
 hidden, weights, target = np.ones((2000, 64)), np.ones((600, 64)), np.zeros(2000, int)
 F.linear_cross_entropy(hidden, weights, target)
 with threadpoolctl.threadpool_limits(1):
@@ -555,21 +556,21 @@ with cyce.num_threads(2):
         hidden, weights, _, target = make(rng, 2000, 64, (600,), np.float32)
         threads(2)
         seen = []
-        kernel = _dispatch.kernels.cross_entropy
+        kernel = dispatch.kernels.cross_entropy
 
         def blas_threads():
             libraries = threadpoolctl.threadpool_info()
             return {library["num_threads"] for library in libraries if library["user_api"] == "blas"}
 
         class Kernels:
-            weighted_count = staticmethod(_dispatch.kernels.weighted_count)
+            denominator = staticmethod(dispatch.kernels.denominator)
 
             @staticmethod
-            def cross_entropy(*arguments):
+            def cross_entropy(arguments):
                 seen.append(blas_threads())
-                return kernel(*arguments)
+                return kernel(arguments)
 
-        monkeypatch.setattr(_dispatch, "kernels", Kernels)
+        monkeypatch.setattr(dispatch, "kernels", Kernels)
         before = blas_threads()
         with threadpoolctl.threadpool_limits(limit, user_api="blas"):
             limited = blas_threads()
@@ -604,8 +605,8 @@ with cyce.num_threads(2):
         assert {value for result in results for value in result} == {expected}
         # Of the 4 threads, at least one is a caller itself.
         assert most[0] <= 3
-        assert _team.occupy(4, 100) == 4
-        _team.vacate(4)
+        with team.Workers(4, 100) as n_threads:
+            assert n_threads == 4
 
     @pytest.mark.parametrize("n_started", [0, 1])
     def test_where_no_thread_can_be_started(self, threads, rng, monkeypatch, n_started):
@@ -999,17 +1000,17 @@ class TestOptions:
     def test_the_number_of_rows_is_kept_to(self, rng, monkeypatch):
         hidden, weights, _, target = make(rng, 70, 4, (5,))
         sizes = []
-        kernel = _dispatch.kernels.cross_entropy
+        kernel = dispatch.kernels.cross_entropy
 
         class Kernels:
-            weighted_count = staticmethod(_dispatch.kernels.weighted_count)
+            denominator = staticmethod(dispatch.kernels.denominator)
 
             @staticmethod
-            def cross_entropy(logits, *arguments):
-                sizes.append(len(logits))
-                return kernel(logits, *arguments)
+            def cross_entropy(arguments):
+                sizes.append(len(arguments.logits))
+                return kernel(arguments)
 
-        monkeypatch.setattr(_dispatch, "kernels", Kernels)
+        monkeypatch.setattr(dispatch, "kernels", Kernels)
         F.linear_cross_entropy(hidden, weights, target, options=chunks_of(np.int64(32)))
         assert sizes == [32, 32, 6]
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import oracle
-from cyce import _dispatch, functional
+from cyce import functional
 from cyce.functional import cross_entropy
+from cyce.kernels import dispatch
+from records import of_classes
 
 # Around the lanes (32), a chunk (256), a block of a tile (64) and of a row (4096).
 WIDTHS = [
@@ -141,7 +143,7 @@ def test_the_same_bits_for_any_number_of_threads(
 
 
 @pytest.mark.skipif(
-    not {"x86_64_v3", "x86_64_v4"} <= set(_dispatch.usable_levels()), reason="one level with FMA at most"
+    not {"x86_64_v3", "x86_64_v4"} <= set(dispatch.usable_levels()), reason="one level with FMA at most"
 )
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("shape", [(300, 10), (9, 1000), (2, 9000), (2, 21, 30, 9)], ids=str)
@@ -151,7 +153,7 @@ def test_levels_with_fused_multiply_add_have_the_same_bits(
     logits, target, options = make_case(rng, shape, dtype, **options)
     results = []
     for name in ("x86_64_v3", "x86_64_v4"):
-        monkeypatch.setattr(_dispatch, "kernels", _dispatch.load_level(name))
+        monkeypatch.setattr(dispatch, "kernels", dispatch.load_level(name, "cross_entropy"))
         loss, gradient = loss_and_gradient(logits, target, **options)
         results.append((loss.tobytes(), gradient.tobytes()))
     assert results[0] == results[1]
@@ -211,12 +213,13 @@ def test_more_than_two_to_the_31_logits(level, rng):
         ("grad_out", np.zeros(15, np.float32)),
         ("axis", 2),
         ("axis", -1),
-        ("grad_out", np.zeros((3, 5))),
+        ("grad_out", np.zeros((3, 5), np.int32)),
         ("grad_output", np.zeros(4, np.float32)),
         ("logits", np.zeros((3, 5), np.int32)),
-        ("extensions", (np.ones(4, np.float32), 0, False, 0, 0, 1)),
-        ("extensions", (np.ones(3), 0, False, 0, 0, 1)),
-        ("extensions", (None, 0, False, 0, 0)),
+        ("sample_weight", np.ones(4, np.float32)),
+        ("sample_weight", np.ones(3)),
+        ("first_class", 6),
+        ("n_all_classes", 4),
         ("stats_out", [np.zeros(3, np.float32)] * 3 + [np.zeros(3, np.int64)]),
         ("stats_out", []),
         ("stats_out", 5),
@@ -230,31 +233,22 @@ def test_the_kernels_do_not_trust_the_facade(level, argument, value):
         "logits": np.zeros((3, 5), np.float32),
         "axis": 1,
         "target": np.zeros(3, np.int64),
-        "probabilities": None,
-        "weight": None,
-        "ignore_index": -100,
-        "smoothing": 0.0,
-        "mean": True,
-        "loss_out": None,
-        "grad_out": None,
-        "grad_output": None,
-        "upstream": 1.0,
-        "num_threads": 1,
+        "n_all_classes": 5,
     }
-    kernels = _dispatch.load_level(level)
-    kernels.cross_entropy(**arguments)
+    kernels = dispatch.load_level(level, "cross_entropy")
+    kernels.cross_entropy(of_classes(**arguments))
     with pytest.raises((ValueError, TypeError)):
-        kernels.cross_entropy(**{**arguments, argument: value})
+        kernels.cross_entropy(of_classes(**{**arguments, argument: value}))
 
 
 def test_probabilities_of_another_shape_are_not_read(level):
-    kernels = _dispatch.load_level(level)
+    kernels = dispatch.load_level(level, "cross_entropy")
     for shape in ((2, 8), (16,)):
+        arguments = of_classes(
+            logits=np.zeros((8, 2), np.float32), axis=1, probabilities=np.zeros(shape, np.float32)
+        )
         with pytest.raises(ValueError, match="probabilities are not of the logits' shape"):
-            kernels.cross_entropy(
-                np.zeros((8, 2), np.float32), 1, None, np.zeros(shape, np.float32), None, -100, 0.0, False,
-                None, None, None, 1.0, 1,
-            )  # fmt: skip
+            kernels.cross_entropy(arguments)
 
 
 @pytest.mark.parametrize("options", ["plain", "ignored, weight, smoothing", "probabilities"])

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 import cyce
-from cyce import _cpu, _dispatch, _team
-from cyce._cpu import runnable_levels
+from cyce.kernels import _cpu, dispatch
+from cyce.kernels._cpu import runnable_levels
+from cyce.threads import team
 
 LEVEL = "import cyce; print(cyce.show_config(mode='dicts')['level'])"
 
 
 def test_every_level_of_this_machine_was_compiled():
     if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32":
-        assert _dispatch.built_levels() == _dispatch.LEVELS
+        assert dispatch.built_levels() == dispatch.LEVELS
     else:
-        assert _dispatch.built_levels() == ("baseline",)
+        assert dispatch.built_levels() == ("baseline",)
 
 
 def test_levels_are_those_of_numpy():
@@ -33,10 +34,10 @@ def test_levels_are_those_of_numpy():
 
 def test_the_fastest_is_chosen(run_python):
     result = run_python("-c", LEVEL, environment={"CYCE_LEVEL": ""})
-    assert result.stdout.strip() == _dispatch.usable_levels()[-1]
+    assert result.stdout.strip() == dispatch.usable_levels()[-1]
 
 
-@pytest.mark.parametrize("level", _dispatch.usable_levels())
+@pytest.mark.parametrize("level", dispatch.usable_levels())
 def test_a_level_can_be_forced(run_python, level):
     assert run_python("-c", LEVEL, environment={"CYCE_LEVEL": level}).stdout.strip() == level
 
@@ -50,20 +51,20 @@ def test_an_unknown_level(run_python):
 
 
 def test_a_level_that_this_cpu_does_not_run(monkeypatch):
-    monkeypatch.setattr(_dispatch, "runnable_levels", lambda: ("baseline",))
+    monkeypatch.setattr(dispatch, "runnable_levels", lambda: ("baseline",))
     with pytest.raises(ImportError, match="CYCE_LEVEL: this CPU does not run x86_64_v3; it runs baseline"):
-        _dispatch.load_level("x86_64_v3")
-    assert _dispatch.usable_levels() == ("baseline",)
+        dispatch.load_level("x86_64_v3", "cross_entropy")
+    assert dispatch.usable_levels() == ("baseline",)
 
 
 def test_a_level_that_was_not_compiled(monkeypatch):
-    monkeypatch.setattr(_dispatch, "built_levels", lambda: ("baseline",))
+    monkeypatch.setattr(dispatch, "built_levels", lambda: ("baseline",))
     with pytest.raises(ImportError, match=r"CYCE_LEVEL: x86_64_v4 is not compiled .* which has baseline"):
-        _dispatch.load_level("x86_64_v4")
+        dispatch.load_level("x86_64_v4", "cross_entropy")
 
 
 def test_what_was_left_out():
-    assert _cpu.left_out() == {} if _team.HAS_OPENMP else {"openmp": "CYCE_OPENMP=0"}
+    assert _cpu.left_out() == {} if team.HAS_OPENMP else {"openmp": "CYCE_OPENMP=0"}
 
 
 def test_show_config_prints(capsys):
@@ -72,14 +73,14 @@ def test_show_config_prints(capsys):
     assert printed == f"{config}\n"
     lines = dict(line.split("  ", 1) for line in printed.splitlines())
     assert lines["version"].strip() == cyce.__version__
-    assert lines["level"].strip() == _dispatch.level
-    assert lines["compiled levels"].strip() == ", ".join(_dispatch.built_levels())
+    assert lines["level"].strip() == dispatch.level
+    assert lines["compiled levels"].strip() == ", ".join(dispatch.built_levels())
 
 
 def test_show_config_returns_dicts(capsys):
     config = cyce.show_config(mode="dicts")
     assert config["threads"] == cyce.get_num_threads()
-    assert config["openmp"] is _team.HAS_OPENMP
+    assert config["openmp"] is team.HAS_OPENMP
     assert capsys.readouterr().out == ""
 
 
@@ -87,13 +88,13 @@ def test_show_config_can_be_looked_at(monkeypatch):
     reason = "cc does not take -mavx2 & <others>"
     monkeypatch.setattr(_cpu, "left_out", lambda: {"x86_64_v4": reason})
     config = cyce.show_config(mode="dicts")
-    assert repr(config) == f"<cyce {cyce.__version__}, level {_dispatch.level}, threads {config['threads']}>"
+    assert repr(config) == f"<cyce {cyce.__version__}, level {dispatch.level}, threads {config['threads']}>"
     assert config["left out"] == {"x86_64_v4": reason}
     assert f"left out           x86_64_v4: {reason}\n" in str(config)
     table = ElementTree.fromstring(config._repr_html_())
     cells = {row[0].text: row[1].text for row in table}
     assert cells["left out"] == f"x86_64_v4: {reason}"
-    assert cells["level"] == _dispatch.level
+    assert cells["level"] == dispatch.level
 
 
 def test_show_config_has_no_other_mode():

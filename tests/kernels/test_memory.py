@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import cyce.functional as F
-from cyce import _dispatch
+from cyce.kernels import dispatch
 from platforms import on_linux, with_resource_usage
+from records import of_classes, of_elements
 
 # Memory without pages until they are used. Python has known the name since 3.13; on Linux:
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -187,30 +188,16 @@ def test_nothing_is_written_beside_the_kernels_outputs(level, dtype, rng, shape)
     losses, lse, probability, entropy = [guarded(positions, dtype) for _ in range(4)]
     prediction, rank = [guarded(positions, np.int64) for _ in range(2)]
     gradient = guarded(shape, dtype)
-    kernels = _dispatch.load_level(level)
+    kernels = dispatch.load_level(level, "cross_entropy")
     for grad_out in (None, gradient[1]):
         stats = (
             None
             if grad_out is not None
             else [array for _, array in (lse, probability, entropy, prediction, rank)]
         )
-        kernels.cross_entropy(
-            logits,
-            1,
-            target,
-            None,
-            None,
-            -100,
-            0.1,
-            False,
-            losses[1],
-            grad_out,
-            None,
-            1.0,
-            2,
-            None,
-            stats,
-        )
+        arguments = of_classes(logits=logits, axis=1, target=target, label_smoothing=0.1, num_threads=2)
+        arguments.loss_out, arguments.grad_out, arguments.stats_out = losses[1], grad_out, stats
+        kernels.cross_entropy(arguments)
     for memory, array in (losses, lse, probability, entropy, prediction, rank, gradient):
         assert np.all(memory[:128] == 77)
         assert np.all(memory[-128:] == 77)
@@ -232,9 +219,10 @@ def test_nothing_is_written_beside_out(level, dtype, rng, shape, function):
 def test_nothing_is_written_beside_elementwise_outputs(level, dtype, rng, shape, name):
     probability, target = rng.random(shape).astype(dtype), rng.random(shape).astype(dtype)
     losses, gradient = guarded(shape, dtype), guarded(shape, dtype)
-    between = {"binary_cross_entropy_with_logits": [None, None], "binary_cross_entropy": [None]}
-    kernel = getattr(_dispatch.load_level(level, "_elementwise"), name)
-    kernel(probability, target, *between.get(name, [False]), losses[1], gradient[1], None, 1.0, 1.0, 2)
+    kernel = getattr(dispatch.load_level(level, "elementwise"), name)
+    kernel(
+        of_elements(input=probability, target=target, loss_out=losses[1], grad_out=gradient[1], num_threads=2)
+    )
     for memory, array in (losses, gradient):
         assert np.all(memory[:128] == 77)
         assert np.all(memory[-128:] == 77)
