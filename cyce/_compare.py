@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cyce.functional import cross_entropy
 from cyce.gradients import value_and_grad
-from cyce.threads import budget as _threads
+from cyce.threads.budget import get_num_threads
 
 
 class Case(NamedTuple):
@@ -161,22 +161,27 @@ def run(seed: int) -> bool:
     # torch is optional: without it, the table has cyce's columns only.
     with contextlib.suppress(ModuleNotFoundError):
         torch = importlib.import_module("torch")
-    n_threads = _threads.get_num_threads()
+    n_threads = get_num_threads()
     setting = f"{n_threads} threads, float32, loss and fresh gradient, best of 0.3 s"
     header = f"{'case':40} {'loss':>12}"
     if torch is None:
         print(f"torch is not installed: cyce alone, {setting}")
         print(f"{header} {'cyce ms':>10}")
     else:
+        torch_threads = torch.get_num_threads()
         torch.set_num_threads(n_threads)
         print(f"cyce beside torch {torch.__version__}, {setting}; differences are absolute")
         print(
             f"{header} {'loss diff':>11} {'grad diff':>11} {'cyce ms':>10} {'torch ms':>10} {'speed-up':>10}"
         )
     results = []
-    for case in CASES:
-        results.append(compare(case, seed, torch))
-        print(results[-1].line(), flush=True)
+    try:
+        for case in CASES:
+            results.append(compare(case, seed, torch))
+            print(results[-1].line(), flush=True)
+    finally:
+        if torch is not None:
+            torch.set_num_threads(torch_threads)
     if torch is None:
         return True
     print(verdict(results))

@@ -5,10 +5,20 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 import oracle
 from benchmarks import cases, compare, linear, report
 from benchmarks.contenders import Cyce, Expected, NumPy, Torch
+
+
+@pytest.fixture(autouse=True)
+def torch_threads():
+    """Leave torch's number of threads, which is OpenMP's limit for cyce, as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
 
 SMALL = cases.Shape("small", (6, 5))
 IMAGE = cases.Shape("image", (4, 3, 2, 5))

@@ -177,7 +177,7 @@ def test_no_error_on_the_grid_is_beyond_its_bound(level, dtype):
 
 
 def test_the_page_shows_the_bounds():
-    page = Path(__file__).parent.parent.joinpath("docs", "accuracy.md").read_text()
+    page = Path(__file__).parents[2].joinpath("docs", "accuracy.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
     shown = {row[0]: (int(row[1]), int(row[4])) for row in rows[2:]}
     assert shown == accuracy_table.BOUNDS
