@@ -39,6 +39,10 @@ def _torch_name(dtype: np.dtype[Any]) -> str:
     return _TORCH_NAMES.get(dtype.name, dtype.name)
 
 
+# ---------------------------------------------------------------------------------------------
+# Arrays of any origin: lists, tensors, foreign arrays
+
+
 def as_array(value: Any, name: str) -> NDArray[Any]:
     """Return a view of `value`, or a new array if it has no memory to view."""
     if isinstance(value, np.ma.MaskedArray):
@@ -91,6 +95,10 @@ def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         with np.errstate(all="ignore"):
             return np.array(array, dtype=dtype, order="K", copy=True)
     return array
+
+
+# ---------------------------------------------------------------------------------------------
+# Logits and other floating point inputs; dtypes
 
 
 def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any = None) -> NDArray[Any]:
@@ -163,6 +171,10 @@ def as_dtype(value: Any) -> np.dtype[Any]:
     return dtype
 
 
+# ---------------------------------------------------------------------------------------------
+# Sizes, axes and shapes
+
+
 def as_size(value: Any, name: str) -> int:
     """Return a number of elements."""
     try:
@@ -220,6 +232,10 @@ def position_shape(logits: NDArray[Any], axis: int) -> tuple[int, ...]:
 def _sizes(shape: tuple[int, ...]) -> str:
     """Format a shape as in torch's messages."""
     return str(list(shape))
+
+
+# ---------------------------------------------------------------------------------------------
+# Targets: class indices and class probabilities
 
 
 def as_target(
@@ -331,6 +347,10 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
     )
 
 
+# ---------------------------------------------------------------------------------------------
+# Operands of elementwise losses
+
+
 def as_operand(value: Any, name: str, dtype: np.dtype[Any], kinds: str = "biuf") -> NDArray[Any]:
     """Return an operand of an elementwise loss in the dtype of `input`."""
     array = as_array(value, name)
@@ -402,6 +422,10 @@ def check_probabilities(array: NDArray[Any], name: str) -> None:
         )
 
 
+# ---------------------------------------------------------------------------------------------
+# Weights
+
+
 def _check_no_reduction(value: Any, name: str) -> None:
     """Raise if a reduction was passed as the weights, which are the third argument."""
     if isinstance(value, str) and value in ("none", "mean", "sum", "balanced"):
@@ -428,6 +452,10 @@ def as_weight(value: Any, logits: NDArray[Any], axis: int, name: str = "input") 
             f"number per class of {name}, {_sizes(logits.shape)}"
         )
     return weight
+
+
+# ---------------------------------------------------------------------------------------------
+# The arguments that are not in torch
 
 
 def set_extensions(
@@ -495,6 +523,10 @@ def described(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of shape {_sizes(value.shape)} and dtype {value.dtype.name}"
     return type(value).__name__
+
+
+# ---------------------------------------------------------------------------------------------
+# Options: ignore_index, label_smoothing, reduction, flags
 
 
 def as_ignore_index(value: Any) -> int:
@@ -572,6 +604,10 @@ def warn(message: str, category: type[Warning]) -> None:
     while frame is not None and str(frame.f_globals.get("__package__")).partition(".")[0] == __package__:
         frame, stacklevel = frame.f_back, stacklevel + 1
     warnings.warn(message, category, stacklevel=stacklevel)
+
+
+# ---------------------------------------------------------------------------------------------
+# Gradients: upstream, and the memory that they are written to
 
 
 def as_grad_output(
@@ -658,6 +694,10 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
             return array.size > 0
         extent += stride * (size - 1)
     return False
+
+
+# ---------------------------------------------------------------------------------------------
+# Errors that a kernel finds
 
 
 def describe_bad_target(

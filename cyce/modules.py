@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+# ---------------------------------------------------------------------------------------------
+# Losses of classes
+
+
 class CrossEntropyLoss(LossModule):
     """Cross-entropy between logits and targets, as `torch.nn.CrossEntropyLoss`.
 
@@ -188,6 +192,10 @@ class NLLLoss(LossModule):
         }
 
 
+# ---------------------------------------------------------------------------------------------
+# Elementwise losses
+
+
 class BCEWithLogitsLoss(LossModule):
     """Binary cross-entropy of logits, as `torch.nn.BCEWithLogitsLoss`.
 
@@ -341,6 +349,10 @@ class KLDivLoss(LossModule):
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return `cyce.functional.kl_div` and its keyword arguments."""
         return functional.kl_div, {"reduction": self.reduction, "log_target": self.log_target}
+
+
+# ---------------------------------------------------------------------------------------------
+# The loss of a linear layer's logits
 
 
 class _Linear:
@@ -604,6 +616,10 @@ class LinearCrossEntropyLoss(LossModule):
             "softcap": self.softcap,
             "temperature": self.temperature,
         }
+
+
+# ---------------------------------------------------------------------------------------------
+# The softmax family
 
 
 class _Normalizer:

@@ -219,6 +219,13 @@ cdef inline floating low_bits_as_power(floating value) noexcept nogil:
         return cyce_low_bits_as_power_double(value)
 
 
+cdef inline void prefetch(const char* start, Py_ssize_t n_bytes) noexcept nogil:
+    """Have so many bytes fetched into the caches; beyond the end of an array, that does no harm."""
+    cdef Py_ssize_t line
+    for line in range(n_bytes // 64):
+        cyce_prefetch(start + 64 * line)
+
+
 cdef inline void transpose(
     const floating* a, const floating* b, const floating* c, const floating* d,
     floating* w, floating* x, floating* y, floating* z,

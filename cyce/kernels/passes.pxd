@@ -7,11 +7,6 @@
 All three run fused for one tile after the other (`run_tile`). With `Call.phase` they run apart: REDUCE ends
 with the states, FINISH begins with them, merged from those of all shards of the classes. Threads take tiles
 or, of a few large tiles, blocks. Neither their number nor who takes what changes a bit.
-
-Between the phases, the exponentials of a tile wait in the gradient's own memory, which may be that of the
-logits: a block is read before it is written. Where that is not possible they wait in scratch memory: a
-gradient much larger than the caches goes past them (`Call.streams`), or has another storage than the
-arithmetic.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
@@ -29,11 +24,12 @@ from cyce.kernels.positions cimport (
 from cyce.kernels.rows cimport (
     row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block,
 )
-from cyce.kernels.storage cimport TILE, is_native
+from cyce.kernels.scratch cimport CACHE_LINE, Scratch, choose_memory, scratch_of
+from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
-from cyce.kernels.transforms cimport changes_logits, has_slopes
+from cyce.kernels.transforms cimport has_slopes
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -45,24 +41,11 @@ cdef enum:
     AT_ONCE = 16384
     # Tiles of at least this many logits, when there are few, are split between threads.
     MIN_SPLIT = 65536
-    CACHE_LINE = 64
-    # Gradients of at least this many bytes go past the caches, unless they overwrite the logits: nothing
-    # of them would be left there. Exponentials of a tile wait in at most so many bytes of scratch memory.
-    MIN_STREAM = 1 << 26
-    MAX_STREAM_TILE = 3 << 18
 
 
 cdef struct TileResult:
     double loss
     bint target_changed             # a target was good when counted and bad when used
-
-
-cdef struct Scratch:
-    # How the memory that a thread computes in is divided, in bytes, all whole cache lines.
-    size_t tile
-    size_t stats
-    size_t exps
-    size_t packed
 
 
 # ---------------------------------------------------------------------------------------------
@@ -298,57 +281,6 @@ cdef inline void run_tile_apart(
 
 # ---------------------------------------------------------------------------------------------
 # All tiles
-
-
-cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
-    """n_bytes, rounded up to whole cache lines."""
-    return (n_bytes + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-
-
-cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
-    """What a thread needs: a tile, the fields of its blocks, exponentials, a packed block, and slopes."""
-    cdef Scratch scratch
-    cdef bint is_copied = changes_logits(call) or not is_native(call.logits.format, like) or (
-        call.output == LOG_SOFTMAX and not is_native(call.grad.format, like)
-    )
-    cdef size_t block = call.block_classes * call.tile_width
-    if call.by_rows:
-        block = call.block_classes if is_copied else 0
-    if has_slopes(call):
-        block *= 2
-    scratch.tile = whole_lines(sizeof(Tile))
-    scratch.stats = whole_lines(
-        <size_t> (call.n_blocks * N_BLOCK_FIELDS * call.tile_width) * sizeof(double)
-    )
-    scratch.exps = 0
-    if call.exps_wait_apart and call.by_rows:
-        scratch.exps = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
-    elif call.exps_wait_apart:
-        scratch.exps = whole_lines(<size_t> (call.n_blocks * call.block_classes * TILE) * sizeof(floating))
-    scratch.packed = whole_lines(block * sizeof(floating))
-    return scratch
-
-
-cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
-    """Whether the gradient may go past the caches."""
-    if call.grad.start == NULL or call.grad.start == call.logits.start:
-        return False
-    if call.output == LOG_SOFTMAX or has_slopes(call) or not is_native(call.grad.format, like):
-        return False
-    if <size_t> (call.n_positions * call.n_classes) * sizeof(floating) < MIN_STREAM:
-        return False
-    if call.by_rows:
-        return <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MAX_STREAM_TILE
-    return call.n_blocks == 1
-
-
-cdef inline void choose_memory(Call* call, bint split, floating like) noexcept nogil:
-    """Choose where the gradient goes, and where exponentials wait for it."""
-    call.streams = may_stream(call, like) and not split
-    call.exps_wait_apart = (
-        call.grad.start != NULL and call.output != LOG_SOFTMAX and not has_slopes(call)
-        and (call.streams and call.by_rows or not is_native(call.grad.format, like))
-    )
 
 
 cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) except -1 nogil:

@@ -11,7 +11,7 @@ from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport CHUNK, GRADIENT, ROW_BLOCK, SOFTMAX, Call, Tile, classes_of_block
-from cyce.kernels.machine cimport cyce_prefetch
+from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport fill_dense
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, N_BLOCK_FIELDS, RANK, REST, REST_LOST, SPREAD, UNIT,
@@ -182,6 +182,32 @@ cdef inline const floating* row_logits(
     return block_logits
 
 
+cdef inline void row_write_max(
+    floating block_max, Py_ssize_t argmax, double* total, double* lost, double* stats, Py_ssize_t stride
+) noexcept nogil:
+    """Write the maximum of a block, and the rest from LANES totals."""
+    cdef double unit = unit_at(block_max)
+    sum_of_lanes(total, lost, block_max)
+    stats[MAX * stride] = block_max
+    stats[ARGMAX * stride] = <double> argmax
+    stats[REST * stride] = total[0] * <double> without_headroom(block_max) * unit
+    stats[REST_LOST * stride] = lost[0] * <double> without_headroom(block_max) * unit
+    stats[UNIT * stride] = unit
+
+
+cdef inline void row_write_dense(
+    floating block_max, double* mass, double* mass_lost, double* gap, double* gap_lost, double* stats,
+    Py_ssize_t stride,
+) noexcept nogil:
+    """Write the dense masses and the gaps of a block from LANES totals of each."""
+    sum_of_lanes(mass, mass_lost, block_max)
+    sum_of_lanes(gap, gap_lost, block_max)
+    stats[MASS * stride] = mass[0]
+    stats[MASS_LOST * stride] = finite_or_zero(mass_lost[0])
+    stats[GAP * stride] = gap[0]
+    stats[GAP_LOST * stride] = finite_or_zero(gap_lost[0])
+
+
 cdef inline void row_reduce_block(
     const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, Py_ssize_t block, double* stats,
     floating* packed,
@@ -212,7 +238,6 @@ cdef inline void row_reduce_block(
     cdef floating block_max, shift, exponent_shift, lowest
     cdef Py_ssize_t max_at, chunk, k, size
     cdef bint has_max
-    cdef double unit
 
     # A short last chunk is filled up with logits that add nothing.
     if n_tail:
@@ -221,7 +246,6 @@ cdef inline void row_reduce_block(
             tail[k] = -INFINITY
     block_max = row_max_of_block(block_logits, tail, n, &max_at)
     refer_to(block_max, &shift, &exponent_shift, &lowest)
-    unit = unit_at(block_max)
     for k in range(LANES):
         total[k] = lost[k] = mass[k] = mass_lost[k] = gap[k] = gap_lost[k] = 0
     for chunk in range(n_full + (n_tail > 0)):
@@ -229,11 +253,9 @@ cdef inline void row_reduce_block(
         values = block_logits + chunk * CHUNK if chunk < n_full else tail
         exps = row_exps + first + chunk * CHUNK if row_exps != NULL and chunk < n_full else local
         # Prefetch the next block, or row: a quarter off the loss of 2048 x 32000 at x86_64_v4, and a fifth
-        # off a gradient that streams. Without streaming, a gradient keeps the memory busy anyway. Prefetching
-        # beyond the end does no harm.
+        # off a gradient that streams. Without streaming, a gradient keeps the memory busy anyway.
         if row_exps == NULL or call.streams:
-            for k in range(chunk_bytes // 64):
-                cyce_prefetch(next_logits + chunk * chunk_bytes + 64 * k)
+            prefetch(next_logits + chunk * chunk_bytes, chunk_bytes)
         if call.has_dense:
             row_reduce_dense(
                 call, tile, row, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
@@ -257,19 +279,9 @@ cdef inline void row_reduce_block(
         if row_exps != NULL and chunk == n_full:
             memcpy(row_exps + first + chunk * CHUNK, local, n_tail * sizeof(floating))
 
-    sum_of_lanes(total, lost, block_max)
-    stats[MAX * stride] = block_max
-    stats[ARGMAX * stride] = <double> (first + max_at)
-    stats[REST * stride] = total[0] * <double> without_headroom(block_max) * unit
-    stats[REST_LOST * stride] = lost[0] * <double> without_headroom(block_max) * unit
-    stats[UNIT * stride] = unit
+    row_write_max(block_max, first + max_at, total, lost, stats, stride)
     if call.has_dense:
-        sum_of_lanes(mass, mass_lost, block_max)
-        sum_of_lanes(gap, gap_lost, block_max)
-        stats[MASS * stride] = mass[0]
-        stats[MASS_LOST * stride] = finite_or_zero(mass_lost[0])
-        stats[GAP * stride] = gap[0]
-        stats[GAP_LOST * stride] = finite_or_zero(gap_lost[0])
+        row_write_dense(block_max, mass, mass_lost, gap, gap_lost, stats, stride)
     if call.has_stats:
         row_reduce_stats(tile, row, block_logits, first, n, block_max, stats, stride)
 

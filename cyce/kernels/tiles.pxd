@@ -6,7 +6,7 @@ from cython cimport floating
 from libc.math cimport INFINITY
 
 from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile, classes_of_block
-from cyce.kernels.machine cimport cyce_prefetch
+from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport fill_dense_of_tile
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, UNIT, block_factor,
@@ -169,7 +169,6 @@ cdef inline void tile_reduce_block(
     cdef floating lowest[TILE]
     cdef floating relative[TILE]
     cdef floating power[TILE]
-    cdef const char* next_logits
     cdef floating* lane
     cdef Py_ssize_t c, k
 
@@ -196,10 +195,7 @@ cdef inline void tile_reduce_block(
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
     for c in range(n):
         lane = packed + c * TILE
-        # Prefetch the next tile. Prefetching beyond the end does no harm.
-        next_logits = address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride)
-        for k in range(TILE * itemsize // 64):
-            cyce_prefetch(next_logits + 64 * k)
+        prefetch(address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride), TILE * itemsize)
         for k in range(tile.lanes):
             lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
     tile_add_rests(tile, packed, n, row_max, argmax, stats)
