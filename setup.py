@@ -1,7 +1,7 @@
-"""Build of the compiled modules: every kernel source, once per instruction-set level.
+"""Build of the compiled modules: the kernels once per instruction-set level.
 
-Everything that is static stands in pyproject.toml. Here is what depends on the compiler: whether it
-knows OpenMP, and which levels it can compile for.
+Static metadata is in pyproject.toml. This file decides what depends on the compiler: whether it supports
+OpenMP, and which levels it can compile for.
 """
 
 import atexit
@@ -30,7 +30,7 @@ DEBUG = os.environ.get("CYCE_DEBUG", "0") == "1"
 
 def build_folder() -> tuple[Path, bool]:
     """Return where to build, and whether that is in the checkout, which may be read-only."""
-    # Relative to the folder of this file, where setuptools runs it.
+    # Relative to the folder of this file, in which setuptools runs it.
     folder = Path("build")
     try:
         folder.mkdir(exist_ok=True)
@@ -77,8 +77,8 @@ if platform.machine().lower() in {"x86_64", "amd64"}:
         "-mprefer-vector-width=512",
     ]
 
-# Not -ffast-math or any part of it that changes a value, nor at linking: GCC would then have the
-# whole process flush subnormals to zero. -ffp-contract=off: see cyce/kernels/math.pxd.
+# Neither -ffast-math nor any part of it that changes a value. At linking, GCC would make the whole process
+# flush subnormals to zero. -ffp-contract=off: see cyce/kernels/math.pxd.
 OPTIMISATION = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 
 # The rooms are inline functions, and GCC stops inlining where a caller has grown much. A formula that is
@@ -88,12 +88,12 @@ OPTIMISATION += [
     for limit in ("inline-unit-growth=400", "large-function-growth=3000", "large-stack-frame-growth=10000")
 ]
 
-# No names but PyInit_* are for others. Python's own flags ask for debug information.
+# Export PyInit_* only. Python's own flags ask for debug information.
 GENERAL = ["-fvisibility=hidden", *(["-UNDEBUG"] if DEBUG else ["-DNDEBUG", "-g0"])]
-# Linkers know one of these. Without symbols and debug information the modules have a fifth of the size.
+# Each linker supports one of these. Without symbols and debug information, modules have a fifth of the size.
 STRIP: list[str] = [] if DEBUG else ["-Wl,--strip-all", "-Wl,-x"]
 
-# Modules that use no OpenMP, so that they can be imported before any runtime of it.
+# Modules without OpenMP can be imported before any of its runtimes.
 WITHOUT_OPENMP = {"cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.threads.handover"}
 
 OPENMP_PROGRAM = """
@@ -128,10 +128,9 @@ NO_HEADERS = (
 
 
 def kernel_sources() -> dict[str, Path]:
-    """Copy the kernel sources once per level; returns the copies by the names of their modules.
+    """Copy the sources of the kernels once per level; returns the copies by the names of their modules.
 
-    Cython crashes on several extensions that name one file, and their object files would overwrite
-    one another.
+    Cython crashes on several extensions of one file, and their object files would overwrite one another.
     """
     COPIES.mkdir(parents=True, exist_ok=True)
     copies = {}
@@ -156,18 +155,18 @@ def extensions() -> list[Extension]:
 
 
 class BuildLevels(build_ext):  # type: ignore[misc]
-    """Compile every level that the compiler knows, with OpenMP where it works."""
+    """Compile every level that the compiler supports, with OpenMP if it works."""
 
     def finalize_options(self) -> None:
-        """Compile several modules at once, unless told how many: the kernels take half a minute each."""
+        """Compile several modules at once unless a number is given: the kernels take half a minute each."""
         super().finalize_options()
         self.parallel: bool | int = self.parallel or True
 
     def run(self) -> None:
         """Build, and put the modules into the checkout as well.
 
-        `python -m cyce` and `python -m pytest` import from the folder they are run in, so that what
-        was just installed would not be found from there.
+        `python -m cyce` and `python -m pytest` import from the folder in which they are run, where they would
+        not find the modules that were just installed.
         """
         super().run()
         if self.inplace or not IN_CHECKOUT:
@@ -178,7 +177,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             print(f"cyce: the checkout stays without compiled modules: {error}", file=sys.stderr)
 
     def build_extensions(self) -> None:
-        """Add the flags that this compiler takes."""
+        """Add the flags that this compiler supports."""
         self._check_compiler()
         left_out = {}
         openmp = self._openmp_flags()
@@ -195,7 +194,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             print(f"cyce: built without {name}: {reason}", file=sys.stderr)
         header = self._write("cyce_build.h", header_of(left_out))
         for extension in list(self.extensions):
-            # What is compiled once, for every CPU, is as the baseline.
+            # Modules that are compiled once, for every CPU, have the flags of the baseline.
             level = next((level for level in LEVELS if extension.name.endswith(f"_{level}")), "baseline")
             if level in left_out:
                 self.extensions.remove(extension)
@@ -216,7 +215,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
         return Path(command[0]).name
 
     def _check_compiler(self) -> None:
-        """Fail with one clear sentence where nothing can be compiled: a level must never be the reason."""
+        """Fail with one clear sentence if nothing can be compiled; a level must never be the reason."""
         if not self._compiles(EMPTY_PROGRAM):
             command = getattr(self.compiler, "compiler", None)
             if command and shutil.which(command[0]) is None:
@@ -228,7 +227,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             raise CompileError(NO_HEADERS.format(compiler=self._compiler(), folder=folder))
 
     def _write(self, name: str, text: str) -> Path:
-        """Write a file unless that is what it holds: what is older than it is compiled again."""
+        """Write a file unless it is the same: modules that are older than the file are compiled again."""
         path = BUILD / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
@@ -237,7 +236,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
     def _compiles(
         self, program: str, flags: Sequence[str] = (), link_flags: Sequence[str] | None = None
     ) -> bool:
-        """Tell whether a program compiles with these flags and, unless link_flags is None, links and runs."""
+        """Return whether a program compiles and, unless link_flags is None, links and runs."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text(program, encoding="utf-8")
@@ -256,14 +255,14 @@ class BuildLevels(build_ext):  # type: ignore[misc]
 
     @functools.cached_property
     def _strictly(self) -> list[str]:
-        """Flags that make errors of warnings: a compiler may only warn of a flag that it does not know.
+        """Flags that turn warnings into errors: a compiler may only warn of an unknown flag.
 
-        None where it warns already: of what stands in CFLAGS.
+        Empty if it warns anyway, because of CFLAGS.
         """
         return ["-Werror"] if self._compiles(EMPTY_PROGRAM, ["-Werror"]) else []
 
     def _takes(self, flags: list[str]) -> bool:
-        """Tell whether the compiler knows these flags."""
+        """Return whether the compiler supports these flags."""
         return self._compiles(EMPTY_PROGRAM, [*self._strictly, *flags])
 
     def _openmp_flags(self) -> list[str] | None:
@@ -282,14 +281,14 @@ def header_of(left_out: dict[str, str]) -> str:
 
 
 class ReproducibleSdist(sdist):  # type: ignore[misc]
-    """Pack the same files into the same bytes, whenever, wherever and by whomever it is done."""
+    """Packs the same files into the same bytes, whenever and wherever it runs."""
 
     def make_archive(self, base_name: str, format: str, **named: str | None) -> str:
-        """Pack a folder, its files in order, without their times and owners."""
+        """Pack a folder, with its files in order, without times and owners."""
         if format != "gztar":
             return str(super().make_archive(base_name, format, **named))
         folder = Path(named["base_dir"] or ".")
-        # As of zip archives, time begins in 1980.
+        # 1980-01-01, the earliest time of zip archives.
         time = int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
 
         def without_circumstances(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -311,7 +310,7 @@ class ReproducibleSdist(sdist):  # type: ignore[misc]
         return str(archive)
 
 
-# What setuptools writes beside the sources by itself.
+# What setuptools would write beside the sources.
 ELSEWHERE = {"build": {"build_base": str(BUILD_BASE)}, "egg_info": {"egg_base": str(BUILD_BASE)}}
 
 setup(

@@ -15,7 +15,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def _quota_of(group: Path) -> float:
-    """CPUs that one control group grants, by its files of version 2 or 1; infinite without a limit."""
+    """CPUs of one control group, from its files of version 2 or 1; infinite without a limit."""
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
             quota, period = " ".join((group / name).read_text(encoding="ascii") for name in files).split()
@@ -28,20 +28,20 @@ def _quota_of(group: Path) -> float:
 
 
 def _cgroup_quota() -> float:
-    """CPUs that the control groups of this process grant, infinite without a limit.
+    """CPUs of the control groups of this process, infinite without a limit.
 
-    The groups of a container are often seen as the root, and those of a service or a job lie deeper:
-    every group from the root to this process's counts.
+    A container often sees its group as the root; those of a service or a job are deeper. Every group from the
+    root to that of this process counts.
     """
-    # The root first, for containers that see their own group there under a name from outside.
+    # The root is needed for containers that see their own group there under a name from outside.
     groups = {CGROUPS, CGROUPS / "cpu", CGROUPS / "cpu,cpuacct"}
     try:
-        # A name may be of any bytes, as those of files.
+        # Names are arbitrary bytes, like those of files.
         lines = os.fsdecode(OWN_CGROUPS.read_bytes()).split("\n")
     except OSError:
         lines = []
     for line in lines:
-        # number:controllers:path; version 2 names no controllers
+        # number:controllers:path; version 2 has no controllers.
         _, _, controllers_and_path = line.partition(":")
         controllers, _, path = controllers_and_path.partition(":")
         if controllers and "cpu" not in controllers.split(","):
@@ -52,10 +52,10 @@ def _cgroup_quota() -> float:
 
 
 def affinity() -> set[int] | None:
-    """CPUs that the threads of this process may use, None where the system does not tell.
+    """CPUs that the threads of this process may use; None if the system does not say.
 
-    Where OpenMP binds threads to places (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY), it has bound the main
-    thread to one of them when it was loaded, and that one's own affinity says little.
+    If OpenMP binds threads to places (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY), it has bound the main
+    thread to one of them when it was loaded: the places count then, not the thread's affinity.
     """
     if not hasattr(os, "sched_getaffinity"):
         return None
@@ -63,10 +63,10 @@ def affinity() -> set[int] | None:
 
 
 def unbind_thread() -> None:
-    """Let a new Python thread use all CPUs, where OpenMP has bound the thread that it inherits from."""
+    """Let a new Python thread use all CPUs, if OpenMP has bound its parent thread."""
     places = team.cpus_of_places()
     if places and hasattr(os, "sched_setaffinity"):
-        # If the system refuses, it stays where it is.
+        # If the system refuses, the thread stays bound.
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, places)
 
@@ -79,26 +79,26 @@ def _available_cpus() -> int:
 
 
 def _bounded(n: int) -> int:
-    """Return n, or the most threads that are ever worth asking for.
+    """Return n, within a bound that no machine needs more threads than.
 
-    Where the system refuses to start so many, OpenMP ends the process.
+    OpenMP ends the process if the system refuses to start threads.
     """
     return min(n, max(64, 8 * (os.cpu_count() or 1)))
 
 
 def _openmp_threads() -> int | None:
-    """OMP_NUM_THREADS, None if there is none; of what is no number, OpenMP ignores too."""
-    # A list there is one number per nesting level.
+    """OMP_NUM_THREADS, None if it is unset or not a number, which OpenMP ignores, too."""
+    # A list has one number per nesting level.
     openmp = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return _bounded(int(openmp)) if openmp.isdecimal() and int(openmp) >= 1 else None
 
 
 def _default() -> int:
-    """CYCE_NUM_THREADS, or OMP_NUM_THREADS, or the CPUs that there are."""
+    """CYCE_NUM_THREADS, or OMP_NUM_THREADS, or the number of available CPUs."""
     own = os.environ.get("CYCE_NUM_THREADS")
     if own:
         if not own.strip().isdecimal() or int(own) < 1:
-            raise ValueError(f"CYCE_NUM_THREADS: a whole number of at least 1 is needed, got {own!r}")
+            raise ValueError(f"CYCE_NUM_THREADS: must be an integer of at least 1, got {own!r}")
         return _bounded(int(own))
     return _openmp_threads() or _available_cpus()
 
@@ -108,11 +108,11 @@ def _as_count(n: object) -> int:
     try:
         wanted = operator.index(n)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"n: an integer is needed, got {type(n).__name__}") from None
+        raise TypeError(f"n: must be an integer, got {type(n).__name__}") from None
     if isinstance(n, bool):
-        raise TypeError("n: an integer is needed, got bool")
+        raise TypeError("n: must be an integer, got bool")
     if wanted < 1:
-        raise ValueError(f"n: at least one thread is needed, got {wanted}")
+        raise ValueError(f"n: must be at least 1, got {wanted}")
     return _bounded(wanted)
 
 
@@ -123,7 +123,7 @@ if openmp := _openmp_threads():
 
 
 def budget() -> int:
-    """Threads that all calls that run at once may use together, as far as this context is concerned."""
+    """Threads that all concurrent calls may use together, in this context."""
     return _of_context.get() or _of_process
 
 
@@ -131,16 +131,15 @@ def get_num_threads() -> int:
     """Return the number of threads that a call may use.
 
     The default is `CYCE_NUM_THREADS` or else `OMP_NUM_THREADS` from the environment or else the
-    number of CPUs that the process may use (affinity and control-group quota). Small inputs use
-    fewer, and calls that run at once, in several Python threads, share the number. Results do not depend
-    on it.
+    number of CPUs that the process may use (affinity and control-group quota). Small inputs use fewer.
+    Concurrent calls, in several Python threads, share the number. Results do not depend on it.
 
     Returns
     -------
     int
-        At least 1; 1 where cyce was built without OpenMP, and in a process that was forked from one
-        whose calls had used threads. Where OpenMP's own number for the calling thread was lowered, as
-        by `threadpoolctl.threadpool_limits` or `torch.set_num_threads`, no more than that.
+        At least 1. It is 1 if cyce was built without OpenMP, and in a process that was forked from one whose
+        calls had used threads. If OpenMP's own number for the calling thread was lowered, as by
+        `threadpoolctl.threadpool_limits` or `torch.set_num_threads`, it is at most that.
 
     See Also
     --------
@@ -161,9 +160,9 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. Of more than eight times the CPUs, and more than 64, only so many are used. Where
-        OpenMP's own number for the calling thread is lowered, as by `threadpoolctl.threadpool_limits` or
-        `torch.set_num_threads`, before or afterwards, calls use no more than that.
+        At least 1. At most 64, or eight times the number of CPUs, are used. If OpenMP's own number for the
+        calling thread is lowered, as by `threadpoolctl.threadpool_limits` or `torch.set_num_threads`, before
+        or afterwards, calls use at most that.
 
     Raises
     ------
@@ -193,8 +192,8 @@ def set_num_threads(n: int) -> None:
 def num_threads(n: int) -> Iterator[None]:
     """Set the number of threads that calls may use in a block of code.
 
-    Only for calls from the current context (`contextvars`): not in other Python threads, nor in other
-    tasks of an event loop. It takes precedence over `set_num_threads`.
+    It applies to calls from the current context (`contextvars`), not to those from other Python threads or
+    other tasks of an event loop, and takes precedence over `set_num_threads`.
 
     Parameters
     ----------

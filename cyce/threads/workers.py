@@ -1,11 +1,10 @@
 """Python threads that share the work of one call: matrix products by NumPy's BLAS, and kernels.
 
-BLAS and OpenMP have threads of their own. After a product, or a loop, these stay awake for milliseconds and
-take the CPUs from each other, so that a call that alternates between the two loses 4 to 10 % of its time.
-Here neither starts any: BLAS is held to one thread, kernels are called with one, and the threads of this
-module, which sleep when they wait, call both. What they share is cut up without regard to their
-number, and added up in order, so that results do not depend on it, nor on that of BLAS. Calls that are too
-small for several threads leave BLAS as it is.
+BLAS and OpenMP have their own threads. After a product, or a loop, these stay awake for milliseconds and take
+the CPUs from each other: a call that alternates between the two loses 4 to 10 % of its time. Here neither
+starts threads. BLAS is limited to one thread, kernels are called with one, and the threads of this module,
+which sleep while they wait, call both. The work is cut up independently of their number and added up in
+order, so that results do not depend on it. Calls that are too small for several threads leave BLAS unchanged.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from cyce.threads import budget, handover, team
 
-# Seconds after which a caller looks whether the thread that is to do the work has begun.
+# Seconds after which a caller checks whether the thread that should do the work has begun.
 PATIENCE = 1.0
 
 Item = TypeVar("Item")
@@ -31,7 +30,7 @@ Share = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 
 class _SerialBlas:
-    """Holds BLAS to one thread, in the whole process, while at least one call needs that."""
+    """Limits BLAS to one thread, in the whole process, while at least one call needs that."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -52,7 +51,7 @@ class _SerialBlas:
                 self._restore()
 
     def limit(self) -> Any:
-        """Set the limit for this thread or, if that is how this BLAS counts, for the process."""
+        """Set the limit for this thread or, depending on the BLAS, for the process."""
         with self._lock:
             if self._libraries is None:
                 self._libraries = _import_threadpoolctl().ThreadpoolController().select(user_api="blas")
@@ -67,11 +66,11 @@ class _SerialBlas:
         _let_any_thread_set_limits()
 
     def before_fork(self) -> None:
-        """Have no other thread change what the child will find."""
+        """Keep other threads from changing the state that the child inherits."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Let other threads change the state again."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
@@ -83,7 +82,7 @@ class _SerialBlas:
 
 
 def _import_threadpoolctl() -> Any:
-    """Import threadpoolctl, which others than linear_cross_entropy do not need, and undo what that does."""
+    """Import threadpoolctl, which only linear_cross_entropy needs, and undo its change of the environment."""
     variable = "KMP_DUPLICATE_LIB_OK"
     is_ours = "threadpoolctl" not in sys.modules and variable not in os.environ
     import threadpoolctl
@@ -94,9 +93,9 @@ def _import_threadpoolctl() -> Any:
 
 
 def _let_any_thread_set_limits() -> None:
-    """Let any thread set OpenBLAS's number of threads, which is the whole process's.
+    """Let any thread set OpenBLAS's number of threads, which is that of the whole process.
 
-    Since threadpoolctl 3.8, that is left to the thread that did so first; calls have threads of their own.
+    threadpoolctl 3.8 and later reserve that for the thread that did it first; calls use several threads.
     """
     openblas = _import_threadpoolctl().OpenBLASController
     if hasattr(openblas, "clear_controlling_thread"):
@@ -113,11 +112,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def with_workers(work: Callable[[Share], Result], n_shares: int) -> Result:
-    """Return what `work` returns, with threads to help: at most one for each share of the work.
+    """Return the result of `work`, which several threads may share: at most one for each of n_shares.
 
     `work` is called with ``share(function, items)``, which calls the function with every item, in several
-    threads, and returns the results in the order of the items. Meanwhile, NumPy's floating point warnings are
-    off. One share is done here, by whatever number of threads BLAS has.
+    threads, and returns the results in the order of the items. NumPy's floating point warnings are off
+    meanwhile. With one share, `work` runs in this thread, and BLAS keeps its number of threads.
     """
     if n_shares <= 1:
         return work(_in_turn)
@@ -125,26 +124,26 @@ def with_workers(work: Callable[[Share], Result], n_shares: int) -> Result:
 
 
 def _in_turn(function: Callable[[Item], Any], items: Iterable[Item]) -> list[Any]:
-    """Call a function with every item, here."""
+    """Call a function with every item, in this thread."""
     with np.errstate(all="ignore"):
         return [function(item) for item in items]
 
 
 class _CancelledError(Exception):
-    """The caller has been interrupted."""
+    """The caller was interrupted."""
 
 
 class _Call(Generic[Result]):
-    """Work that a thread of its own conducts.
+    """Work that a separate thread conducts.
 
-    The caller only waits: if it is interrupted (Ctrl-C), that must not happen while it holds a lock of these
-    threads, or is about to note that BLAS has to be given back.
+    The caller only waits: an interrupt (Ctrl-C) must not reach it while it holds a lock of these threads, or
+    before it has noted that BLAS's limit has to be restored.
     """
 
     def __init__(self, work: Callable[[Share], Result], n_shares: int) -> None:
         self._work = work
         self._n_shares = n_shares
-        # Of the caller's context, and of OpenMP's limit for its thread.
+        # From the caller's context and OpenMP's limit for its thread.
         n_threads = budget.budget()
         self._budget = team.threads_within(n_threads) if team.HAS_OPENMP else n_threads
         self._cancelled = False
@@ -154,13 +153,13 @@ class _Call(Generic[Result]):
         self._result: Result
 
     def result(self) -> Result:
-        """Start, and wait for the end; raise what the work raises."""
+        """Start, and wait for the end; raise the exception of the work."""
         try:
-            # Not Thread.start: interrupted in this thread, that leaves locks taken.
+            # Not Thread.start: an interrupt in this thread would leave its locks taken.
             if not handover.start_thread(self._start):
                 self._conduct()
             while not self._handover.wait(PATIENCE):
-                # There is a thread, but it may have lacked the memory to begin.
+                # The thread was started, but it may lack the memory to begin.
                 self._conduct()
             if self._conductor.is_alive():
                 self._conductor.join()
@@ -168,7 +167,7 @@ class _Call(Generic[Result]):
             interruption = interrupt
             self._cancelled = True
             self._handover.give_up()
-            # Nothing is written any more; the thread itself is about to end.
+            # Nothing is written any more; the thread is about to end.
             while self._conductor.is_alive():
                 try:
                     self._conductor.join()
@@ -180,12 +179,12 @@ class _Call(Generic[Result]):
             try:
                 raise error
             finally:
-                # Its traceback holds this frame, and the buffers.
+                # Its traceback refers to this frame, and so to the buffers.
                 del error
         return self._result
 
     def _start(self) -> None:
-        # Threads inherit it.
+        # Threads inherit the CPUs of their parent.
         budget.unbind_thread()
         try:
             self._conductor.start()
@@ -193,12 +192,12 @@ class _Call(Generic[Result]):
             self._conduct()
 
     def _conduct(self) -> None:
-        """Do the work with as many threads as there are for it, this one included, unless another does it."""
+        """Do the work with the threads that it gets, including this one, unless another thread does it."""
         if not self._handover.claim():
             return
         try:
             with team.Workers(self._budget, self._n_shares) as n_threads:
-                # Some BLAS count for each thread that calls them.
+                # Some BLAS have a limit for each thread that calls them.
                 pool = ThreadPoolExecutor(max(1, n_threads - 1), "cyce", initializer=_serial_blas.limit)
                 with _serial_blas, pool:
                     self._result = self._work(
@@ -216,7 +215,7 @@ class _Call(Generic[Result]):
         function: Callable[[Item], Any],
         items: Iterable[Item],
     ) -> list[Any]:
-        """Call a function with every item, here and in the threads of a pool."""
+        """Call a function with every item, in this thread and in those of a pool."""
         todo = deque(enumerate(items))
         results = [None] * len(todo)
 
@@ -232,12 +231,12 @@ class _Call(Generic[Result]):
                             raise _CancelledError
                         results[number] = function(item)
             except BaseException:
-                # The others stop, too.
+                # Let the others stop, too.
                 todo.clear()
                 raise
 
         helpers: list[Future[None]] = []
-        # No more threads can be had, or none at the interpreter's end.
+        # The system may refuse threads, and the interpreter starts none while it ends.
         with contextlib.suppress(RuntimeError, MemoryError):
             for _ in range(min(n_helpers, len(todo) - 1)):
                 helpers.append(pool.submit(take_items))  # noqa: PERF401 - keeps those before an error
@@ -251,16 +250,16 @@ class _Call(Generic[Result]):
 
 
 class OrderedSum:
-    """Adds arrays up in the order of their numbers, in whatever order they come: the same bits every time.
+    """Adds arrays in the order of their numbers, whenever they arrive: the same bits every time.
 
     Parameters
     ----------
     total : ndarray
-        What is added to.
+        The sum.
     spares : Spares
-        Where arrays for the addends come from.
+        Source of arrays for the addends.
     is_empty : bool
-        Whether there is nothing in `total` yet: then the first addend is written there.
+        Whether `total` holds nothing yet: then the first addend is written there.
     add : callable
         Called with (addend, total), adds one to the other.
     """
@@ -281,11 +280,11 @@ class OrderedSum:
         self._first = 0 if is_empty else -1
 
     def array(self, number: int) -> NDArray[Any]:
-        """Return where to write the addend of a number, from 0 on."""
+        """Return the array for the addend of a number; numbers begin at 0."""
         return self._total if number == self._first else self._spares.take(self._total.shape)
 
     def add(self, number: int, addend: NDArray[Any]) -> None:
-        """Add what was written to the array of a number."""
+        """Add the array of a number, which has been written."""
         with self._lock:
             self._waiting[number] = addend
             while self._next in self._waiting:
@@ -297,7 +296,7 @@ class OrderedSum:
 
 
 class Spares:
-    """Arrays of one dtype to be used again, with room for a number of elements each."""
+    """Arrays of one dtype for repeated use, each with room for `size` elements."""
 
     def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
         self._size = size
@@ -305,7 +304,7 @@ class Spares:
         self._free: deque[NDArray[Any]] = deque()
 
     def take(self, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return an array of this shape, its contents arbitrary."""
+        """Return an array of this shape with arbitrary contents."""
         try:
             memory = self._free.pop()
         except IndexError:
@@ -313,7 +312,7 @@ class Spares:
         return memory[: np.prod(shape, dtype=int)].reshape(shape)
 
     def give_back(self, array: NDArray[Any]) -> None:
-        """Take an array back that `take` returned."""
+        """Take back an array that `take` returned."""
         memory = array.base
         assert isinstance(memory, np.ndarray)
         self._free.append(memory)
