@@ -98,5 +98,5 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    """List the names, those of lazy modules included."""
-    return sorted({*globals(), *_LAZY})
+    """List the public names, including lazy modules."""
+    return sorted({*__all__, *_LAZY, "__version__"})
