@@ -53,6 +53,11 @@ cdef inline floating scaled_softmax(floating exponential, floating factor) noexc
     return exponential * without_headroom(factor) * factor
 
 
+cdef inline floating less_mass(floating gradient, floating mass, floating scale) noexcept nogil:
+    """A gradient without the dense mass of its class, times its scale."""
+    return gradient - mass * scale
+
+
 cdef inline floating at_most_1(floating probability) noexcept nogil:
     """A probability, where rounding may have led beyond 1; NaN stays."""
     return 1 if probability > 1 else probability

@@ -18,7 +18,7 @@ from cyce.kernels.merge cimport (
     block_factor,
 )
 from cyce.kernels.points cimport (
-    add_dense, add_spread, at_most_1, comes_before, log_softmax_of, scaled_softmax,
+    add_dense, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headroom
@@ -351,7 +351,7 @@ cdef inline void row_finish_block(
         if call.has_dense:
             fill_dense(call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
             for k in range(size):
-                chunk_grad[k] -= dense[k] * dense_factor
+                chunk_grad[k] = less_mass(chunk_grad[k], dense[k], dense_factor)
         if has_slopes(call):
             for k in range(size):
                 chunk_grad[k] *= slopes[chunk * CHUNK + k]

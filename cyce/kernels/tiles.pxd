@@ -12,7 +12,7 @@ from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, UNIT, block_factor,
 )
 from cyce.kernels.points cimport (
-    add_dense, add_spread, at_most_1, comes_before, log_softmax_of, scaled_softmax,
+    add_dense, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport (
@@ -260,7 +260,7 @@ cdef inline void tile_finish_block(
         if call.has_dense:
             fill_dense_of_tile(call, tile, first + c, dense)
             for k in range(tile.lanes):
-                lane[k] -= dense[k] * dense_factor[k]
+                lane[k] = less_mass(lane[k], dense[k], dense_factor[k])
         if has_slopes(call):
             for k in range(tile.lanes):
                 lane[k] *= slopes[c * TILE + k]
