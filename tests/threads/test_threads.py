@@ -263,7 +263,7 @@ class TestNumThreads:
 
 @pytest.mark.parametrize(("wrong", "error"), [(0, ValueError), (1.5, TypeError), (None, TypeError)])
 def test_no_number_of_threads(wrong, error):
-    with pytest.raises(error, match="n: a"), cyce.num_threads(wrong):
+    with pytest.raises(error, match="n: must be"), cyce.num_threads(wrong):
         pass
 
 
