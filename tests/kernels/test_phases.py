@@ -1,7 +1,7 @@
 """The phases of the kernels by themselves: reduce, merge, finish.
 
-Classes are cut anywhere, each part is reduced alone, the states are merged in order, and each part is finished
-with the merged states.
+Classes are cut anywhere, each part is reduced alone, the states are merged in order, and each part is
+finished with the merged states.
 """
 
 import numpy as np
