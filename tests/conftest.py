@@ -62,9 +62,9 @@ def run_python(tmp_path):
         for name in ("CYCE_NUM_THREADS", "OMP_NUM_THREADS"):
             if name not in (environment or {}):
                 variables.pop(name, None)
-        # The package under test, wherever this process found it.
-        root = str(Path(cyce.__file__).parent.parent)
-        variables["PYTHONPATH"] = os.pathsep.join([root, variables.get("PYTHONPATH", "")])
+        # The package under test, wherever this process found it, and `functions`.
+        folders = [str(Path(cyce.__file__).parent.parent), str(Path(__file__).parent)]
+        variables["PYTHONPATH"] = os.pathsep.join([*folders, variables.get("PYTHONPATH", "")])
         return subprocess.run(
             [sys.executable, *arguments],
             capture_output=True,

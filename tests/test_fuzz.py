@@ -6,7 +6,6 @@ import os
 import re
 
 import hypothesis.extra.numpy as hnp
-import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,10 +15,7 @@ import cyce
 import cyce.functional as F
 import oracle
 from cyce import plotting
-
-mpl.use("agg")
-
-from matplotlib import pyplot
+from functions import FUNCTIONS, arrays_of
 
 LOSS_AND_GRADIENT = cyce.value_and_grad(F.cross_entropy)
 
@@ -372,28 +368,12 @@ ANYTHING = st.one_of(
 )
 
 
-# Every public function that takes arrays, with arguments that are all right.
-LOSSES = {
-    F.cross_entropy: {"input": np.zeros((2, 3)), "target": [0, 1]},
-    F.nll_loss: {"input": np.zeros((2, 3)), "target": [0, 1]},
-    F.binary_cross_entropy_with_logits: {"input": np.zeros((2, 3)), "target": np.ones((2, 3))},
-    F.binary_cross_entropy: {"input": np.full((2, 3), 0.5), "target": np.ones((2, 3))},
-    F.kl_div: {"input": np.zeros((2, 3)), "target": np.ones((2, 3))},
-    F.linear_cross_entropy: {
-        "input": np.zeros((2, 3)),
-        "linear_weight": np.zeros((4, 3)),
-        "target": [0, 1],
-    },
-}
-FUNCTIONS = {
-    **LOSSES,
-    F.cross_entropy_stats: {"input": np.zeros((2, 3)), "target": [0, 1]},
-    F.softmax: {"input": np.zeros((2, 3)), "dim": 1},
-    F.log_softmax: {"input": np.zeros((2, 3)), "dim": 1},
-    F.softmin: {"input": np.zeros((2, 3)), "dim": 1},
-    F.logsumexp: {"input": np.zeros((2, 3)), "dim": 1},
-    F.one_hot: {"tensor": [0, 1], "num_classes": 3},
-}
+# Every function with arguments that are all right, and whether its gradient is asked for.
+CALLS = [
+    (entry, entry.callable if with_gradient else entry.function)
+    for entry in FUNCTIONS.values()
+    for with_gradient in ((False, True) if entry.slopes_of else (False,))
+]
 PICTURES = {
     plotting.probabilities: {"logits": np.zeros((2, 3)), "target": [0, 1]},
     plotting.reliability_diagram: {"logits": np.zeros((2, 3)), "target": [0, 1]},
@@ -427,30 +407,36 @@ def assert_a_result_or_a_clear_error(function, arguments):
     names = "|".join(inspect.signature(function).parameters)
     assert re.match(rf"({names})\b", message) or TORCH_S_WORDS.match(message), message
     # Nothing has been written then.
-    outs = arguments.get("out")
-    for out in outs if isinstance(outs, list) else [outs]:
-        if isinstance(out, np.ndarray) and out.shape and out.dtype == np.float64 and out.flat[0] == 77:
+    for out in arrays_of(arguments.get("out")):
+        if out.dtype == np.float64 and out.size and out.flat[0] == 77:
             assert (out == 77).all()
 
 
-@st.composite
-def wrong_calls(draw, functions):
-    """Draw a function and its arguments, some of which may be anything."""
-    function = draw(st.sampled_from(list(functions)))
-    loss = function
-    if isinstance(function, type(LOSS_AND_GRADIENT)):
-        loss = next(loss for loss in LOSSES if loss.__name__ == function.__name__)
-    arguments = dict({**FUNCTIONS, **PICTURES}[loss])
+def damaged(draw, function, arguments):
+    """Let some of a function's arguments be anything."""
     names = [name for name in inspect.signature(function).parameters if name != "ax"]
     for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)):
         arguments[name] = draw(ANYTHING)
-    if "out" in inspect.signature(function).parameters and "out" not in arguments:
-        arguments["out"] = np.full(2 if function is F.logsumexp else (2, 3), 77.0)
-        if loss is F.linear_cross_entropy:
-            arguments["out"] = [arguments["out"], np.full((4, 3), 77.0)]
-            if draw(st.booleans()):
-                arguments["linear_bias"] = np.ones(4)
-                arguments["out"].append(np.full(4, 77.0))
+
+
+@st.composite
+def wrong_calls(draw):
+    """Draw a function and its arguments, some of which may be anything."""
+    entry, function = draw(st.sampled_from(CALLS))
+    arguments = entry.arguments(np.full((2, 3), 0.5))
+    out = entry.out(arguments) if "out" in inspect.signature(function).parameters else None
+    damaged(draw, function, arguments)
+    if out is not None:
+        arguments.setdefault("out", out)
+    return function, arguments
+
+
+@st.composite
+def wrong_pictures(draw):
+    """Draw a function that draws and its arguments, some of which may be anything."""
+    function = draw(st.sampled_from(list(PICTURES)))
+    arguments = dict(PICTURES[function])
+    damaged(draw, function, arguments)
     return function, arguments
 
 
@@ -458,14 +444,19 @@ def wrong_calls(draw, functions):
     "ignore::DeprecationWarning", "ignore:Implicit dimension", "ignore:reduction. 'mean' divides"
 )
 @examples(3000)
-@given(wrong_calls([*FUNCTIONS, *map(cyce.value_and_grad, LOSSES)]))
+@given(wrong_calls())
 def test_only_clear_errors(call):
     assert_a_result_or_a_clear_error(*call)
 
 
+@pytest.mark.matplotlib
 @examples(200)
-@given(wrong_calls(PICTURES))
+@given(wrong_pictures())
 def test_only_clear_errors_of_pictures(call):
+    import matplotlib as mpl
+    from matplotlib import pyplot
+
+    mpl.use("agg")
     try:
         assert_a_result_or_a_clear_error(*call)
     finally:

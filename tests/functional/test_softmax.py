@@ -124,8 +124,8 @@ def test_out_and_threads(level, dtype, rng, threads, function, shape):
     assert (gaps[..., 1::2] == 77).all()
 
 
-@pytest.mark.parametrize("shape", [(300_001,), (3, 90_000), (1, 40_000, 5), (2000, 20)], ids=str)
-def test_logsumexp_has_the_same_bits_for_any_number_of_threads(level, dtype, rng, threads, shape):
+@pytest.mark.parametrize("shape", [(300_001,), (1, 40_000, 5)], ids=str)
+def test_logsumexp_of_other_layouts_in_any_number_of_threads(level, dtype, rng, threads, shape):
     logits = rng.standard_normal(shape).astype(dtype)
     results = set()
     for n in (1, 2, 3, 7):

@@ -121,56 +121,6 @@ def test_no_memory(run_python, what):
     assert int(result.stdout) < 2**20
 
 
-MANY_CALLS = """
-import itertools, resource
-import numpy as np
-import cyce
-import cyce.functional as F
-
-rng = np.random.default_rng(0)
-logits = rng.standard_normal((4, 10), dtype=np.float32)
-target = np.array([0, 3, 9, -100])
-bad = np.array([0, 3, 10, 2])
-out = np.empty_like(logits)
-loss_and_gradient = cyce.value_and_grad(F.cross_entropy)
-
-def raises():
-    try:
-        F.cross_entropy(logits, bad)
-    except IndexError:
-        pass
-
-calls = [
-    lambda: F.cross_entropy(logits, target),
-    lambda: loss_and_gradient(logits, target, out=out),
-    lambda: loss_and_gradient(logits, target, reduction="none"),
-    lambda: F.softmax(logits, dim=1),
-    lambda: F.cross_entropy(logits.T, np.zeros((4,), int), axis=0),
-    lambda: F.binary_cross_entropy_with_logits(logits, out),
-    lambda: F.cross_entropy_stats(logits, target),
-    raises,
-]
-
-def many(n):
-    for call in itertools.islice(itertools.cycle(calls), n):
-        call()
-
-many(10_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-many(1_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-@with_resource_usage
-def test_a_million_small_calls_do_not_grow(run_python):
-    result = run_python("-c", MANY_CALLS)
-    assert result.returncode == 0, result.stderr
-    unit = 1 if sys.platform == "darwin" else 1024
-    # 8 bytes leaked by every eighth call would be as much.
-    assert int(result.stdout) * unit < 10**6
-
-
 def guarded(shape, dtype):
     """Return memory full of 77, and an array in the midst of it."""
     memory = np.full(int(np.prod(shape)) + 256, 77, dtype)

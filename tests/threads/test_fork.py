@@ -196,3 +196,51 @@ check(False)
 """
     result = run_python("-c", COMMON + program, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+DURING_A_CALL = """
+import os, sys, threading
+import numpy as np
+import threadpoolctl
+import cyce
+import cyce.functional as F
+
+def blas_threads():
+    libraries = threadpoolctl.threadpool_info()
+    return [library["num_threads"] for library in libraries if library["user_api"] == "blas"]
+
+before = blas_threads()
+cyce.set_num_threads(2)
+rng = np.random.default_rng(0)
+hidden = rng.standard_normal((4000, 64), dtype=np.float32)
+weights = rng.standard_normal((2000, 64), dtype=np.float32)
+target = rng.integers(2000, size=4000)
+linear = cyce.value_and_grad(F.linear_cross_entropy)
+expected = linear(hidden, weights, target)[1][1].tobytes()
+done = threading.Event()
+
+def compute():
+    while not done.is_set():
+        assert linear(hidden, weights, target)[1][1].tobytes() == expected
+
+thread = threading.Thread(target=compute)
+thread.start()
+try:
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            ok = blas_threads() == before and linear(hidden, weights, target)[1][1].tobytes() == expected
+            os._exit(0 if ok and blas_threads() == before else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+finally:
+    done.set()
+    thread.join()
+assert blas_threads() == before
+"""
+
+
+# Forking while other threads run warns since Python 3.12.
+@with_fork
+def test_forks_during_a_call(run_python):
+    result = run_python("-W", "ignore::DeprecationWarning", "-c", DURING_A_CALL)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,131 @@
+"""Every function that computes from an array, in a form in which tests can call it.
+
+What holds for all of them is tested over this list. A new function is one line of FUNCTIONS.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import cyce
+import cyce.functional as F
+
+
+class Function(NamedTuple):
+    """A function, its arguments, and what its gradient is with respect to."""
+
+    function: Callable[..., Any]
+    arguments: Callable[[np.ndarray], dict[str, Any]]
+    """Named arguments made from an array (N, C) of probabilities. The first one is `input` or its like."""
+    slopes_of: tuple[str, ...] = ("input",)
+    """Names of the arguments that it is differentiated by; none if there is no gradient."""
+
+    @property
+    def callable(self):
+        """The function, together with its gradient if there is one."""
+        return cyce.value_and_grad(self.function) if self.slopes_of else self.function
+
+    def __call__(self, arguments, **named):
+        """Return the result for these arguments."""
+        return self.callable(**arguments, **named)
+
+    def out(self, arguments):
+        """Return what may be passed as `out`, full of 77; None if there is no such argument."""
+        if "out" not in inspect.signature(self.callable).parameters:
+            return None
+        written = [arguments[name] for name in self.slopes_of] or [self(arguments)]
+        arrays = tuple(np.full(np.shape(array), 77, array.dtype.newbyteorder("=")) for array in written)
+        return arrays if len(arrays) > 1 else arrays[0]
+
+
+def classes(x, n_classes=None):
+    """Return a class index for each row; every fifth row has one that is left out, -100."""
+    target = np.arange(len(x)) % (x.shape[1] if n_classes is None else n_classes)
+    target[4::5] = -100
+    return target
+
+
+def per_class(x):
+    """Return a weight for each class."""
+    return np.linspace(0.5, 2, x.shape[1])
+
+
+FUNCTIONS = {
+    "cross_entropy": Function(F.cross_entropy, lambda x: {"input": x, "target": classes(x)}),
+    "cross_entropy of probabilities": Function(F.cross_entropy, lambda x: {"input": x, "target": x}),
+    "cross_entropy of each position": Function(
+        F.cross_entropy, lambda x: {"input": x, "target": classes(x), "reduction": "none"}
+    ),
+    "cross_entropy with weights": Function(
+        F.cross_entropy,
+        lambda x: {
+            "input": x,
+            "target": classes(x),
+            "weight": per_class(x),
+            "label_smoothing": 0.1,
+            "sample_weight": x[:, 0],
+        },
+    ),
+    "cross_entropy of other logits": Function(
+        F.cross_entropy,
+        lambda x: {"input": x, "target": classes(x), "softcap": 20.0, "temperature": 0.9, "z_loss": 1e-3},
+    ),
+    "cross_entropy_stats": Function(
+        F.cross_entropy_stats, lambda x: {"input": x, "target": classes(x)}, slopes_of=()
+    ),
+    "nll_loss": Function(
+        F.nll_loss, lambda x: {"input": x, "target": classes(x), "weight": per_class(x), "reduction": "sum"}
+    ),
+    "linear_cross_entropy": Function(
+        F.linear_cross_entropy,
+        lambda x: {"input": x, "linear_weight": x[:300], "target": classes(x, max(1, len(x[:300])))},
+        slopes_of=("input", "linear_weight"),
+    ),
+    "linear_cross_entropy with a bias": Function(
+        F.linear_cross_entropy,
+        lambda x: {
+            "input": x,
+            "linear_weight": x[:300],
+            "linear_bias": x[:300, 0],
+            "target": classes(x, max(1, len(x[:300]))),
+        },
+        slopes_of=("input", "linear_weight", "linear_bias"),
+    ),
+    "binary_cross_entropy_with_logits": Function(
+        F.binary_cross_entropy_with_logits, lambda x: {"input": x, "target": x}
+    ),
+    "binary_cross_entropy_with_logits with weights": Function(
+        F.binary_cross_entropy_with_logits,
+        lambda x: {"input": x, "target": x, "weight": x, "pos_weight": per_class(x), "reduction": "sum"},
+    ),
+    "binary_cross_entropy": Function(F.binary_cross_entropy, lambda x: {"input": x, "target": x}),
+    "kl_div": Function(F.kl_div, lambda x: {"input": x, "target": x, "reduction": "sum"}),
+    "kl_div, broadcast": Function(
+        F.kl_div, lambda x: {"input": x, "target": np.stack([x, x]), "reduction": "sum"}
+    ),
+    "kl_div of logarithms": Function(
+        F.kl_div, lambda x: {"input": x, "target": x, "reduction": "batchmean", "log_target": True}
+    ),
+    "softmax": Function(F.softmax, lambda x: {"input": x, "dim": 1}, slopes_of=()),
+    "log_softmax": Function(F.log_softmax, lambda x: {"input": x, "dim": 1}, slopes_of=()),
+    "softmin": Function(F.softmin, lambda x: {"input": x, "dim": 1}, slopes_of=()),
+    "softmax over rows": Function(F.softmax, lambda x: {"input": x, "dim": 0}, slopes_of=()),
+    "logsumexp": Function(F.logsumexp, lambda x: {"input": x, "dim": 1}, slopes_of=()),
+    "one_hot": Function(
+        F.one_hot, lambda x: {"tensor": np.arange(len(x)) % 7, "num_classes": 7}, slopes_of=()
+    ),
+}
+
+
+def arrays_of(result):
+    """Return all arrays and scalars of a result, which may be tuples in tuples."""
+    if isinstance(result, tuple):
+        return [array for part in result for array in arrays_of(part)]
+    return [np.asarray(result)]
+
+
+def bits(result):
+    """Return the bytes of a result."""
+    return [array.tobytes() for array in arrays_of(result)]
