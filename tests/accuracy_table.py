@@ -4,6 +4,8 @@ Run as a program, it prints the table of docs/accuracy.md. The grid: 2 to 262,14
 scales 0.1 to 50 and at offsets of 0 and 1e4, and confident rows with margins of 1 to 80.
 """
 
+import contextlib
+
 import numpy as np
 
 import oracle
@@ -106,21 +108,36 @@ def ulps(values, exact, where=True, scales=None):
 
 
 class Cyce:
-    """cyce, at the level that is in use."""
+    """cyce, at one level."""
 
-    def __init__(self):
+    def __init__(self, level):
         import cyce
+        from cyce.kernels import dispatch
 
         self._cyce = cyce
         self._F = cyce.functional
+        self._dispatch = dispatch
+        self._modules = [dispatch.load_level(level, name) for name in ("cross_entropy", "elementwise")]
+
+    @contextlib.contextmanager
+    def _level(self):
+        before = self._dispatch.kernels, self._dispatch.elementwise
+        self._dispatch.kernels, self._dispatch.elementwise = self._modules
+        try:
+            yield
+        finally:
+            self._dispatch.kernels, self._dispatch.elementwise = before
 
     def loss_and_gradient(self, name, *arguments, **options):
         """Return the losses and the gradient of their sum."""
-        return self._cyce.value_and_grad(getattr(self._F, name))(*arguments, reduction="none", **options)
+        with self._level():
+            loss = self._cyce.value_and_grad(getattr(self._F, name))
+            return loss(*arguments, reduction="none", **options)
 
     def call(self, name, *arguments):
         """Return what a function of the last axis returns."""
-        return getattr(self._F, name)(*arguments)
+        with self._level():
+            return getattr(self._F, name)(*arguments)
 
 
 class Torch:
@@ -147,12 +164,23 @@ class Torch:
         return getattr(functions, name)(self._torch.tensor(input), dim).numpy()
 
 
-def errors(library, dtype):
-    """Return the largest error of each quantity of BOUNDS, in ulp."""
-    largest = dict.fromkeys(BOUNDS, 0.0)
+def errors(libraries, dtype):
+    """Return the largest error of each quantity of BOUNDS, in ulp, for each of several libraries.
 
-    def note(quantity, *arguments):
-        largest[quantity] = max(largest[quantity], ulps(*arguments))
+    All are held against the same exact values, which take longer than what they are there for.
+    """
+    largest = [dict.fromkeys(BOUNDS, 0.0) for _ in libraries]
+
+    def note(quantity, values, *arguments):
+        for errors_of_one, of_one in zip(largest, values, strict=True):
+            errors_of_one[quantity] = max(errors_of_one[quantity], ulps(of_one, *arguments))
+
+    def losses_and_gradients(*arguments, **options):
+        results = [library.loss_and_gradient(*arguments, **options) for library in libraries]
+        return zip(*results, strict=True)
+
+    def call(*arguments):
+        return [library.call(*arguments) for library in libraries]
 
     rng = np.random.default_rng(2)
     for logits, target in grid(dtype):
@@ -169,7 +197,7 @@ def errors(library, dtype):
             ("with z_loss", classes, {"z_loss": 1e-4}),
             ("with z_loss", classes, {"z_loss": 1.0}),
         ):
-            losses, gradients = library.loss_and_gradient("cross_entropy", some, target_of_option, **options)
+            losses, gradients = losses_and_gradients("cross_entropy", some, target_of_option, **options)
             exact = oracle.per_position(some, target_of_option, **options)
             # Below, the maximum and the logarithm of the sum cancel.
             counts = ("z_loss" not in options) | (np.abs(lse) >= np.abs(row_max))
@@ -179,7 +207,7 @@ def errors(library, dtype):
             note(f"cross_entropy {name}, gradient", gradients, exact.gradients, large, exact.scales)
 
         exact = oracle.per_position(logits, target)
-        losses, gradients = library.loss_and_gradient("cross_entropy", logits, target)
+        losses, gradients = losses_and_gradients("cross_entropy", logits, target)
         note("cross_entropy, loss of 0.1 or more", losses, exact.losses, exact.losses >= 0.1)
         note("cross_entropy, loss from 1e-36 to 0.1", losses, exact.losses, exact.losses < 0.1)
         at_target = np.arange(logits.shape[1]) == target[:, None]
@@ -192,21 +220,22 @@ def errors(library, dtype):
         np.put_along_axis(terms, at_max, 0, 1)
         rest = terms.sum(axis=1, keepdims=True)
         log_softmax = (x - row_max) - np.log1p(rest)
-        softmax = np.exp(log_softmax)
+        np.put_along_axis(terms, at_max, 1, 1)
+        softmax = terms / (1 + rest)
         lse = (row_max + np.log1p(rest))[:, 0]
         others = ~at_target & (softmax > 1e-12)
         note("cross_entropy, other gradients above 1e-12", gradients, softmax, others)
-        note("softmax, above 1e-12", library.call("softmax", logits, 1), softmax, softmax > 1e-12)
-        note("log_softmax", library.call("log_softmax", logits, 1), log_softmax)
+        note("softmax, above 1e-12", call("softmax", logits, 1), softmax, softmax > 1e-12)
+        note("log_softmax", call("log_softmax", logits, 1), log_softmax)
         # Below, the maximum and the logarithm of the sum cancel.
         beyond = np.abs(lse) >= np.abs(row_max[:, 0])
-        note("logsumexp, no smaller than the maximum", library.call("logsumexp", logits, 1), lse, beyond)
+        note("logsumexp, no smaller than the maximum", call("logsumexp", logits, 1), lse, beyond)
 
     rng = np.random.default_rng(1)
     magnitudes = np.concatenate([rng.uniform(0, 80, 100_000), np.exp(rng.uniform(-60, 4, 100_000))])
     logits = (magnitudes * rng.choice([-1, 1], magnitudes.size)).astype(dtype)
     labels = rng.integers(2, size=logits.size).astype(dtype)
-    losses, gradients = library.loss_and_gradient("binary_cross_entropy_with_logits", logits, labels)
+    losses, gradients = losses_and_gradients("binary_cross_entropy_with_logits", logits, labels)
     # of the answer that is asked for: log(1 + exp(-z)) and -1 / (1 + exp(z))
     z = np.where(labels == 1, 1, -1) * logits.astype(LONG)
     note("binary_cross_entropy_with_logits, loss", losses, np.maximum(-z, 0) + np.log1p(np.exp(-np.abs(z))))
@@ -215,12 +244,12 @@ def errors(library, dtype):
 
     probabilities = np.concatenate([rng.uniform(0, 1, 100_000), np.exp(rng.uniform(-40, 0, 100_000))])
     probabilities = np.clip(probabilities.astype(dtype), dtype.type(1e-37), 1 - np.finfo(dtype).epsneg)
-    losses, _ = library.loss_and_gradient("binary_cross_entropy", probabilities, labels)
+    losses, _ = losses_and_gradients("binary_cross_entropy", probabilities, labels)
     p = probabilities.astype(LONG)
     note("binary_cross_entropy, loss", losses, -np.where(labels == 1, np.log(p), np.log1p(-p)))
 
     target = rng.uniform(0, 1, logits.size).astype(dtype)
-    losses, _ = library.loss_and_gradient("kl_div", logits, target)
+    losses, _ = losses_and_gradients("kl_div", logits, target)
     t = target.astype(LONG)
     divergence = t * (np.log(t) - logits.astype(LONG))
     well_posed = np.abs(divergence) > t * np.maximum(np.abs(np.log(t)), np.abs(logits)) / 2
@@ -236,9 +265,10 @@ def digits(value):
 def table():
     """Return the lines of the table in Markdown."""
     lines = ["| | bound | cyce | torch | bound | cyce | torch |", "|---|---|---|---|---|---|---|"]
-    columns = [
-        errors(library, np.dtype(name)) for name in ("float32", "float64") for library in (Cyce(), Torch())
-    ]
+    from cyce.kernels import dispatch
+
+    libraries = Cyce(dispatch.level), Torch()
+    columns = [column for name in ("float32", "float64") for column in errors(libraries, np.dtype(name))]
     for quantity, (single, double) in BOUNDS.items():
         cells = [digits(column[quantity]) for column in columns]
         lines.append(

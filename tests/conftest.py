@@ -1,9 +1,11 @@
-"""Every test that asks for `level` runs once on the kernels of each level that this CPU has.
+"""Fixtures, and marks that follow from what a test uses.
 
-With CYCE_LEVEL, all tests run on that one alone.
+Every test that asks for `level` runs once on the kernels of each level that this CPU has. With CYCE_LEVEL,
+all tests run on that one alone.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +16,51 @@ import pytest
 import cyce
 from cyce import functional
 from cyce.kernels import dispatch
+from platforms import LEVELS
+
+# Packages that tests may need: -m "not torch" is for where there is none.
+FOREIGN = ("torch", "matplotlib")
 
 
-@pytest.fixture(params=[dispatch.level] if os.environ.get("CYCE_LEVEL") else dispatch.usable_levels())
-def level(request, monkeypatch):
+def pytest_ignore_collect(collection_path, config):
+    """Leave out files that import what is deselected, and may not be there."""
+    if collection_path.suffix == ".py" and collection_path.name.startswith("test_"):
+        text = collection_path.read_text(encoding="utf-8")
+        for name in FOREIGN:
+            if f"not {name}" in config.option.markexpr and re.search(rf"^(import|from) {name}\b", text, re.M):
+                return True
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests by what they use, and let the levels of a case run one after the other, for the oracle."""
+    first = {}
+    for number, item in enumerate(items):
+        if "level" in getattr(item, "fixturenames", ()):
+            item.add_marker("levels")
+        for name in FOREIGN:
+            if hasattr(getattr(item, "module", None), name):
+                item.add_marker(name)
+        parameters = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
+        parameters.pop("level", None)
+        case = (item.nodeid.partition("[")[0], *parameters.items())
+        first.setdefault(case, number)
+        item.stash[CASE] = first[case]
+    items.sort(key=lambda item: item.stash[CASE])
+
+
+CASE = pytest.StashKey()
+
+
+@pytest.fixture(params=LEVELS)
+def level(request):
     """Name of a compiled level, which is in use during the test."""
-    monkeypatch.setattr(dispatch, "kernels", dispatch.load_level(request.param, "cross_entropy"))
-    monkeypatch.setattr(dispatch, "elementwise", dispatch.load_level(request.param, "elementwise"))
-    return request.param
+    # Not by monkeypatch: with that, pytest-run-parallel runs a test in one thread only.
+    before = dispatch.kernels, dispatch.elementwise
+    dispatch.kernels = dispatch.load_level(request.param, "cross_entropy")
+    dispatch.elementwise = dispatch.load_level(request.param, "elementwise")
+    yield request.param
+    dispatch.kernels, dispatch.elementwise = before
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

@@ -1,4 +1,4 @@
-"""What not every system has, or not every build: marks for tests that need it."""
+"""What not every system has, or not every build: levels, and marks for tests that need something."""
 
 import os
 import sys
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cyce.kernels import dispatch
 from cyce.threads import team
+
+LEVELS = (dispatch.level,) if os.environ.get("CYCE_LEVEL") else dispatch.usable_levels()
 
 HAS_THREAD_LIST = Path("/proc/self/task").is_dir()
 

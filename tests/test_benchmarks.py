@@ -80,6 +80,7 @@ def test_every_selection_has_cases_and_none_twice():
     assert {case.shape for case in everything} == {*cases.SHAPES.values(), *cases.WIDTHS.values()}
 
 
+@pytest.mark.integration
 def test_a_run_reports_times_ratios_and_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CC", "no-such-compiler")
     json_path, png_path = tmp_path / "out.json", tmp_path / "out.png"
@@ -154,6 +155,7 @@ def test_contenders_of_linear_are_right(name):
         gradient[-1] /= 1.01
 
 
+@pytest.mark.integration
 def test_a_run_of_linear_reports_times_and_memory(capsys):
     arguments = [
         "--shapes",

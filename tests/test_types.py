@@ -55,6 +55,7 @@ def pyright_errors(folder):
     ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("errors", [mypy_errors, pyright_errors], ids=["mypy", "pyright"])
 def test_exactly_the_wrong_uses_are_reported(errors, tmp_path):
     source = CASES.read_text(encoding="utf-8")

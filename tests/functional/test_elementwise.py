@@ -289,6 +289,7 @@ class TestMemory:
         assert np.all(memory[:64] == 77)
         assert np.all(memory[-64:] == 77)
 
+    @pytest.mark.integration
     def test_more_than_two_to_the_31_elements(self):
         # All the same element: no memory is needed.
         logits = np.broadcast_to(np.float32(0), (2**16, 2**15 + 1))

@@ -317,6 +317,7 @@ def test_every_block_of_targets_is_checked(level, integer, position):
         cross_entropy(np.zeros((20_000, 4), np.float32), target, ignore_index=3)
 
 
+@pytest.mark.integration
 def test_classes_that_a_float_cannot_count_are_told_apart(level, rng):
     n_classes = 2**24 + 9
     logits = np.zeros((n_classes, 2), np.float32)

@@ -93,6 +93,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.integration
 @with_resource_usage
 @pytest.mark.parametrize(("rows", "megabytes"), [(0, 200), (64, 30)])
 def test_the_logits_are_never_in_memory_as_a_whole(run_python, rows, megabytes):
@@ -122,6 +123,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.integration
 @with_resource_usage
 def test_rows_that_count_are_copied_in_chunks(run_python):
     result = run_python("-c", PEAK_OF_WIDE)

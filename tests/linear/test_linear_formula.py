@@ -44,7 +44,8 @@ def test_the_composition(level, dtype, rng, outputs, kind, options):
     named = {**options, "grad_output": upstream}
     expected = composed(hidden, weights, target, **named)
     expected_with_bias = composed(hidden, weights, target, bias, **named)
-    for rows in (None, 33, 1):
+    # Chunks of one row where there are few classes: each of them goes over all weights.
+    for rows in (None, 33, 1 if outputs != (5000,) else 9):
         cut = {} if rows is None else {"options": chunks_of(rows)}
         assert_agree(LINEAR_AND_GRADIENTS(hidden, weights, target, **named, **cut), expected, dtype)
         result = LINEAR_AND_GRADIENTS(hidden, weights, target, linear_bias=bias, **named, **cut)

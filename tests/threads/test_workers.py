@@ -410,6 +410,7 @@ assert threads_end()
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
 def test_ctrl_c_in_a_call(run_python):
     interrupt = "import signal; signal.signal(signal.SIGALRM, signal.default_int_handler)"
