@@ -199,9 +199,19 @@ cdef inline double finish_losses(const Call* call, Tile* tile, floating like) no
 # Pivots
 
 
+cdef inline double sum_loses(const Call* call) noexcept nogil:
+    """The most that rounding takes from the sum of a position's dense masses, if that is 1.
+
+    Each addition in double loses up to half an ulp: one per class of a lane or, where vectors run across
+    positions, of a block; then five to add up the lanes, and one per block.
+    """
+    cdef Py_ssize_t n = min(call.block_classes, call.n_classes)
+    return <double> ((n // LANES if call.by_rows else n) + 5 + call.n_blocks) * 1.2e-16
+
+
 cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
     """With class probabilities, make the maxima the pivots; split the masses at all pivots."""
-    cdef double others
+    cdef double others, terms
     cdef floating dense
     cdef Py_ssize_t k
     if call.target == NULL:
@@ -220,8 +230,10 @@ cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexce
             fill_dense(call, tile.probabilities_at[k], tile.pivot[k], 1, &dense)
             others = settled(tile.mass[k] - dense, tile.mass_lost[k])
             if floating is float:
-                # Where nearly all mass is on one class, the sum is too coarse for that of the others.
-                if 0 < others < 6e-8 * dense and call.n_classes == call.n_all_classes:
+                # Where the target and the softmax put nearly all on one class, the sum of the masses is too
+                # coarse: what it may have lost counts beside the two terms of the gradient (`finish_pivots`).
+                terms = max(others, dense * tile.rest[k] * tile.inverse[k])
+                if sum_loses(call) * tile.mass[k] > 2e-8 * terms and call.n_classes == call.n_all_classes:
                     others = mass_without(call, tile.probabilities_at[k], tile.pivot[k], like)
             tile.pivot_mass[k] += call.dense_scale * dense
             tile.other_mass[k] += call.dense_scale * others
