@@ -39,7 +39,7 @@ class TestWhatIsLeftOut:
     @pytest.mark.parametrize("kind", ["indices", "probabilities"])
     def test_rows_of_weight_0(self, rng, kind):
         hidden, weights, bias, target = make(rng, 9, 4, (3,), kind=kind)
-        sample_weight = rng.choice([0.0, 1.0], 9)
+        sample_weight = np.array([0, 1, 1, 0, 1, 0, 0, 1, 1.0])
         hidden[sample_weight == 0] = np.nan
         loss, gradients = LINEAR_AND_GRADIENTS(
             hidden, weights, target, linear_bias=bias, sample_weight=sample_weight
