@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from platforms import LEVELS
 
 # Packages that tests may need: -m "not torch" is for where there is none.
 FOREIGN = ("torch", "matplotlib")
+# Fixtures that change what all threads of the process share.
+THREAD_UNSAFE = {"capfd", "capsys", "monkeypatch", "recwarn", "run_python", "threads"}
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -36,11 +39,16 @@ def pytest_collection_modifyitems(items):
     """Mark tests by what they use, and let the levels of a case run one after the other, for the oracle."""
     first = {}
     for number, item in enumerate(items):
-        if "level" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "level" in fixtures:
             item.add_marker("levels")
+        if THREAD_UNSAFE.intersection(fixtures):
+            item.add_marker("thread_unsafe")
         for name in FOREIGN:
             if hasattr(getattr(item, "module", None), name):
                 item.add_marker(name)
+        # For the report (--junitxml).
+        item.user_properties += [("mark", name) for name in ("levels", "torch") if item.get_closest_marker(name)]
         parameters = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
         parameters.pop("level", None)
         case = (item.nodeid.partition("[")[0], *parameters.items())
@@ -69,10 +77,20 @@ def dtype(request):
     return np.dtype(request.param)
 
 
+class RandomNumbers(threading.local):
+    """A numpy.random.Generator for each thread, the same numbers in each."""
+
+    def __init__(self):
+        self._generator = np.random.default_rng(20261122)
+
+    def __getattr__(self, name):
+        return getattr(self._generator, name)
+
+
 @pytest.fixture
 def rng():
-    """Return random numbers, the same in every run."""
-    return np.random.default_rng(20261122)
+    """Return random numbers, the same in every run and, with pytest-run-parallel, in every thread."""
+    return RandomNumbers()
 
 
 @pytest.fixture

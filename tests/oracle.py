@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ def once_per_input(function):
     """
     signature = inspect.signature(function)
     kept = {}
+    lock = threading.Lock()
 
     @functools.wraps(function)
     def look_up(*arguments, **named):
@@ -43,14 +45,15 @@ def once_per_input(function):
         bound.apply_defaults()
         arrays = [np.asarray(value) for value in bound.arguments.values()]
         key = tuple((array.shape, array.dtype.str, array.tobytes()) for array in arrays)
-        if key not in kept:
-            exact = function(*arguments, **named)
-            for array in exact[:-1]:
-                array.flags.writeable = False
-            while len(kept) >= MOST_KEPT:
-                del kept[next(iter(kept))]
-            kept[key] = exact
-        return kept[key]
+        with lock:
+            if key not in kept:
+                exact = function(*arguments, **named)
+                for array in exact[:-1]:
+                    array.flags.writeable = False
+                while len(kept) >= MOST_KEPT:
+                    del kept[next(iter(kept))]
+                kept[key] = exact
+            return kept[key]
 
     return look_up
 

@@ -17,6 +17,8 @@ import oracle
 from cyce import plotting
 from functions import FUNCTIONS, arrays_of
 
+pytestmark = pytest.mark.slow
+
 LOSS_AND_GRADIENT = cyce.value_and_grad(F.cross_entropy)
 
 

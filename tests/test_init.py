@@ -32,6 +32,7 @@ assert {name} is module
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.matplotlib
 def test_plotting_imports_matplotlib_when_it_draws(run_python):
     program = """
 import sys

@@ -351,7 +351,8 @@ class TestAdviceWorks:
         ],
     )
     def test_of_tensors(self, dtype, code):
-        torch = pytest.importorskip("torch")
+        import torch
+
         tensor = torch.ones(2, 3, requires_grad=True)
         if dtype != "requires_grad":
             tensor = tensor.detach().to(getattr(torch, dtype))

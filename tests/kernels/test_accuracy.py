@@ -15,6 +15,9 @@ import cyce.functional as F
 import oracle
 from platforms import LEVELS
 
+pytestmark = pytest.mark.slow
+
+
 def check(loss_and_gradient, logits, target):
     """Assert the bounds of the loss and of the gradient for class indices."""
     losses, gradients = loss_and_gradient(logits, target, reduction="none")

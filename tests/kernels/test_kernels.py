@@ -184,6 +184,7 @@ def test_any_strides(level, dtype, rng, loss_and_gradient, shape):
             np.testing.assert_array_equal(strided, gradient)
 
 
+@pytest.mark.not_sanitized
 def test_more_than_two_to_the_31_logits(level, rng):
     # Rows of stride 0: no memory is needed.
     row = rng.standard_normal(50_000).astype(np.float32)

@@ -10,6 +10,8 @@ import pytest
 from cyce.kernels import dispatch
 from records import of_classes
 
+pytestmark = pytest.mark.smoke
+
 LONG = np.longdouble
 N_SAMPLES = 500_000
 # Fields of a state, as in merge.pxd.

@@ -111,6 +111,7 @@ print(used() - before)
 """
 
 
+@pytest.mark.not_sanitized
 @on_linux
 @pytest.mark.parametrize(
     "what", ["tiles", "counts", "elements", "classes", "one position", "one row", "more than can be counted"]
@@ -179,6 +180,7 @@ def test_nothing_is_written_beside_elementwise_outputs(level, dtype, rng, shape,
         assert not np.any(array == 77)
 
 
+@pytest.mark.not_sanitized
 @on_linux
 @pytest.mark.parametrize("classes_far_apart", [False, True])
 def test_elements_more_than_two_to_the_31_apart(level, rng, loss_and_gradient, classes_far_apart):

@@ -14,6 +14,8 @@ import oracle
 from cyce.kernels import dispatch
 from records import of_classes
 
+pytestmark = pytest.mark.smoke
+
 # Classes that a kernel reduces together: rows, and tiles of more than 128 classes.
 ROW_BLOCK, TILE_BLOCK = 4096, 64
 

@@ -6,6 +6,8 @@ import pytest
 from cyce.kernels import dispatch
 from records import of_classes
 
+pytestmark = pytest.mark.smoke
+
 LAYOUTS = {
     "rows": (5, 1000),
     "long rows": (2, 9000),

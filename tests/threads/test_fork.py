@@ -161,6 +161,7 @@ def test_a_forked_child_computes_the_same(run_python, program):
 
 
 @with_fork
+@pytest.mark.torch
 @pytest.mark.parametrize("first", ["torch", "cyce"])
 def test_with_torch(run_python, first):
     # Both have libgomp, and may share one: then torch's pool is in the way, too.

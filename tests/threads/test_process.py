@@ -198,6 +198,7 @@ assert after == before != 0
         result = run_python("-c", program)
         assert result.returncode == 0, result.stderr
 
+    @pytest.mark.torch
     @pytest.mark.parametrize("n", [1, 2])
     def test_who_flushes_subnormal_numbers_gets_the_same(self, run_python, n):
         # torch does so for the calling thread, and threads started from there inherit it.
