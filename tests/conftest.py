@@ -48,7 +48,9 @@ def pytest_collection_modifyitems(items):
             if hasattr(getattr(item, "module", None), name):
                 item.add_marker(name)
         # For the report (--junitxml).
-        item.user_properties += [("mark", name) for name in ("levels", "torch") if item.get_closest_marker(name)]
+        item.user_properties += [
+            ("mark", name) for name in ("levels", "torch") if item.get_closest_marker(name)
+        ]
         parameters = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
         parameters.pop("level", None)
         case = (item.nodeid.partition("[")[0], *parameters.items())

@@ -1,1 +1,4 @@
-"""The compiled code: see docs/architecture.md for the rooms, `dispatch` for the choice of a level."""
+"""The compiled code.
+
+Start at the list of rooms in cross_entropy.pyx, or at docs/architecture.md; `dispatch` chooses a level.
+"""

@@ -5,9 +5,9 @@ branch-free and laid out over a fixed number of lanes, so that the C compiler tu
 whatever width the level has, and every width adds in the same order. The rooms, in the order of a call:
 
     arguments, arrays, call_scope   what the facade hands over, checked; buffers, threads
-    call                            what is to be computed, and how it is cut up
+    call, plan                      what is to be computed, and how it is cut up
     targets, denominator            look-up, checks, which positions count, what the mean divides by
-    passes                          reduce, merge, finish
+    passes, scratch, streaming      reduce, merge, finish; memory, streaming stores
     rows, tiles                     one block along the classes; one block across the positions
     reference, transforms, masses, points, storage, math, sums, machine     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
@@ -20,15 +20,13 @@ from cyce.kernels.arguments cimport CrossEntropyArguments
 from cyce.kernels.arrays cimport (
     Operand, expect, format_of, integer_format_of, n_elements, place, same_shape,
 )
-from cyce.kernels.call cimport (
-    FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase,
-    plan,
-)
+from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
 from cyce.kernels.machine cimport CYCE_DEBUG
 from cyce.kernels.merge cimport N_STATE_FIELDS, merge_states
 from cyce.kernels.passes cimport MIN_SHARE, run
+from cyce.kernels.plan cimport plan
 from cyce.kernels.storage cimport arithmetic_of, size_of
 from cyce.kernels.sums cimport quotient_lost
 

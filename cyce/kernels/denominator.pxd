@@ -15,8 +15,9 @@ from libc.math cimport NAN
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from cyce.kernels.call cimport CHUNK, Call
+from cyce.kernels.call cimport Call
 from cyce.kernels.machine cimport check, cyce_enter, cyce_environment, cyce_leave
+from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.sums cimport add, settled
 from cyce.kernels.targets cimport is_bad, is_class, load_targets
 

@@ -6,8 +6,9 @@ once, at the end.
 """
 from cython cimport floating
 
-from cyce.kernels.call cimport CHUNK, Call, Tile
+from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport check
+from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.points cimport smoothed
 from cyce.kernels.storage cimport load, load_positions
 from cyce.kernels.sums cimport add, settled

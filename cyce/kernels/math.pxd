@@ -2,7 +2,7 @@
 
 Branch-free, so that a loop over lanes that calls them is vectorised. Products and sums are fused only where
 the code says so (`multiply_add`), and the compiler is told not to fuse on its own: every level that has the
-instruction gives the same bits. Each docstring gives the error bound.
+instruction gives the same bits. Docstrings give the error bounds, in ulp of the result.
 """
 from cython cimport floating
 from libc.float cimport DBL_MAX
@@ -16,7 +16,7 @@ from cyce.kernels.sums cimport difference_lost
 cdef inline floating expm1_factor(floating r) noexcept nogil:
     """P(r) such that e**r - 1 = r + r**2 * P(r) for abs(r) <= ln(2)/2.
 
-    Minimises the largest relative error (Remez' algorithm on that interval widened by 0.05 %, in 60
+    Minimises the largest relative error of e**r (Remez' algorithm on that interval widened by 0.05 %, in 60
     digits): 3.1e-9 with total degree 6 for float, 3.6e-18 with total degree 11 for double.
     """
     cdef floating p
@@ -45,7 +45,7 @@ cdef inline floating expm1_near_zero(floating r) noexcept nogil:
 
 
 cdef inline floating exp_near_zero(floating r) noexcept nogil:
-    """e**r for abs(r) <= ln(2)/2."""
+    """e**r for abs(r) <= ln(2)/2, to 1.05 ulp of float, 1 ulp of double."""
     return expm1_near_zero(r) + <floating> 1.0
 
 
@@ -151,14 +151,14 @@ cdef inline double tanh_of(double x) noexcept nogil:
 
 
 cdef inline double square_of_sech(double x) noexcept nogil:
-    """1 / cosh(x)**2 = 1 - tanh(x)**2, without the cancellation; NaN stays NaN."""
+    """1 / cosh(x)**2 = 1 - tanh(x)**2, without the cancellation, to 5 ulp; NaN stays NaN."""
     cdef double tail = exp_nonpositive(2.0 * x if x < 0 else -2.0 * x)
     cdef double inverse = 1.0 / (1.0 + tail)
     return 4.0 * tail * inverse * inverse
 
 
 cdef inline double exp_clamped(double x) noexcept nogil:
-    """e**x; inf from 709.8 on, gradual underflow, NaN stays NaN."""
+    """e**x, to 1 ulp; inf from 709.8 on, gradual underflow, NaN stays NaN."""
     cdef double bounded = 710.0 if x > 710.0 else x
     # 2**512 and its inverse
     cdef double scale = 1.3407807929942597e154 if x > 0 else 7.458340731200207e-155

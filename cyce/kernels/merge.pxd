@@ -15,9 +15,9 @@ from libc.string cimport memset
 
 from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.math cimport exp_in_parts, exp_nonpositive
+from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport add, add_product, difference_lost, finite_or_zero
-from cyce.kernels.targets cimport is_class
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -206,7 +206,7 @@ cdef inline void save_picks(const Call* call, const Tile* tile) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(tile.width):
         picked[k] = NAN
-        if call.target != NULL and is_class(tile.pivot[k], call.n_classes):
+        if call.target != NULL and lies_within(tile.pivot[k], call.n_classes):
             picked[k] = tile.pivot_logit[k]
 
 

@@ -13,19 +13,19 @@ from cython cimport floating
 from cython.parallel cimport prange, threadid
 
 from cyce.kernels.arrays cimport offsets_of
-from cyce.kernels.call cimport (
-    FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile, check_block,
-)
+from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
 from cyce.kernels.merge cimport N_BLOCK_FIELDS, load_state, merge_blocks, save_picks, save_state
+from cyce.kernels.plan cimport check_block
 from cyce.kernels.positions cimport (
     find_pivots, finish_logsumexp, finish_losses, finish_pivots, finish_stats, normalize_positions,
 )
 from cyce.kernels.rows cimport (
     row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block,
 )
-from cyce.kernels.scratch cimport CACHE_LINE, Scratch, choose_memory, scratch_of
+from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
 from cyce.kernels.storage cimport TILE
+from cyce.kernels.streaming cimport choose_memory
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block

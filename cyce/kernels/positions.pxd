@@ -16,12 +16,12 @@ from cyce.kernels.call cimport Call, StatsOut, Tile
 from cyce.kernels.masses cimport fill_dense, mass_without
 from cyce.kernels.math cimport log1p_in_parts
 from cyce.kernels.merge cimport decay_of
+from cyce.kernels.plan cimport lies_within
 from cyce.kernels.points cimport comes_before
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.sums cimport (
     LANES, add, add_product, difference_lost, finite_or_zero, settled, settled_of, sum_lost, sum_of_lanes,
 )
-from cyce.kernels.targets cimport is_class
 from cyce.kernels.transforms cimport changes_logits, slope_at, transform
 
 
@@ -184,6 +184,8 @@ cdef inline double finish_losses(const Call* call, Tile* tile, floating like) no
     if call.sample_weight != NULL:
         for k in range(tile.width):
             loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
+    # An ignored position has loss 0 and gradient 0: in tiles, all terms of a gradient have this scale as a
+    # factor; rows write zeros (`row_finish_block`).
     if tile.n_ignored or tile.width < tile.lanes:
         for k in range(tile.lanes):
             if not tile.counts[k]:
@@ -220,13 +222,13 @@ cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexce
             tile.pivot_logit[k] = tile.row_max[k]
         if changes_logits(call):
             for k in range(tile.width):
-                if is_class(tile.pivot[k], call.n_classes):
+                if lies_within(tile.pivot[k], call.n_classes):
                     tile.pivot_slope[k] = slope_at(call, logit_of(call, tile, k, tile.pivot[k], like))
     if not call.has_dense:
         return
     for k in range(tile.width):
         # There is no maximum where all is NaN or -inf.
-        if tile.counts[k] and is_class(tile.pivot[k], call.n_classes):
+        if tile.counts[k] and lies_within(tile.pivot[k], call.n_classes):
             fill_dense(call, tile.probabilities_at[k], tile.pivot[k], 1, &dense)
             others = settled(tile.mass[k] - dense, tile.mass_lost[k])
             if floating is float:

@@ -1,4 +1,4 @@
-"""One block of one position, vectors along the classes.
+"""One block of one position, vectors along the classes; `plan` (plan.pxd) chooses between rows and tiles.
 
 `row_reduce_block` reduces the block to its statistics (merge.pxd) and leaves its exponentials where they wait
 for `row_finish_block`, which turns them into the gradient or the softmax.
@@ -10,13 +10,14 @@ from cython cimport floating
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
-from cyce.kernels.call cimport CHUNK, GRADIENT, ROW_BLOCK, SOFTMAX, Call, Tile, classes_of_block
+from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport fill_dense
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, N_BLOCK_FIELDS, RANK, REST, REST_LOST, SPREAD, UNIT,
     block_factor,
 )
+from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport (
     add_dense, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
 )
@@ -24,7 +25,6 @@ from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headroom
 from cyce.kernels.storage cimport address_of, destination, load, size_of, store, store_zeros
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled, sum_of_lanes, whole_lanes
-from cyce.kernels.targets cimport is_class
 from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
 
 
@@ -266,7 +266,7 @@ cdef inline void row_reduce_block(
         else:
             exponentials_of(values, whole_lanes(n_tail), shift, exponent_shift, lowest, exps)
         # The maximum stays out of the sum.
-        has_max = is_class(max_at - chunk * CHUNK, size)
+        has_max = lies_within(max_at - chunk * CHUNK, size)
         if has_max:
             at_max = exps[max_at - chunk * CHUNK]
             exps[max_at - chunk * CHUNK] = 0
@@ -355,7 +355,7 @@ cdef inline void row_finish_block(
         if has_slopes(call):
             for k in range(size):
                 chunk_grad[k] *= slopes[chunk * CHUNK + k]
-        if call.output == GRADIENT and is_class(pivot - chunk * CHUNK, size):
+        if call.output == GRADIENT and lies_within(pivot - chunk * CHUNK, size):
             chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
         store(chunk_grad, size, &call.grad, grad_at + chunk * CHUNK, call.streams)
 

@@ -1,10 +1,4 @@
-"""Memory of a pass: where the gradient goes, and where exponentials wait for it.
-
-Between the phases, the exponentials of a tile wait in the gradient's own memory, which may be that of the
-logits: a block is read before it is written. Where that is not possible they wait in scratch memory: a
-gradient much larger than the caches goes past them (`Call.streams`), or has another storage than the
-arithmetic.
-"""
+"""Scratch memory of a pass: what a thread needs, and how it is divided."""
 from cython cimport floating
 
 from cyce.kernels.call cimport LOG_SOFTMAX, Call, Tile
@@ -14,10 +8,6 @@ from cyce.kernels.transforms cimport changes_logits, has_slopes
 
 cdef enum:
     CACHE_LINE = 64
-    # Gradients of at least this many bytes go past the caches, unless they overwrite the logits: nothing of
-    # them would be left there. Exponentials of a tile wait in at most so many bytes of scratch memory.
-    MIN_STREAM = 1 << 26
-    MAX_STREAM_TILE = 3 << 18
 
 
 cdef struct Scratch:
@@ -55,25 +45,3 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
         scratch.exps = whole_lines(<size_t> (call.n_blocks * call.block_classes * TILE) * sizeof(floating))
     scratch.packed = whole_lines(block * sizeof(floating))
     return scratch
-
-
-cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
-    """Whether the gradient may go past the caches."""
-    if call.grad.start == NULL or call.grad.start == call.logits.start:
-        return False
-    if call.output == LOG_SOFTMAX or has_slopes(call) or not is_native(call.grad.format, like):
-        return False
-    if <size_t> (call.n_positions * call.n_classes) * sizeof(floating) < MIN_STREAM:
-        return False
-    if call.by_rows:
-        return <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MAX_STREAM_TILE
-    return call.n_blocks == 1
-
-
-cdef inline void choose_memory(Call* call, bint split, floating like) noexcept nogil:
-    """Choose where the gradient goes, and where exponentials wait for it."""
-    call.streams = may_stream(call, like) and not split
-    call.exps_wait_apart = (
-        call.grad.start != NULL and call.output != LOG_SOFTMAX and not has_slopes(call)
-        and (call.streams and call.by_rows or not is_native(call.grad.format, like))
-    )

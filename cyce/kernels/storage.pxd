@@ -2,8 +2,9 @@
 
 Everything else computes on float or double (`floating`, the arithmetic). Logits, class probabilities and
 outputs may be stored otherwise: an `Operand` carries its storage as a type code of the buffer protocol, and
-each output has its own. A new storage needs one line in each of `size_of`, `convert` and `convert_back`, and
-one in `arithmetic_of`.
+each output has its own. A new storage needs a code in `size_of`, a branch in `convert` and `convert_back`,
+with a loop of its own if C has no such type, and a line in `arithmetic_of` if that is not float. Class
+weights and losses are always of the arithmetic's type; integer targets are read by targets.pxd.
 
 What is stored in the type of the arithmetic is not copied: `load` returns where it lies, `destination`
 where it is to be. Anything else goes through scratch memory, a block at a time.
@@ -12,7 +13,7 @@ from cython cimport floating
 from libc.string cimport memcpy, memset
 
 from cyce.kernels.arrays cimport Operand
-from cyce.kernels.machine cimport cyce_stream, transpose
+from cyce.kernels.machine cimport check, cyce_stream, transpose
 from cyce.kernels.sums cimport whole_lanes
 
 cdef enum:
@@ -73,6 +74,7 @@ cdef inline void convert(
     if source.format == c"f":
         convert_from(<const float*> source.start + at, stride, n, values_out, out_stride)
     else:
+        check(source.format == c"d")
         convert_from(<const double*> source.start + at, stride, n, values_out, out_stride)
 
 
@@ -84,6 +86,7 @@ cdef inline void convert_back(
     if target.format == c"f":
         convert_to(values, in_stride, n, <float*> target.start + at, stride)
     else:
+        check(target.format == c"d")
         convert_to(values, in_stride, n, <double*> target.start + at, stride)
 
 

@@ -10,6 +10,7 @@ from libc.stdint cimport (
 
 from cyce.kernels.call cimport GRADIENT, Call, Tile
 from cyce.kernels.machine cimport check
+from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.transforms cimport changes_logits, slope_at, transform
 
@@ -50,8 +51,7 @@ cdef inline void load_targets(
 
 cdef inline bint is_class(int64_t target, Py_ssize_t n_classes) noexcept nogil:
     """Whether the target is one of the classes."""
-    # One comparison: a negative number is large as an unsigned one.
-    return <uint64_t> target < <uint64_t> n_classes
+    return lies_within(target, n_classes)
 
 
 cdef inline bint is_bad(int64_t target, Py_ssize_t n_classes, int64_t ignore_index) noexcept nogil:
@@ -76,13 +76,13 @@ cdef inline void pick_from_logits(const Call* call, Tile* tile, floating like) n
     cdef Py_ssize_t class_stride = call.logits.class_stride
     cdef Py_ssize_t k
     for k in range(tile.width):
-        if is_class(tile.pivot[k], call.n_classes):
+        if lies_within(tile.pivot[k], call.n_classes):
             tile.pivot_logit[k] = load_one(
                 &call.logits, tile.logits_at[k] + tile.pivot[k] * class_stride, like
             )
     if changes_logits(call):
         for k in range(tile.width):
-            if is_class(tile.pivot[k], call.n_classes):
+            if lies_within(tile.pivot[k], call.n_classes):
                 note_pick(call, tile, k, <floating> tile.pivot_logit[k])
 
 
@@ -92,11 +92,11 @@ cdef inline void pick_from_block(
     """Take the targets' logits out of n packed classes from number `first` on."""
     cdef Py_ssize_t k
     for k in range(tile.width):
-        if is_class(tile.pivot[k] - first, n):
+        if lies_within(tile.pivot[k] - first, n):
             tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * TILE + k]
     if changes_logits(call):
         for k in range(tile.width):
-            if is_class(tile.pivot[k] - first, n):
+            if lies_within(tile.pivot[k] - first, n):
                 note_pick(call, tile, k, <floating> tile.pivot_logit[k])
 
 

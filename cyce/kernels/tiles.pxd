@@ -1,16 +1,18 @@
 """One block of a tile of positions, vectors across the positions.
 
-The twin of rows.pxd. A block is packed to [class][position] first, and computed there.
+The twin of rows.pxd; `plan` (plan.pxd) chooses between the two. A block is packed to [class][position] first,
+and computed there.
 """
 from cython cimport floating
 from libc.math cimport INFINITY
 
-from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile, classes_of_block
+from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport fill_dense_of_tile
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, UNIT, block_factor,
 )
+from cyce.kernels.plan cimport classes_of_block, lies_within
 from cyce.kernels.points cimport (
     add_dense, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
 )
@@ -20,12 +22,12 @@ from cyce.kernels.reference cimport (
 )
 from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
-from cyce.kernels.targets cimport is_class, pick_from_block
+from cyce.kernels.targets cimport pick_from_block
 from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
 
 
-cdef inline void set_ignored_to_zero(const Tile* tile, Py_ssize_t n, floating* packed_out) noexcept nogil:
-    """Set n packed classes of ignored positions to 0, whatever their logits."""
+cdef inline void neutralize_ignored(const Tile* tile, Py_ssize_t n, floating* packed_out) noexcept nogil:
+    """Set n packed classes of ignored positions to 0: no NaN of theirs survives their scale, which is 0."""
     cdef Py_ssize_t c, k
     if tile.n_ignored:
         for k in range(tile.width):
@@ -39,7 +41,7 @@ cdef inline void tile_load_logits(
 ) noexcept nogil:
     """Pack the logits of n classes from number `first` on."""
     load_tile(&call.logits, first, tile.logits_at, tile.contiguous, tile.width, n, packed_out)
-    set_ignored_to_zero(tile, n, packed_out)
+    neutralize_ignored(tile, n, packed_out)
 
 
 cdef inline void tile_transform(
@@ -246,7 +248,7 @@ cdef inline void tile_finish_block(
         tile_restart_block(call, tile, first, n, stats, packed, slopes)
     elif exps_wait:
         load_tile(&call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, packed)
-        set_ignored_to_zero(tile, n, packed)
+        neutralize_ignored(tile, n, packed)
     for k in range(tile.lanes):
         factor[k] = <floating> block_factor(tile, stats, TILE, k)
         dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
@@ -266,7 +268,7 @@ cdef inline void tile_finish_block(
                 lane[k] *= slopes[c * TILE + k]
     if call.output == GRADIENT:
         for k in range(tile.width):
-            if tile.counts[k] and is_class(tile.pivot[k] - first, n):
+            if tile.counts[k] and lies_within(tile.pivot[k] - first, n):
                 packed[(tile.pivot[k] - first) * TILE + k] = <floating> tile.pivot_gradient[k]
     store_tile(
         <const floating*> packed, &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n,

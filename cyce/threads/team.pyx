@@ -1,7 +1,9 @@
 """The account of threads: how many a call gets, counted for all calls of the process.
 
 Calls acquire threads and release them, whether they run OpenMP loops (`acquire`) or Python threads
-(`Workers`).
+(`Workers`). A call gets what is free of the budget, at most an equal part of it for each running call, and at
+most one thread for each share of its work (`begin_call`); fewer if its pool ends with the call (`acquire`),
+or if the system refuses threads (`prove`).
 
 * Calls that run at once share the budget: together they never use more threads.
 * An idle pool may be kept after a call, so that the next one does not start threads again, which takes some

@@ -1,0 +1,41 @@
+"""When a gradient goes past the caches (streaming stores), and where exponentials wait for it.
+
+Between the phases, the exponentials of a tile wait in the gradient's own memory, which may be that of the
+logits: a block is read before it is written. Where that is not possible they wait in scratch memory: a
+gradient much larger than the caches goes past them (`Call.streams`), or has another storage than the
+arithmetic.
+"""
+from cython cimport floating
+
+from cyce.kernels.call cimport LOG_SOFTMAX, Call
+from cyce.kernels.storage cimport is_native
+from cyce.kernels.transforms cimport has_slopes
+
+cdef enum:
+    # Gradients of at least this many bytes stream, unless they overwrite the logits: nothing of them would
+    # be left in the caches.
+    MIN_STREAM = 64 << 20
+    # Most bytes of exponentials of a tile that wait in scratch memory: they fit into L2.
+    MAX_STREAM_TILE = 768 << 10
+
+
+cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
+    """Whether the gradient may go past the caches."""
+    if call.grad.start == NULL or call.grad.start == call.logits.start:
+        return False
+    if call.output == LOG_SOFTMAX or has_slopes(call) or not is_native(call.grad.format, like):
+        return False
+    if <size_t> (call.n_positions * call.n_classes) * sizeof(floating) < MIN_STREAM:
+        return False
+    if call.by_rows:
+        return <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MAX_STREAM_TILE
+    return call.n_blocks == 1
+
+
+cdef inline void choose_memory(Call* call, bint split, floating like) noexcept nogil:
+    """Choose where the gradient goes, and where exponentials wait for it."""
+    call.streams = may_stream(call, like) and not split
+    call.exps_wait_apart = (
+        call.grad.start != NULL and call.output != LOG_SOFTMAX and not has_slopes(call)
+        and (call.streams and call.by_rows or not is_native(call.grad.format, like))
+    )
