@@ -24,6 +24,10 @@ DATA = {
     "normal": "N(0, 1)",
     "peaked": "N(0, 1), 5 more at the target",
     "sorted": "N(0, 1), ascending along the classes",
+    "descending": "N(0, 1), descending along the classes",
+    "steep": "N(0, 1), and 0.03 more with each class",
+    "spikes": "N(0, 1), one of 4096 classes 100 higher",
+    "offset": "N(1e4, 1)",
     "masked": "N(0, 1), 30 % of the classes but not the target at -inf",
 }
 
@@ -134,6 +138,16 @@ def make_inputs(shape: Shape, dtype: str, target: str, data: str) -> Inputs:
     classes = rng.integers(n_classes, size=shape.sizes[:1] + shape.sizes[2:])
     if data == "sorted":
         logits.sort(axis=1)
+    elif data == "descending":
+        logits.sort(axis=1)
+        logits = np.ascontiguousarray(np.flip(logits, 1))
+    elif data == "steep":
+        rise = 0.03 * np.arange(n_classes, dtype=logits.dtype)
+        logits += np.expand_dims(rise, tuple(range(1, logits.ndim - 1)))
+    elif data == "spikes":
+        logits[:, 100::4096] += 100
+    elif data == "offset":
+        logits += 10_000
     elif data == "peaked":
         at_target = np.expand_dims(classes, 1)
         np.put_along_axis(logits, at_target, np.take_along_axis(logits, at_target, 1) + 5, 1)

@@ -9,7 +9,7 @@ import torch
 
 import oracle
 from benchmarks import cases, compare, linear, report
-from benchmarks.contenders import Cyce, Expected, NumPy, Torch
+from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, address
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,21 @@ def test_every_selection_has_cases_and_none_twice():
     for field, values in (("mode", cases.MODES), ("target", cases.TARGETS), ("data", cases.DATA)):
         assert {getattr(case, field) for case in everything} == set(values)
     assert {case.shape for case in everything} == {*cases.SHAPES.values(), *cases.WIDTHS.values()}
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_every_way_of_the_limit_moves_all_bytes(n_threads):
+    limit = Limit(n_threads)
+    logits = np.arange(400_000, dtype=np.uint64)
+    memory = np.zeros(400_008, np.uint64)
+    out = memory[-address(memory).value % 64 // 8 :][:400_000]
+    for call in limit.calls(("read_plainly", "read_prefetched"), [logits]):
+        assert call() == logits.sum()
+    ways = ("copy_plainly", "copy_prefetched", "copy_streamed", "copy_streamed_prefetched")
+    for call in limit.calls(ways, [logits, out]):
+        out[:] = 0
+        call()
+        np.testing.assert_array_equal(out, logits)
 
 
 @pytest.mark.integration
