@@ -47,6 +47,9 @@ def pytest_collection_modifyitems(items):
         for name in FOREIGN:
             if hasattr(getattr(item, "module", None), name):
                 item.add_marker(name)
+        if item.path.name == "plotting.py":
+            # its doctests
+            item.add_marker("matplotlib")
         # For the report (--junitxml).
         item.user_properties += [
             ("mark", name) for name in ("levels", "torch") if item.get_closest_marker(name)

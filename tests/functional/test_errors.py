@@ -341,6 +341,7 @@ class TestAdviceWorks:
         pattern = r"(?:them|it|first): (\S.*)$"
         assert self.follow(lambda x: F.cross_entropy(x, [0, 1]), "input", argument, pattern) == code
 
+    @pytest.mark.torch
     @pytest.mark.parametrize(
         ("dtype", "code"),
         [
