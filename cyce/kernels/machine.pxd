@@ -52,8 +52,10 @@ cdef extern from * nogil:
 
     #if defined(__GNUC__) || defined(__clang__)
     #define cyce_prefetch(address) __builtin_prefetch(address)
+    #define cyce_prefetch_to_l2(address) __builtin_prefetch(address, 0, 2)
     #else
     #define cyce_prefetch(address) ((void) (address))
+    #define cyce_prefetch_to_l2(address) ((void) (address))
     #endif
 
     /* The calling thread's floating point environment: rounding, subnormal numbers, flags, traps. */
@@ -190,6 +192,7 @@ cdef extern from * nogil:
     float cyce_low_bits_as_power_float(float value) noexcept
     double cyce_low_bits_as_power_double(double value) noexcept
     void cyce_prefetch(const void* address) noexcept
+    void cyce_prefetch_to_l2(const void* address) noexcept
     uint64_t cyce_bits(double value) noexcept
     double cyce_from_bits(uint64_t bits) noexcept
     void cyce_transpose_float(

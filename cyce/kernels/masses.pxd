@@ -14,6 +14,11 @@ from cyce.kernels.storage cimport load, load_positions
 from cyce.kernels.sums cimport add, settled
 
 
+cdef inline bint is_uniform(const Call* call) noexcept nogil:
+    """Whether the dense masses of all classes are 1: label smoothing without weights."""
+    return call.has_dense and call.probabilities.start == NULL and call.weight == NULL
+
+
 cdef inline void fill_dense(
     const Call* call, Py_ssize_t probabilities_at, Py_ssize_t first, Py_ssize_t n, floating* dense_out
 ) noexcept nogil:

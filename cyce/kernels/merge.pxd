@@ -35,6 +35,9 @@ cdef enum:
     N_COMMON_FIELDS
     # Only of a block:
     UNIT = N_COMMON_FIELDS          # turns its waiting exponentials into exp(logit - MAX), see reference.pxd
+    REFERENCE                       # what they are relative to
+    UNIT_BELOW                      # the same for chunks that are relative to something lower,
+    BELOW                           # bit k of which stands for chunk k
     SPREAD                          # sum of exp(logit - MAX) * (MAX - logit)
     RANK                            # number of classes before the target's
     N_BLOCK_FIELDS
@@ -73,9 +76,12 @@ cdef inline double decay_in_parts(
 cdef inline double block_factor(
     const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t k
 ) noexcept nogil:
-    """What turns exp_scaled of a block, without its headroom, into scale * total mass * softmax."""
+    """What turns exponentials of a block, times their unit and without headroom, into a multiple of softmax.
+
+    That is scale * total mass * softmax.
+    """
     cdef double decay = decay_of(stats[MAX * stride + k], tile.row_max[k])
-    return tile.scale[k] * tile.total[k] * tile.inverse[k] * decay * stats[UNIT * stride + k]
+    return tile.scale[k] * tile.total[k] * tile.inverse[k] * decay
 
 
 cdef inline double raised(double mass, double rise) noexcept nogil:

@@ -7,15 +7,20 @@ The loops over one chunk are functions that are called apart for whole chunks, s
 long these are, and for the last one: a twentieth off the loss.
 """
 from cython cimport floating
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, fabs
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
+from cyce.kernels.exponentials cimport exponentials_of_vectors, most_above, unit_of_reference
 from cyce.kernels.machine cimport prefetch
-from cyce.kernels.masses cimport fill_dense
+from cyce.kernels.masses cimport fill_dense, is_uniform
 from cyce.kernels.merge cimport (
-    ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, N_BLOCK_FIELDS, RANK, REST, REST_LOST, SPREAD, UNIT,
-    block_factor,
+    ARGMAX, BELOW, GAP, GAP_LOST, MASS, MASS_LOST, MAX, N_BLOCK_FIELDS, RANK, REFERENCE, REST, REST_LOST,
+    SPREAD, UNIT, UNIT_BELOW, block_factor,
+)
+from cyce.kernels.one_pass cimport (
+    BlockSums, Chunks, chunk_of, leave_out, logits_of, redo_chunks, reduce_chunks, sampled_reference,
+    size_of_chunk, total_of,
 )
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport (
@@ -26,6 +31,7 @@ from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headr
 from cyce.kernels.storage cimport address_of, destination, load, size_of, store, store_zeros
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled, sum_of_lanes, whole_lanes
 from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
+from cyce.kernels.vectors cimport HAS_VECTORS, sum_rows16
 
 
 cdef inline floating max_of(const floating* values, Py_ssize_t n) noexcept nogil:
@@ -85,21 +91,66 @@ cdef inline int index_of(const floating* values, int n, floating value) noexcept
 
 
 cdef inline void row_reduce_dense(
-    const Call* call, const Tile* tile, Py_ssize_t row, const floating* chunk_logits, Py_ssize_t first,
-    Py_ssize_t n, floating finite_max, double* mass, double* mass_lost, double* gap, double* gap_lost,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_logits, const floating* tail,
+    Py_ssize_t first, Py_ssize_t n, floating block_max, double* stats,
 ) noexcept nogil:
-    """Add the dense masses of one chunk of a row to the LANES totals of masses and gaps."""
+    """Reduce n classes of a row, from number `first` on, to their dense masses and gaps."""
+    cdef Py_ssize_t stride = call.tile_width
+    cdef floating finite_max = finite_or_zero(block_max)
+    cdef const floating* values
     cdef floating dense[CHUNK]
-    cdef Py_ssize_t group, k
-    fill_dense(call, tile.probabilities_at[row], first, n, dense)
-    for k in range(n, whole_lanes(n)):
-        dense[k] = 0
-    for group in range(whole_lanes(n) // LANES):
-        for k in range(LANES):
-            add_dense(
-                dense[group * LANES + k], finite_max, chunk_logits[group * LANES + k],
-                &mass[k], &mass_lost[k], &gap[k], &gap_lost[k],
-            )
+    cdef double mass[LANES]
+    cdef double mass_lost[LANES]
+    cdef double gap[LANES]
+    cdef double gap_lost[LANES]
+    cdef Py_ssize_t chunk, size, group, k
+    for k in range(LANES):
+        mass[k] = mass_lost[k] = gap[k] = gap_lost[k] = 0
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+        values = block_logits + chunk * CHUNK if size == CHUNK else tail
+        fill_dense(call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
+        for k in range(size, whole_lanes(size)):
+            dense[k] = 0
+        for group in range(whole_lanes(size) // LANES):
+            for k in range(LANES):
+                add_dense(
+                    dense[group * LANES + k], finite_max, values[group * LANES + k],
+                    &mass[k], &mass_lost[k], &gap[k], &gap_lost[k],
+                )
+    sum_of_lanes(mass, mass_lost, block_max)
+    sum_of_lanes(gap, gap_lost, block_max)
+    stats[MASS * stride] = mass[0]
+    stats[MASS_LOST * stride] = finite_or_zero(mass_lost[0])
+    stats[GAP * stride] = gap[0]
+    stats[GAP_LOST * stride] = finite_or_zero(gap_lost[0])
+
+
+cdef inline void row_reduce_uniform(
+    const float* block_logits, const float* tail, Py_ssize_t n, double block_max, double* stats,
+    Py_ssize_t stride,
+) noexcept nogil:
+    """The same for masses of 1: the gap is n * maximum - sum of the logits.
+
+    That loses nothing that counts: the sum of up to 4096 floats is exact unless one of them is less than
+    2**-17 of another, and then the gap is as large as the larger one.
+    """
+    cdef Py_ssize_t n_full = n // CHUNK
+    cdef Py_ssize_t n_tail = n - n_full * CHUNK
+    cdef double total[16]
+    cdef double sum = 0
+    cdef Py_ssize_t k
+    sum_rows16(block_logits, n_full * CHUNK // 16, total)
+    for k in range(8):
+        total[k] += total[k + 8]
+    for k in range(4):
+        total[k] += total[k + 4]
+    sum = (total[0] + total[2]) + (total[1] + total[3])
+    for k in range(n_tail):
+        sum += tail[k]
+    stats[MASS * stride] = <double> n
+    stats[GAP * stride] = <double> n * finite_or_zero(block_max) - sum
+    stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
 
 
 cdef inline void row_reduce_stats(
@@ -134,7 +185,7 @@ cdef inline void row_reduce_stats(
         n_before += comes_before(block_logits[k], k, pivot_logit, pivot)
     sum_of_lanes(spread, lost, block_max)
     stats[SPREAD * stride] = (
-        settled(spread[0], lost[0]) * <double> without_headroom(block_max) * stats[UNIT * stride]
+        settled(spread[0], lost[0]) * <double> without_headroom(block_max) * unit_at(block_max)
     )
     stats[RANK * stride] = n_before
 
@@ -182,85 +233,52 @@ cdef inline const floating* row_logits(
     return block_logits
 
 
-cdef inline void row_write_max(
-    floating block_max, Py_ssize_t argmax, double* total, double* lost, double* stats, Py_ssize_t stride
-) noexcept nogil:
-    """Write the maximum of a block, and the rest from LANES totals."""
-    cdef double unit = unit_at(block_max)
-    sum_of_lanes(total, lost, block_max)
-    stats[MAX * stride] = block_max
-    stats[ARGMAX * stride] = <double> argmax
-    stats[REST * stride] = total[0] * <double> without_headroom(block_max) * unit
-    stats[REST_LOST * stride] = lost[0] * <double> without_headroom(block_max) * unit
-    stats[UNIT * stride] = unit
-
-
-cdef inline void row_write_dense(
-    floating block_max, double* mass, double* mass_lost, double* gap, double* gap_lost, double* stats,
+cdef inline void row_write_rest(
+    double rest, double lost, double unit, floating reference, floating block_max, double* stats,
     Py_ssize_t stride,
 ) noexcept nogil:
-    """Write the dense masses and the gaps of a block from LANES totals of each."""
-    sum_of_lanes(mass, mass_lost, block_max)
-    sum_of_lanes(gap, gap_lost, block_max)
-    stats[MASS * stride] = mass[0]
-    stats[MASS_LOST * stride] = finite_or_zero(mass_lost[0])
-    stats[GAP * stride] = gap[0]
-    stats[GAP_LOST * stride] = finite_or_zero(gap_lost[0])
+    """Write the rest of a block, of which a sum of exponentials and its unit are given."""
+    stats[MAX * stride] = block_max
+    stats[REST * stride] = rest * <double> without_headroom(block_max) * unit
+    stats[REST_LOST * stride] = lost * <double> without_headroom(block_max) * unit
+    stats[UNIT * stride] = unit
+    stats[REFERENCE * stride] = reference
 
 
-cdef inline void row_reduce_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, Py_ssize_t block, double* stats,
-    floating* packed,
+cdef inline void row_add_exponentials(
+    const floating* block_logits, const floating* tail, Py_ssize_t n, floating block_max, Py_ssize_t max_at,
+    floating* exps_out, floating* tail_exps_out, const char* next_logits, double* stats, Py_ssize_t stride,
 ) noexcept nogil:
-    """Reduce one block of a row; leave its exponentials in row_exps, unless that is NULL.
+    """The second of two passes over n logits, whose maximum is known: exponentials relative to it, their
+    rest.
 
-    stats: of this block and row; its fields are call.tile_width apart.
+    exps_out: NULL if they are not kept. next_logits: what to prefetch, or NULL.
+
     """
-    cdef Py_ssize_t first = block * ROW_BLOCK
-    cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t n_full = n // CHUNK
     cdef Py_ssize_t n_tail = n - n_full * CHUNK
-    cdef Py_ssize_t stride = call.tile_width
-    cdef const floating* block_logits = row_logits(call, tile, row, block, packed)
-    cdef const char* next_logits = address_of(&call.logits, tile.logits_at[row] + first + n)
-    cdef Py_ssize_t chunk_bytes = CHUNK * size_of(call.logits.format)
-    cdef floating tail[CHUNK]
     cdef floating local[CHUNK]
     cdef double total[LANES]
     cdef double lost[LANES]
-    cdef double mass[LANES]
-    cdef double mass_lost[LANES]
-    cdef double gap[LANES]
-    cdef double gap_lost[LANES]
     cdef const floating* values
     cdef floating* exps
     cdef floating at_max = 0
-    cdef floating block_max, shift, exponent_shift, lowest
-    cdef Py_ssize_t max_at, chunk, k, size
+    cdef floating shift, exponent_shift, lowest
+    cdef Py_ssize_t chunk, k, size
     cdef bint has_max
-
-    # A short last chunk is filled up with logits that add nothing.
-    if n_tail:
-        memcpy(tail, block_logits + n_full * CHUNK, n_tail * sizeof(floating))
-        for k in range(n_tail, whole_lanes(n_tail)):
-            tail[k] = -INFINITY
-    block_max = row_max_of_block(block_logits, tail, n, &max_at)
     refer_to(block_max, &shift, &exponent_shift, &lowest)
     for k in range(LANES):
-        total[k] = lost[k] = mass[k] = mass_lost[k] = gap[k] = gap_lost[k] = 0
+        total[k] = lost[k] = 0
     for chunk in range(n_full + (n_tail > 0)):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         values = block_logits + chunk * CHUNK if chunk < n_full else tail
-        exps = row_exps + first + chunk * CHUNK if row_exps != NULL and chunk < n_full else local
+        exps = exps_out + chunk * CHUNK if exps_out != NULL else local
+        if chunk == n_full:
+            exps = tail_exps_out
         # Prefetch the next block, or row: a quarter off the loss of 2048 x 32000 at x86_64_v4, and a fifth
         # off a gradient that streams. Without streaming, a gradient keeps the memory busy anyway.
-        if row_exps == NULL or call.streams:
-            prefetch(next_logits + chunk * chunk_bytes, chunk_bytes)
-        if call.has_dense:
-            row_reduce_dense(
-                call, tile, row, values, first + chunk * CHUNK, size, finite_or_zero(block_max),
-                mass, mass_lost, gap, gap_lost,
-            )
+        if next_logits != NULL:
+            prefetch(next_logits + chunk * CHUNK * sizeof(floating), CHUNK * sizeof(floating))
         if chunk < n_full:
             exponentials_of(values, CHUNK, shift, exponent_shift, lowest, exps)
         else:
@@ -276,14 +294,102 @@ cdef inline void row_reduce_block(
             add_chunk(exps, whole_lanes(n_tail), total, lost)
         if has_max:
             exps[max_at - chunk * CHUNK] = at_max
-        if row_exps != NULL and chunk == n_full:
-            memcpy(row_exps + first + chunk * CHUNK, local, n_tail * sizeof(floating))
+    sum_of_lanes(total, lost, block_max)
+    row_write_rest(total[0], lost[0], unit_at(block_max), block_max, block_max, stats, stride)
 
-    row_write_max(block_max, first + max_at, total, lost, stats, stride)
-    if call.has_dense:
-        row_write_dense(block_max, mass, mass_lost, gap, gap_lost, stats, stride)
+
+cdef inline float row_reduce_in_one_pass(
+    const float* block_logits, const float* tail, Py_ssize_t n, float* exps_out, float* tail_exps_out,
+    Py_ssize_t* max_at_out, double* stats, Py_ssize_t stride,
+) noexcept nogil:
+    """Exponentials of n logits and their rest, in one pass (one_pass.pxd); returns their maximum."""
+    cdef Chunks chunks
+    cdef BlockSums sums
+    cdef Py_ssize_t chunk, number
+    cdef float reference, block_max
+    cdef double unit
+    chunks.logits = block_logits
+    chunks.tail = tail
+    chunks.exps = exps_out
+    chunks.tail_exps = tail_exps_out
+    chunks.n_full = n // CHUNK
+    chunks.n_tail = whole_lanes(n - chunks.n_full * CHUNK)
+    chunks.n = chunks.n_full + (chunks.n_tail > 0)
+    reference = sampled_reference(&chunks)
+    block_max = reduce_chunks(&chunks, reference, &sums)
+    unit = unit_of_reference(reference, block_max)
+    stats[BELOW * stride] = 0
+    if block_max > -INFINITY and not block_max <= reference + most_above():
+        stats[UNIT_BELOW * stride] = unit
+        stats[BELOW * stride] = redo_chunks(&chunks, reference, block_max, unit, &sums)
+        reference = block_max
+        unit = unit_of_reference(reference, block_max)
+    max_at_out[0] = n
+    if block_max > -INFINITY:
+        chunk = chunk_of(&sums, chunks.n, block_max)
+        number = index_of(logits_of(&chunks, chunk), <int> size_of_chunk(&chunks, chunk), block_max)
+        max_at_out[0] = chunk * CHUNK + number
+        leave_out(&chunks, chunk, number, &sums)
+    row_write_rest(total_of(&sums, chunks.n), 0, unit, reference, block_max, stats, stride)
+    return block_max
+
+
+cdef inline void row_reduce_block(
+    const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, Py_ssize_t block, double* stats,
+    floating* packed,
+) noexcept nogil:
+    """Reduce one block of a row; leave its exponentials in row_exps, unless that is NULL.
+
+    row_exps may be where the logits are. stats: of this block and row; its fields are call.tile_width apart.
+    """
+    cdef Py_ssize_t first = block * ROW_BLOCK
+    cdef Py_ssize_t n = classes_of_block(call, block)
+    cdef Py_ssize_t n_full = n // CHUNK
+    cdef Py_ssize_t n_tail = n - n_full * CHUNK
+    cdef Py_ssize_t stride = call.tile_width
+    cdef const floating* block_logits = row_logits(call, tile, row, block, packed)
+    cdef floating* exps_out = row_exps + first if row_exps != NULL else NULL
+    cdef const char* next_logits = NULL
+    cdef floating tail[CHUNK]
+    cdef floating tail_exps[CHUNK]
+    cdef float apart[ROW_BLOCK]
+    cdef floating* exps = exps_out
+    cdef floating block_max
+    cdef Py_ssize_t max_at, k
+
+    # A short last chunk is filled up with logits that add nothing.
+    if n_tail:
+        memcpy(tail, block_logits + n_full * CHUNK, n_tail * sizeof(floating))
+        for k in range(n_tail, whole_lanes(n_tail)):
+            tail[k] = -INFINITY
+    if floating is float and HAS_VECTORS:
+        # The logits are needed once more, after their exponentials.
+        if exps_out == NULL or exps_out == block_logits:
+            exps = <floating*> apart
+        block_max = row_reduce_in_one_pass(
+            <const float*> block_logits, <const float*> tail, n, <float*> exps, <float*> tail_exps, &max_at,
+            stats, stride,
+        )
+    else:
+        block_max = row_max_of_block(block_logits, tail, n, &max_at)
+    stats[ARGMAX * stride] = <double> (first + max_at)
+    if floating is float and HAS_VECTORS and is_uniform(call):
+        row_reduce_uniform(<const float*> block_logits, <const float*> tail, n, block_max, stats, stride)
+    elif call.has_dense:
+        row_reduce_dense(call, tile, row, block_logits, tail, first, n, block_max, stats)
     if call.has_stats:
         row_reduce_stats(tile, row, block_logits, first, n, block_max, stats, stride)
+    if not (floating is float and HAS_VECTORS):
+        if row_exps == NULL or call.streams:
+            next_logits = address_of(&call.logits, tile.logits_at[row] + first + n)
+        row_add_exponentials(
+            block_logits, <const floating*> tail, n, block_max, max_at, exps, tail_exps, next_logits, stats,
+            stride,
+        )
+    if exps_out != NULL:
+        if exps != exps_out:
+            memcpy(exps_out, exps, n_full * CHUNK * sizeof(floating))
+        memcpy(exps_out + n_full * CHUNK, tail_exps, n_tail * sizeof(floating))
 
 
 cdef inline void row_leave_out(const Call* call, double* stats) noexcept nogil:
@@ -293,8 +399,17 @@ cdef inline void row_leave_out(const Call* call, double* stats) noexcept nogil:
         stats[field * call.tile_width] = 0
 
 
+cdef inline void exponentials_again(floating* values, Py_ssize_t n, floating reference) noexcept nogil:
+    """Replace n values by their exponentials."""
+    cdef floating shift, exponent_shift, lowest
+    cdef Py_ssize_t k
+    refer_to(reference, &shift, &exponent_shift, &lowest)
+    for k in range(n):
+        values[k] = exp_scaled(values[k], shift, exponent_shift, lowest)
+
+
 cdef inline void row_restart_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, floating block_max, floating* packed
+    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, floating reference, floating* packed
 ) noexcept nogil:
     """Turn the logits of a block into exponentials again, in `packed`, with the slopes behind them."""
     cdef Py_ssize_t n = classes_of_block(call, block)
@@ -302,16 +417,37 @@ cdef inline void row_restart_block(
     cdef const floating* logits = load(
         &call.logits, tile.logits_at[row] + block * ROW_BLOCK, 1, n, packed
     )
-    cdef floating shift, exponent_shift, lowest
     cdef Py_ssize_t k
-    refer_to(block_max, &shift, &exponent_shift, &lowest)
     for k in range(n):
         slopes[k] = <floating> slope_at(call, logits[k])
     if logits != packed:
         memcpy(packed, logits, n * sizeof(floating))
     transform(call, n, packed)
-    for k in range(n):
-        packed[k] = exp_scaled(packed[k], shift, exponent_shift, lowest)
+    for k in range(n, whole_lanes(n)):
+        packed[k] = 0
+    if floating is float:
+        if HAS_VECTORS:
+            exponentials_of_vectors(packed, whole_lanes(n), reference, packed)
+        else:
+            exponentials_again(<float*> packed, n, reference)
+    else:
+        exponentials_again(<double*> packed, n, reference)
+
+
+cdef inline void scale_exponentials(
+    const floating* exps, Py_ssize_t n, double factor, floating* out
+) noexcept nogil:
+    """Write n exponentials, without their headroom, times a factor; `out` may be `exps`."""
+    cdef floating rounded = <floating> factor
+    cdef double scaled = factor * <double> without_headroom(rounded)
+    cdef Py_ssize_t k
+    if floating is float and HAS_VECTORS and fabs(factor) < 1e-25:
+        # As a float, it would lose digits that the products have: their exponentials may be far above 1.
+        for k in range(n):
+            out[k] = <floating> (<double> exps[k] * scaled)
+    else:
+        for k in range(n):
+            out[k] = scaled_softmax(exps[k], rounded)
 
 
 cdef inline void row_finish_block(
@@ -323,7 +459,10 @@ cdef inline void row_finish_block(
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t pivot = tile.pivot[row] - first
     cdef Py_ssize_t grad_at = tile.grad_at[row] + first
-    cdef floating factor = <floating> block_factor(tile, stats, call.tile_width, row)
+    cdef double factor = block_factor(tile, stats, call.tile_width, row)
+    cdef double unit = stats[UNIT * call.tile_width + row]
+    cdef double unit_below = unit
+    cdef int below = 0
     cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
     cdef floating dense[CHUNK]
     cdef floating local[CHUNK]
@@ -336,19 +475,28 @@ cdef inline void row_finish_block(
         store_zeros(n, &call.grad, grad_at)
         return
     if has_slopes(call):
-        row_restart_block(call, tile, row, block, <floating> stats[MAX * call.tile_width + row], packed)
+        row_restart_block(
+            call, tile, row, block, <floating> stats[REFERENCE * call.tile_width + row], packed
+        )
     else:
         block_exps = row_exps + first
+        if floating is float and HAS_VECTORS:
+            below = <int> stats[BELOW * call.tile_width + row]
+            unit_below = stats[UNIT_BELOW * call.tile_width + row]
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         chunk_exps = block_exps + chunk * CHUNK
         chunk_grad = destination(&call.grad, grad_at + chunk * CHUNK, local, call.streams)
-        for k in range(size):
-            chunk_grad[k] = scaled_softmax(chunk_exps[k], factor)
+        scale_exponentials(
+            chunk_exps, size, factor * (unit_below if below >> chunk & 1 else unit), chunk_grad
+        )
         if call.output == SOFTMAX:
             for k in range(size):
                 chunk_grad[k] = at_most_1(chunk_grad[k])
-        if call.has_dense:
+        if floating is float and HAS_VECTORS and is_uniform(call):
+            for k in range(size):
+                chunk_grad[k] = less_mass(chunk_grad[k], 1, dense_factor)
+        elif call.has_dense:
             fill_dense(call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
             for k in range(size):
                 chunk_grad[k] = less_mass(chunk_grad[k], dense[k], dense_factor)

@@ -250,7 +250,7 @@ cdef inline void tile_finish_block(
         load_tile(&call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, packed)
         neutralize_ignored(tile, n, packed)
     for k in range(tile.lanes):
-        factor[k] = <floating> block_factor(tile, stats, TILE, k)
+        factor[k] = <floating> (block_factor(tile, stats, TILE, k) * stats[UNIT * TILE + k])
         dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
     for c in range(n):
         lane = packed + c * TILE

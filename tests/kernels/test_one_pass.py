@@ -1,0 +1,125 @@
+"""Rows whose maximum is not where a sample of them would have it, and what is made of their exponentials.
+
+A block of a row is reduced relative to the largest of a sample: the first 16 logits of each 256. From 32
+above that on, chunks are done again.
+"""
+
+import numpy as np
+import pytest
+
+import accuracy_table
+import cyce
+import cyce.functional as F
+import oracle
+from cyce.kernels import dispatch
+from records import of_classes
+
+LONG = np.longdouble
+REST = 2
+with_gradient = cyce.value_and_grad(F.cross_entropy)
+
+
+def assert_within_bounds(logits, target, **options):
+    """Assert the bounds of loss and gradient where logits are finite or -inf."""
+    losses, gradient = with_gradient(logits, target, reduction="none", **options)
+    finite = np.where(np.isfinite(logits), logits, -np.finfo(logits.dtype).max / 4)
+    exact = oracle.per_position(finite, target, **options)
+    column = {4: 0, 8: 1}[logits.dtype.itemsize]
+    bounds = {name: bound[column] for name, bound in accuracy_table.BOUNDS.items()}
+    assert accuracy_table.ulps(losses, exact.losses) <= bounds["cross_entropy, loss of 0.1 or more"]
+    at_target = np.arange(logits.shape[1]) == target[:, None]
+    error = accuracy_table.ulps(gradient, exact.gradients, at_target)
+    assert error <= bounds["cross_entropy, gradient at the target"]
+    others = ~at_target & (exact.gradients > 1e-30)
+    error = accuracy_table.ulps(gradient, exact.gradients, others)
+    assert error <= bounds["cross_entropy, other gradients above 1e-12"]
+    assert (gradient[logits == -np.inf] == 0).all()
+
+
+@pytest.mark.parametrize("rise", [0.5, 20, 31.9, 32.1, 60, 87, 100, 1000, 1e30])
+@pytest.mark.parametrize("n_classes", [129, 300, 4096, 5000, 12_500])
+def test_a_maximum_beyond_the_sample(level, dtype, rng, n_classes, rise):
+    logits = rng.standard_normal((6, n_classes)).astype(dtype)
+    logits[:, 100] += dtype.type(rise)
+    logits[3, -1] += dtype.type(rise)
+    logits[4, 16::256] += dtype.type(rise)
+    logits[5] += dtype.type(1e4)
+    assert_within_bounds(logits, np.array([100, 3, 5, 0, 16, 100]))
+
+
+@pytest.mark.parametrize("step", [0.003, 0.03, 0.3, 10])
+@pytest.mark.parametrize("n_classes", [700, 4097, 9000])
+def test_slopes(level, dtype, n_classes, step):
+    slope = np.arange(n_classes) * step
+    logits = np.array([slope, slope[::-1], slope - 1000, -slope]).astype(dtype)
+    assert_within_bounds(logits, np.array([n_classes - 1, 0, 7, 300]))
+
+
+def test_nothing_in_the_sample(level, dtype, rng):
+    logits = rng.standard_normal((4, 9000)).astype(dtype)
+    logits.reshape(4, -1)[:, :4200] = -np.inf
+    logits[1, 5:5000] = -np.inf
+    for first in range(0, 9000, 256):
+        logits[2, first : first + 16] = -np.inf
+    logits[3] -= 500
+    logits[3, :300] = -np.inf
+    assert_within_bounds(logits, np.array([8999, 8000, 4300, 8000]))
+
+
+@pytest.mark.parametrize("payload", [0, 1, 0x155])
+@pytest.mark.parametrize("at", [0, 15, 16, 300, 4095, 4096, 4999])
+def test_nan_anywhere(level, dtype, rng, at, payload):
+    nan = np.array(np.nan, dtype)
+    nan = (nan.view(f"u{dtype.itemsize}") + payload).view(dtype)
+    logits = rng.standard_normal((3, 5000)).astype(dtype)
+    logits[0, at] = nan
+    logits[2, 100] = np.inf
+    losses, gradient = with_gradient(logits, [1, 1, 1], reduction="none")
+    np.testing.assert_array_equal(np.isnan(losses), [True, False, True])
+    np.testing.assert_array_equal(np.isnan(gradient).all(axis=1), [True, False, True])
+    np.testing.assert_array_equal(np.isnan(gradient).any(axis=1), [True, False, True])
+
+
+@pytest.mark.parametrize("softcap", [20.0, 45.0])
+def test_a_softcap_begins_again(level, dtype, rng, softcap):
+    # Its slopes are computed from the logits once more: with the exponentials relative to the same number.
+    logits = rng.standard_normal((3, 5000)).astype(dtype)
+    logits[:, 100] += 1000
+    logits[1] *= 30
+    _, gradient = with_gradient(logits, [100, 5, 7], softcap=softcap, reduction="sum")
+    x = logits.astype(LONG)
+    capped = softcap * np.tanh(x / softcap)
+    exact = oracle.per_position(capped, np.array([100, 5, 7])).gradients / np.cosh(x / softcap) ** 2
+    scale = np.abs(exact).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        (gradient / scale).astype(float), (exact / scale).astype(float), atol=1e2 * np.finfo(dtype).eps
+    )
+
+
+def test_tiny_probabilities_keep_their_digits(level, dtype):
+    # In a chunk whose maximum is far below that of the row, relative to something lower still.
+    logits = np.full((1, 9000), -200, dtype)
+    logits[0, 100] = 0
+    logits[0, 4500:4600] = np.linspace(-85, -60, 100)
+    softmax = F.softmax(logits, dim=1)[0, 4500:4600]
+    exact = np.exp(logits[0, 4500:4600].astype(LONG))
+    np.testing.assert_allclose((softmax / exact).astype(float), 1, rtol=3 * np.finfo(dtype).eps)
+
+
+RELATIVE_ERROR_OF_EXP = {"baseline": 9e-8, "x86_64_v3": 6.5e-8, "x86_64_v4": 6.5e-8}
+
+
+@pytest.mark.parametrize("at_max", [0, 50])
+def test_exp_in_rows_is_within_its_bound(level, rng, at_max):
+    # The rest of a row of 0, x and -inf is e**x. Relative to 0 or, where that is not in the sample, to x.
+    n_rows = 60_000
+    magnitudes = np.concatenate([rng.uniform(0, 31, n_rows // 2), np.exp(rng.uniform(-20, 3, n_rows // 2))])
+    x = -magnitudes.astype(np.float32)
+    logits = np.full((n_rows, 128), -np.inf, np.float32)
+    logits[:, at_max] = 0
+    logits[:, 5] = x
+    kernels = dispatch.load_level(level, "cross_entropy")
+    states = np.empty((kernels.N_FIELDS, n_rows))
+    kernels.reduce(of_classes(logits=logits, axis=1, target=np.zeros(n_rows, np.int64)), states)
+    exact = np.exp(x.astype(LONG))
+    assert np.abs(states[REST] / exact - 1).max() <= RELATIVE_ERROR_OF_EXP[level]
