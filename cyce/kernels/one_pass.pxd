@@ -4,8 +4,8 @@ Exponentials need a reference before the maximum is known. It is the largest of 
 logits of each chunk; that depends on the block alone. Chunks with a logit that exceeds it by so much that
 exponentials might overflow are done again, relative to the maximum.
 
-The maximum stays out of the sum. Where it is, is known only after the pass: sums are kept for each chunk and
-lane, and that of the maximum's chunk and lane is added up again, without it. Nothing is subtracted.
+The maximum stays out of the sum. Where it is, is known only after the pass: sums are kept for each chunk, and
+that of the maximum's chunk is added up again, without it. Nothing is subtracted.
 
 Each exponential is added in double. Added in pairs first, as floats, they would take 8 % less time (in L2),
 and losses be off by up to 2.34 ulp: an ulp of the pair's rounding, where that is just above a power of two
@@ -17,20 +17,22 @@ from cyce.kernels.exponentials cimport (
     VectorReference, exp_of_vector, most_above, refer_vectors_to, unit_of_reference,
 )
 from cyce.kernels.machine cimport check, cyce_prefetch, cyce_prefetch_to_l2
-from cyce.kernels.plan cimport CHUNK
+from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
 from cyce.kernels.vectors cimport (
-    fill16, larger16, largest16, load16, store16, subtract16, sum_rows16, vector,
+    fill16, has16, larger16, largest16, load16, store16, subtract16, sum_rows16, vector,
 )
 
 cdef enum:
     # Numbers of a vector, and of two.
     VECTOR = 16
     PAIR = 32
-    # Lanes of all chunks of a block.
-    BLOCK_LANES = 256
-    # How far ahead of a logit its successors are fetched, in logits.
+    # Chunks of a block, one more than whole ones, and all their lanes.
+    MOST_CHUNKS = 17
+    BLOCK_LANES = 272
+    # How far ahead of a logit its successors are fetched, in logits: to L2 as far as the memory's latency is
+    # long.
     AHEAD = 256
-    AHEAD_TO_L2 = 128
+    AHEAD_TO_L2 = 2048
 
 
 cdef struct BlockSums:
@@ -40,15 +42,14 @@ cdef struct BlockSums:
 
 
 cdef struct Chunks:
-    # A block of logits in chunks, and where their exponentials go. The last chunk, unless it is whole, lies
-    # apart, filled up with -inf.
+    # A block of logits, cut into chunks, and where their exponentials go. What is left of it, less than two
+    # vectors, is the last chunk: it lies apart, filled up with -inf.
     const float* logits
-    const float* tail
+    const float* left
     float* exps
-    float* tail_exps
-    Py_ssize_t n_full
-    Py_ssize_t n_tail               # logits of the last chunk, or 0
-    Py_ssize_t n
+    float* left_exps
+    Py_ssize_t n_in_place           # logits, a multiple of 32
+    Py_ssize_t n                    # chunks
 
 
 cdef inline void reduce_chunk(
@@ -60,9 +61,11 @@ cdef inline void reduce_chunk(
     cdef vector largest = fill16(-INFINITY)
     cdef Py_ssize_t group, k
     check(n <= CHUNK and n % PAIR == 0)
+    # The sample of the next block.
+    cyce_prefetch(logits + ROW_BLOCK)
     for group in range(n // PAIR):
         k = group * PAIR
-        # Twice, as some CPUs drop prefetches.
+        # Twice, as CPUs drop prefetches, and their own do not reach beyond a page.
         cyce_prefetch(logits + k + AHEAD)
         cyce_prefetch(logits + k + AHEAD + VECTOR)
         cyce_prefetch_to_l2(logits + k + AHEAD_TO_L2)
@@ -82,19 +85,26 @@ cdef inline void reduce_chunk(
     sum_rows16(exps_out, n // VECTOR, total_out)
 
 
+cdef inline bint is_in_place(const Chunks* chunks, Py_ssize_t chunk) noexcept nogil:
+    """Whether a chunk is not the one that lies apart."""
+    return chunk * CHUNK < chunks.n_in_place and chunk < chunks.n
+
+
 cdef inline const float* logits_of(const Chunks* chunks, Py_ssize_t chunk) noexcept nogil:
     """The logits of a chunk."""
-    return chunks.logits + chunk * CHUNK if chunk < chunks.n_full else chunks.tail
+    return chunks.logits + chunk * CHUNK if is_in_place(chunks, chunk) else chunks.left
 
 
 cdef inline float* exps_of(const Chunks* chunks, Py_ssize_t chunk) noexcept nogil:
     """The exponentials of a chunk."""
-    return chunks.exps + chunk * CHUNK if chunk < chunks.n_full else chunks.tail_exps
+    return chunks.exps + chunk * CHUNK if is_in_place(chunks, chunk) else chunks.left_exps
 
 
 cdef inline Py_ssize_t size_of_chunk(const Chunks* chunks, Py_ssize_t chunk) noexcept nogil:
     """Logits of a chunk, with those that fill up the last one."""
-    return CHUNK if chunk < chunks.n_full else chunks.n_tail
+    if not is_in_place(chunks, chunk):
+        return PAIR
+    return min(<Py_ssize_t> CHUNK, chunks.n_in_place - chunk * CHUNK)
 
 
 cdef inline float sampled_reference(const Chunks* chunks) noexcept nogil:
@@ -123,20 +133,36 @@ cdef inline float reduce_chunks(const Chunks* chunks, float reference, BlockSums
     cdef Py_ssize_t chunk
     refer_vectors_to(reference, &to)
     check(chunks.n * VECTOR <= BLOCK_LANES)
-    # Most chunks are whole, and have nothing subtracted.
-    for chunk in range(chunks.n_full):
-        if to.shift == 0:
+    for chunk in range(chunks.n):
+        # Most chunks are whole, and have nothing subtracted.
+        if to.shift == 0 and (chunk + 1) * CHUNK <= chunks.n_in_place:
             reduce_chunk(
                 chunks.logits + chunk * CHUNK, CHUNK, &to, False, chunks.exps + chunk * CHUNK,
                 sums.largest + chunk * VECTOR, sums.total + chunk * VECTOR,
             )
         else:
             reduce_one_chunk(chunks, chunk, &to, sums)
-    if chunks.n_tail > 0:
-        reduce_one_chunk(chunks, chunks.n_full, &to, sums)
     for chunk in range(chunks.n):
         largest = larger16(load16(sums.largest + chunk * VECTOR), largest)
     return largest16(largest)
+
+
+cdef inline bint exceeds(
+    const Chunks* chunks, Py_ssize_t chunk, float limit, const BlockSums* sums
+) noexcept nogil:
+    """Whether the maximum of a chunk is above a limit.
+
+    What is left of a block counts with the logits before it, if these are not a whole chunk: for
+    row_finish_block, both are one.
+    """
+    cdef float largest = largest16(load16(sums.largest + chunk * VECTOR))
+    cdef bint parted = chunks.n_in_place % CHUNK > 0 and not is_in_place(chunks, chunks.n - 1)
+    if parted and chunk >= chunks.n - 2:
+        largest = max(
+            largest16(load16(sums.largest + (chunks.n - 2) * VECTOR)),
+            largest16(load16(sums.largest + (chunks.n - 1) * VECTOR)),
+        )
+    return not largest <= limit
 
 
 cdef inline double redo_chunks(
@@ -149,47 +175,47 @@ cdef inline double redo_chunks(
     """
     cdef VectorReference to
     cdef double factor = unit / unit_of_reference(block_max, block_max)
+    # Nothing is known about chunks if there was no reference, or the maximum is infinite.
+    cdef bint all_exceed = reference == -INFINITY or block_max == INFINITY
+    cdef bint redo[MOST_CHUNKS]
     cdef int below = 0
     cdef Py_ssize_t chunk, k
+    for chunk in range(chunks.n):
+        redo[chunk] = all_exceed or exceeds(chunks, chunk, reference + most_above(), sums)
     refer_vectors_to(block_max, &to)
     for chunk in range(chunks.n):
-        # Nothing is known about chunks if there was no reference, or the maximum is infinite.
-        if -INFINITY < reference and block_max < INFINITY and (
-            largest16(load16(sums.largest + chunk * VECTOR)) <= reference + most_above()
-        ):
+        if redo[chunk]:
+            reduce_one_chunk(chunks, chunk, &to, sums)
+        else:
             below |= 1 << chunk
             for k in range(VECTOR):
                 sums.total[chunk * VECTOR + k] *= factor
-        else:
-            reduce_one_chunk(chunks, chunk, &to, sums)
     return below
 
 
-cdef inline Py_ssize_t chunk_of(const BlockSums* sums, Py_ssize_t n_chunks, float block_max) noexcept nogil:
-    """First chunk whose maximum is that of the block."""
-    cdef Py_ssize_t chunk, k
-    cdef bint is_there
-    for chunk in range(n_chunks):
-        is_there = False
-        for k in range(VECTOR):
-            is_there |= sums.largest[chunk * VECTOR + k] == block_max
-        if is_there:
-            return chunk
-    return n_chunks
-
-
-cdef inline void leave_out(
-    const Chunks* chunks, Py_ssize_t chunk, Py_ssize_t number, BlockSums* sums
+cdef inline Py_ssize_t leave_out_maximum(
+    const Chunks* chunks, float block_max, BlockSums* sums
 ) noexcept nogil:
-    """Add up the lane of one number of a chunk again, without that number."""
-    cdef const float* exps = exps_of(chunks, chunk)
-    cdef Py_ssize_t lane = number % VECTOR
-    cdef double total = 0
-    cdef Py_ssize_t k
-    check(0 <= number < size_of_chunk(chunks, chunk))
-    for k in range(size_of_chunk(chunks, chunk) // VECTOR):
-        total += exps[k * VECTOR + lane] if k != number // VECTOR else <float> 0.0
-    sums.total[chunk * VECTOR + lane] = total
+    """Add up the maximum's chunk without it; returns the number of the first maximum in the block."""
+    cdef Py_ssize_t chunk = 0
+    cdef Py_ssize_t number = 0
+    cdef const float* logits
+    cdef float* exps
+    cdef float kept
+    while not has16(load16(sums.largest + chunk * VECTOR), block_max):
+        chunk += 1
+    logits = logits_of(chunks, chunk)
+    while not has16(load16(logits + number), block_max):
+        number += VECTOR
+    while logits[number] != block_max:
+        number += 1
+    check(chunk < chunks.n and number < size_of_chunk(chunks, chunk))
+    exps = exps_of(chunks, chunk)
+    kept = exps[number]
+    exps[number] = 0
+    sum_rows16(exps, size_of_chunk(chunks, chunk) // VECTOR, sums.total + chunk * VECTOR)
+    exps[number] = kept
+    return (chunk * CHUNK if is_in_place(chunks, chunk) else chunks.n_in_place) + number
 
 
 cdef inline double total_of(BlockSums* sums, Py_ssize_t n_chunks) noexcept nogil:

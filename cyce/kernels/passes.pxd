@@ -169,8 +169,7 @@ cdef inline void finish_block(
                 row_log_softmax_block(call, tile, row, block, packed)
             else:
                 row_finish_block(
-                    call, tile, row, <const floating*> exponentials_of_row(call, tile, row, exps), block,
-                    block_stats, packed,
+                    call, tile, row, exponentials_of_row(call, tile, row, exps), block, block_stats, packed
                 )
     elif call.output == LOG_SOFTMAX:
         tile_log_softmax_block(call, tile, block, packed)

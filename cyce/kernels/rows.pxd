@@ -19,8 +19,7 @@ from cyce.kernels.merge cimport (
     SPREAD, UNIT, UNIT_BELOW, block_factor,
 )
 from cyce.kernels.one_pass cimport (
-    BlockSums, Chunks, chunk_of, leave_out, logits_of, redo_chunks, reduce_chunks, sampled_reference,
-    size_of_chunk, total_of,
+    BlockSums, Chunks, leave_out_maximum, redo_chunks, reduce_chunks, sampled_reference, total_of,
 )
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport (
@@ -127,27 +126,25 @@ cdef inline void row_reduce_dense(
 
 
 cdef inline void row_reduce_uniform(
-    const float* block_logits, const float* tail, Py_ssize_t n, double block_max, double* stats,
-    Py_ssize_t stride,
+    const float* block_logits, Py_ssize_t n, double block_max, double* stats, Py_ssize_t stride
 ) noexcept nogil:
     """The same for masses of 1: the gap is n * maximum - sum of the logits.
 
     That loses nothing that counts: the sum of up to 4096 floats is exact unless one of them is less than
     2**-17 of another, and then the gap is as large as the larger one.
     """
-    cdef Py_ssize_t n_full = n // CHUNK
-    cdef Py_ssize_t n_tail = n - n_full * CHUNK
+    cdef Py_ssize_t n_whole = n // LANES * LANES
     cdef double total[16]
-    cdef double sum = 0
+    cdef double sum
     cdef Py_ssize_t k
-    sum_rows16(block_logits, n_full * CHUNK // 16, total)
+    sum_rows16(block_logits, n_whole // 16, total)
     for k in range(8):
         total[k] += total[k + 8]
     for k in range(4):
         total[k] += total[k + 4]
     sum = (total[0] + total[2]) + (total[1] + total[3])
-    for k in range(n_tail):
-        sum += tail[k]
+    for k in range(n_whole, n):
+        sum += block_logits[k]
     stats[MASS * stride] = <double> n
     stats[GAP * stride] = <double> n * finite_or_zero(block_max) - sum
     stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
@@ -253,7 +250,6 @@ cdef inline void row_add_exponentials(
     rest.
 
     exps_out: NULL if they are not kept. next_logits: what to prefetch, or NULL.
-
     """
     cdef Py_ssize_t n_full = n // CHUNK
     cdef Py_ssize_t n_tail = n - n_full * CHUNK
@@ -299,22 +295,28 @@ cdef inline void row_add_exponentials(
 
 
 cdef inline float row_reduce_in_one_pass(
-    const float* block_logits, const float* tail, Py_ssize_t n, float* exps_out, float* tail_exps_out,
-    Py_ssize_t* max_at_out, double* stats, Py_ssize_t stride,
+    const float* block_logits, Py_ssize_t n, float* exps_out, Py_ssize_t* max_at_out, double* stats,
+    Py_ssize_t stride,
 ) noexcept nogil:
     """Exponentials of n logits and their rest, in one pass (one_pass.pxd); returns their maximum."""
     cdef Chunks chunks
     cdef BlockSums sums
-    cdef Py_ssize_t chunk, number
+    cdef float left[LANES]
+    cdef float left_exps[LANES]
     cdef float reference, block_max
+    cdef Py_ssize_t k
     cdef double unit
     chunks.logits = block_logits
-    chunks.tail = tail
+    chunks.left = left
     chunks.exps = exps_out
-    chunks.tail_exps = tail_exps_out
-    chunks.n_full = n // CHUNK
-    chunks.n_tail = whole_lanes(n - chunks.n_full * CHUNK)
-    chunks.n = chunks.n_full + (chunks.n_tail > 0)
+    chunks.left_exps = left_exps
+    chunks.n_in_place = n // LANES * LANES
+    chunks.n = (chunks.n_in_place + CHUNK - 1) // CHUNK + (n > chunks.n_in_place)
+    # What is left is filled up with logits that add nothing.
+    for k in range(LANES):
+        left[k] = -INFINITY
+    for k in range(n - chunks.n_in_place):
+        left[k] = block_logits[chunks.n_in_place + k]
     reference = sampled_reference(&chunks)
     block_max = reduce_chunks(&chunks, reference, &sums)
     unit = unit_of_reference(reference, block_max)
@@ -326,10 +328,9 @@ cdef inline float row_reduce_in_one_pass(
         unit = unit_of_reference(reference, block_max)
     max_at_out[0] = n
     if block_max > -INFINITY:
-        chunk = chunk_of(&sums, chunks.n, block_max)
-        number = index_of(logits_of(&chunks, chunk), <int> size_of_chunk(&chunks, chunk), block_max)
-        max_at_out[0] = chunk * CHUNK + number
-        leave_out(&chunks, chunk, number, &sums)
+        max_at_out[0] = leave_out_maximum(&chunks, block_max, &sums)
+    for k in range(n - chunks.n_in_place):
+        exps_out[chunks.n_in_place + k] = left_exps[k]
     row_write_rest(total_of(&sums, chunks.n), 0, unit, reference, block_max, stats, stride)
     return block_max
 
@@ -358,7 +359,7 @@ cdef inline void row_reduce_block(
     cdef Py_ssize_t max_at, k
 
     # A short last chunk is filled up with logits that add nothing.
-    if n_tail:
+    if n_tail and not (floating is float and HAS_VECTORS and not call.has_dense):
         memcpy(tail, block_logits + n_full * CHUNK, n_tail * sizeof(floating))
         for k in range(n_tail, whole_lanes(n_tail)):
             tail[k] = -INFINITY
@@ -367,28 +368,28 @@ cdef inline void row_reduce_block(
         if exps_out == NULL or exps_out == block_logits:
             exps = <floating*> apart
         block_max = row_reduce_in_one_pass(
-            <const float*> block_logits, <const float*> tail, n, <float*> exps, <float*> tail_exps, &max_at,
-            stats, stride,
+            <const float*> block_logits, n, <float*> exps, &max_at, stats, stride
         )
     else:
         block_max = row_max_of_block(block_logits, tail, n, &max_at)
     stats[ARGMAX * stride] = <double> (first + max_at)
     if floating is float and HAS_VECTORS and is_uniform(call):
-        row_reduce_uniform(<const float*> block_logits, <const float*> tail, n, block_max, stats, stride)
+        row_reduce_uniform(<const float*> block_logits, n, block_max, stats, stride)
     elif call.has_dense:
         row_reduce_dense(call, tile, row, block_logits, tail, first, n, block_max, stats)
     if call.has_stats:
         row_reduce_stats(tile, row, block_logits, first, n, block_max, stats, stride)
-    if not (floating is float and HAS_VECTORS):
-        if row_exps == NULL or call.streams:
-            next_logits = address_of(&call.logits, tile.logits_at[row] + first + n)
-        row_add_exponentials(
-            block_logits, <const floating*> tail, n, block_max, max_at, exps, tail_exps, next_logits, stats,
-            stride,
-        )
+    if floating is float and HAS_VECTORS:
+        if exps_out != NULL and exps != exps_out:
+            memcpy(exps_out, exps, n * sizeof(floating))
+        return
+    if row_exps == NULL or call.streams:
+        next_logits = address_of(&call.logits, tile.logits_at[row] + first + n)
+    row_add_exponentials(
+        block_logits, <const floating*> tail, n, block_max, max_at, exps, tail_exps, next_logits, stats,
+        stride,
+    )
     if exps_out != NULL:
-        if exps != exps_out:
-            memcpy(exps_out, exps, n_full * CHUNK * sizeof(floating))
         memcpy(exps_out + n_full * CHUNK, tail_exps, n_tail * sizeof(floating))
 
 
@@ -451,10 +452,14 @@ cdef inline void scale_exponentials(
 
 
 cdef inline void row_finish_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, const floating* row_exps, Py_ssize_t block,
+    const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, Py_ssize_t block,
     const double* stats, floating* packed,
 ) noexcept nogil:
-    """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row."""
+    """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row.
+
+    What streams is put together in place of the exponentials and written as a whole: each piece begins and
+    ends within a cache line, which cannot be streamed.
+    """
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t pivot = tile.pivot[row] - first
@@ -466,9 +471,9 @@ cdef inline void row_finish_block(
     cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
     cdef floating dense[CHUNK]
     cdef floating local[CHUNK]
-    cdef const floating* block_exps = packed
+    cdef floating* block_exps = packed
     cdef const floating* slopes = packed + ROW_BLOCK
-    cdef const floating* chunk_exps
+    cdef floating* chunk_exps
     cdef floating* chunk_grad
     cdef Py_ssize_t chunk, k, size
     if not tile.counts[row]:
@@ -486,7 +491,9 @@ cdef inline void row_finish_block(
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         chunk_exps = block_exps + chunk * CHUNK
-        chunk_grad = destination(&call.grad, grad_at + chunk * CHUNK, local, call.streams)
+        chunk_grad = chunk_exps if call.streams else destination(
+            &call.grad, grad_at + chunk * CHUNK, local, False
+        )
         scale_exponentials(
             chunk_exps, size, factor * (unit_below if below >> chunk & 1 else unit), chunk_grad
         )
@@ -505,7 +512,10 @@ cdef inline void row_finish_block(
                 chunk_grad[k] *= slopes[chunk * CHUNK + k]
         if call.output == GRADIENT and lies_within(pivot - chunk * CHUNK, size):
             chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
-        store(chunk_grad, size, &call.grad, grad_at + chunk * CHUNK, call.streams)
+        if not call.streams:
+            store(chunk_grad, size, &call.grad, grad_at + chunk * CHUNK, False)
+    if call.streams:
+        store(block_exps, n, &call.grad, grad_at, True)
 
 
 cdef inline void row_log_softmax_block(
@@ -516,10 +526,10 @@ cdef inline void row_log_softmax_block(
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t out_at = tile.grad_at[row] + first
     cdef const floating* logits = load(&call.logits, tile.logits_at[row] + first, 1, n, packed)
-    cdef floating* block_out = destination(&call.grad, out_at, packed, False)
+    cdef floating* block_out = destination(&call.grad, out_at, packed, call.streams)
     cdef double subtracted_then
     cdef double subtracted = log_softmax_parts[floating](tile, row, &subtracted_then, 0)
     cdef Py_ssize_t k
     for k in range(n):
         block_out[k] = log_softmax_of(logits[k], subtracted, subtracted_then)
-    store(block_out, n, &call.grad, out_at, False)
+    store(block_out, n, &call.grad, out_at, call.streams)

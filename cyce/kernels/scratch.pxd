@@ -27,7 +27,7 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     """What a thread needs: a tile, the fields of its blocks, exponentials, a packed block, and slopes."""
     cdef Scratch scratch
     cdef bint is_copied = changes_logits(call) or not is_native(call.logits.format, like) or (
-        call.output == LOG_SOFTMAX and not is_native(call.grad.format, like)
+        call.output == LOG_SOFTMAX and (call.streams or not is_native(call.grad.format, like))
     )
     cdef size_t block = call.block_classes * call.tile_width
     if call.by_rows:

@@ -23,13 +23,13 @@ cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
     """Whether the gradient may go past the caches."""
     if call.grad.start == NULL or call.grad.start == call.logits.start:
         return False
-    if call.output == LOG_SOFTMAX or has_slopes(call) or not is_native(call.grad.format, like):
+    if not is_native(call.grad.format, like):
         return False
     if <size_t> (call.n_positions * call.n_classes) * sizeof(floating) < MIN_STREAM:
         return False
     if call.by_rows:
         return <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MAX_STREAM_TILE
-    return call.n_blocks == 1
+    return call.n_blocks == 1 and call.output != LOG_SOFTMAX and not has_slopes(call)
 
 
 cdef inline void choose_memory(Call* call, bint split, floating like) noexcept nogil:

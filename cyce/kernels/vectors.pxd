@@ -33,16 +33,24 @@ cdef extern from * nogil:
         return _mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32(bits, 20)));
     }
     static inline float cyce_v_largest(cyce_vector a) { return _mm512_reduce_max_ps(a); }
+    static inline int cyce_v_has(cyce_vector a, float value)
+    {
+        return _mm512_cmp_ps_mask(a, _mm512_set1_ps(value), _CMP_EQ_OQ) != 0;
+    }
     static inline void cyce_v_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
-        __m512d low = _mm512_setzero_pd(), high = low;
-        ptrdiff_t i;
-        for (i = 0; i < n; i++) {
-            low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm256_loadu_ps(rows + 16 * i)));
-            high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm256_loadu_ps(rows + 16 * i + 8)));
+        __m512d a = _mm512_setzero_pd(), b = a, c = a, d = a;
+        const float *const end = rows + 16 * n;
+        /* Unrolled, its loads would be moved to before all sums, and spilled. */
+        _Pragma("GCC unroll 1")
+        for (; rows < end; rows += 32) {
+            a = _mm512_add_pd(a, _mm512_cvtps_pd(_mm256_loadu_ps(rows)));
+            b = _mm512_add_pd(b, _mm512_cvtps_pd(_mm256_loadu_ps(rows + 8)));
+            c = _mm512_add_pd(c, _mm512_cvtps_pd(_mm256_loadu_ps(rows + 16)));
+            d = _mm512_add_pd(d, _mm512_cvtps_pd(_mm256_loadu_ps(rows + 24)));
         }
-        _mm512_storeu_pd(total_out, low);
-        _mm512_storeu_pd(total_out + 8, high);
+        _mm512_storeu_pd(total_out, _mm512_add_pd(a, c));
+        _mm512_storeu_pd(total_out + 8, _mm512_add_pd(b, d));
     }
 
     #elif defined(__AVX2__) && defined(__FMA__)
@@ -90,20 +98,32 @@ cdef extern from * nogil:
         const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
     }
+    static inline int cyce_v_has(cyce_vector a, float value)
+    {
+        const __m256 wanted = _mm256_set1_ps(value);
+        const __m256 low = _mm256_cmp_ps(a.low, wanted, _CMP_EQ_OQ);
+        const __m256 high = _mm256_cmp_ps(a.high, wanted, _CMP_EQ_OQ);
+        return _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0;
+    }
     static inline void cyce_v_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
-        __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a;
-        ptrdiff_t i;
-        for (i = 0; i < n; i++) {
-            a = _mm256_add_pd(a, _mm256_cvtps_pd(_mm_loadu_ps(rows + 16 * i)));
-            b = _mm256_add_pd(b, _mm256_cvtps_pd(_mm_loadu_ps(rows + 16 * i + 4)));
-            c = _mm256_add_pd(c, _mm256_cvtps_pd(_mm_loadu_ps(rows + 16 * i + 8)));
-            d = _mm256_add_pd(d, _mm256_cvtps_pd(_mm_loadu_ps(rows + 16 * i + 12)));
+        __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
+        const float *const end = rows + 16 * n;
+        _Pragma("GCC unroll 1")
+        for (; rows < end; rows += 32) {
+            a = _mm256_add_pd(a, _mm256_cvtps_pd(_mm_loadu_ps(rows)));
+            b = _mm256_add_pd(b, _mm256_cvtps_pd(_mm_loadu_ps(rows + 4)));
+            c = _mm256_add_pd(c, _mm256_cvtps_pd(_mm_loadu_ps(rows + 8)));
+            d = _mm256_add_pd(d, _mm256_cvtps_pd(_mm_loadu_ps(rows + 12)));
+            e = _mm256_add_pd(e, _mm256_cvtps_pd(_mm_loadu_ps(rows + 16)));
+            f = _mm256_add_pd(f, _mm256_cvtps_pd(_mm_loadu_ps(rows + 20)));
+            g = _mm256_add_pd(g, _mm256_cvtps_pd(_mm_loadu_ps(rows + 24)));
+            h = _mm256_add_pd(h, _mm256_cvtps_pd(_mm_loadu_ps(rows + 28)));
         }
-        _mm256_storeu_pd(total_out, a);
-        _mm256_storeu_pd(total_out + 4, b);
-        _mm256_storeu_pd(total_out + 8, c);
-        _mm256_storeu_pd(total_out + 12, d);
+        _mm256_storeu_pd(total_out, _mm256_add_pd(a, e));
+        _mm256_storeu_pd(total_out + 4, _mm256_add_pd(b, f));
+        _mm256_storeu_pd(total_out + 8, _mm256_add_pd(c, g));
+        _mm256_storeu_pd(total_out + 12, _mm256_add_pd(d, h));
     }
 
     #else
@@ -148,6 +168,13 @@ cdef extern from * nogil:
             largest = a.lane[k] > largest ? a.lane[k] : largest;
         return largest;
     }
+    static inline int cyce_v_has(cyce_vector a, float value)
+    {
+        int k, found = 0;
+        for (k = 0; k < 16; k++)
+            found |= a.lane[k] == value;
+        return found;
+    }
     static inline void cyce_v_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         ptrdiff_t i;
@@ -176,5 +203,7 @@ cdef extern from * nogil:
     vector table_power16 "cyce_v_table_power"(vector table, vector eighths) noexcept
     # Of numbers of which none is NaN.
     float largest16 "cyce_v_largest"(vector a) noexcept
-    # Sums in double of the 16 columns of n rows.
+    # Whether one of the 16 equals a number.
+    bint has16 "cyce_v_has"(vector a, float value) noexcept
+    # Sums in double of the 16 columns of n rows, n even.
     void sum_rows16 "cyce_v_sum_rows"(const float* rows, Py_ssize_t n, double* total_out) noexcept
