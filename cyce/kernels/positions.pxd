@@ -285,7 +285,7 @@ cdef inline void rank_without_order(
     tile.rank[k] = tile.argmax[k] = 0
     for c in range(call.n_classes):
         logit = logit_of(call, tile, k, c, like)
-        transform(call, 1, &logit)
+        transform(call, <const floating*> &logit, 1, &logit)
         if c == 0 or logit > best or (logit != logit and best == best):
             tile.argmax[k] = <double> c
             best = logit

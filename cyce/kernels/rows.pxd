@@ -23,7 +23,7 @@ from cyce.kernels.one_pass cimport (
 )
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport (
-    add_dense, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
+    add_dense, add_spread, at_most_1, less_mass, log_softmax_of, scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headroom
@@ -150,17 +150,28 @@ cdef inline void row_reduce_uniform(
     stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
 
 
+cdef inline Py_ssize_t row_rank(
+    const floating* logits, Py_ssize_t n, floating pivot_logit, Py_ssize_t pivot
+) noexcept nogil:
+    """How many of n logits come before the pivot (`comes_before`)."""
+    cdef Py_ssize_t n_lower_numbers = max(<Py_ssize_t> 0, min(pivot, n))
+    cdef int n_before = 0
+    cdef Py_ssize_t k
+    for k in range(n_lower_numbers):
+        n_before += logits[k] >= pivot_logit
+    for k in range(n_lower_numbers, n):
+        n_before += logits[k] > pivot_logit
+    return n_before
+
+
 cdef inline void row_reduce_stats(
     const Tile* tile, Py_ssize_t row, const floating* block_logits, Py_ssize_t first, Py_ssize_t n,
     floating block_max, double* stats, Py_ssize_t stride,
 ) noexcept nogil:
     """Reduce n classes of a row, from number `first` on, to their spread and rank."""
     cdef floating shift, exponent_shift, lowest, logit
-    cdef Py_ssize_t pivot = tile.pivot[row] - first
-    cdef double pivot_logit = tile.pivot_logit[row]
     cdef double spread[LANES]
     cdef double lost[LANES]
-    cdef Py_ssize_t n_before = 0
     cdef Py_ssize_t group, k
     refer_to(block_max, &shift, &exponent_shift, &lowest)
     for k in range(LANES):
@@ -178,13 +189,13 @@ cdef inline void row_reduce_stats(
             exp_scaled(logit, shift, exponent_shift, lowest), finite_or_zero(block_max), logit,
             &spread[k], &lost[k],
         )
-    for k in range(n):
-        n_before += comes_before(block_logits[k], k, pivot_logit, pivot)
     sum_of_lanes(spread, lost, block_max)
     stats[SPREAD * stride] = (
         settled(spread[0], lost[0]) * <double> without_headroom(block_max) * unit_at(block_max)
     )
-    stats[RANK * stride] = n_before
+    stats[RANK * stride] = row_rank(
+        block_logits, n, <floating> tile.pivot_logit[row], tile.pivot[row] - first
+    )
 
 
 cdef inline floating row_max_of_block(
@@ -223,9 +234,7 @@ cdef inline const floating* row_logits(
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef const floating* block_logits = load(&call.logits, tile.logits_at[row] + first, 1, n, packed)
     if changes_logits(call):
-        if block_logits != packed:
-            memcpy(packed, block_logits, n * sizeof(floating))
-        transform(call, n, packed)
+        transform(call, block_logits, n, packed)
         return packed
     return block_logits
 
@@ -298,14 +307,16 @@ cdef inline float row_reduce_in_one_pass(
     const float* block_logits, Py_ssize_t n, float* exps_out, Py_ssize_t* max_at_out, double* stats,
     Py_ssize_t stride,
 ) noexcept nogil:
-    """Exponentials of n logits and their rest, in one pass (one_pass.pxd); returns their maximum."""
+    """Exponentials of n logits and their sum, in one pass (one_pass.pxd); returns their maximum.
+
+    `rows_settle_rests` has to follow.
+    """
     cdef Chunks chunks
     cdef BlockSums sums
     cdef float left[LANES]
     cdef float left_exps[LANES]
     cdef float reference, block_max
     cdef Py_ssize_t k
-    cdef double unit
     chunks.logits = block_logits
     chunks.left = left
     chunks.exps = exps_out
@@ -319,20 +330,36 @@ cdef inline float row_reduce_in_one_pass(
         left[k] = block_logits[chunks.n_in_place + k]
     reference = sampled_reference(&chunks)
     block_max = reduce_chunks(&chunks, reference, &sums)
-    unit = unit_of_reference(reference, block_max)
     stats[BELOW * stride] = 0
     if block_max > -INFINITY and not block_max <= reference + most_above():
-        stats[UNIT_BELOW * stride] = unit
-        stats[BELOW * stride] = redo_chunks(&chunks, reference, block_max, unit, &sums)
+        stats[UNIT_BELOW * stride] = unit_of_reference(reference, block_max)
+        stats[BELOW * stride] = redo_chunks(
+            &chunks, reference, block_max, stats[UNIT_BELOW * stride], &sums
+        )
         reference = block_max
-        unit = unit_of_reference(reference, block_max)
     max_at_out[0] = n
     if block_max > -INFINITY:
         max_at_out[0] = leave_out_maximum(&chunks, block_max, &sums)
     for k in range(n - chunks.n_in_place):
         exps_out[chunks.n_in_place + k] = left_exps[k]
-    row_write_rest(total_of(&sums, chunks.n), 0, unit, reference, block_max, stats, stride)
+    stats[MAX * stride] = block_max
+    stats[REFERENCE * stride] = reference
+    stats[REST * stride] = total_of(&sums, chunks.n)
     return block_max
+
+
+cdef inline void rows_settle_rests(const Call* call, const Tile* tile, double* stats) noexcept nogil:
+    """Units of one block of all rows of a tile, in vectors, and what their rests become by these."""
+    cdef double* unit = stats + UNIT * call.tile_width
+    cdef double* rest = stats + REST * call.tile_width
+    cdef double* lost = stats + REST_LOST * call.tile_width
+    cdef const double* block_max = stats + MAX * call.tile_width
+    cdef const double* reference = stats + REFERENCE * call.tile_width
+    cdef Py_ssize_t row
+    for row in range(tile.width):
+        unit[row] = unit_of_reference(<float> reference[row], <float> block_max[row])
+        rest[row] *= <double> without_headroom[float](0) * unit[row]
+        lost[row] = 0
 
 
 cdef inline void row_reduce_block(
@@ -421,9 +448,7 @@ cdef inline void row_restart_block(
     cdef Py_ssize_t k
     for k in range(n):
         slopes[k] = <floating> slope_at(call, logits[k])
-    if logits != packed:
-        memcpy(packed, logits, n * sizeof(floating))
-    transform(call, n, packed)
+    transform(call, logits, n, packed)
     for k in range(n, whole_lanes(n)):
         packed[k] = 0
     if floating is float:
@@ -436,19 +461,19 @@ cdef inline void row_restart_block(
 
 
 cdef inline void scale_exponentials(
-    const floating* exps, Py_ssize_t n, double factor, floating* out
+    const floating* exps, Py_ssize_t n, double factor, floating less, floating* out
 ) noexcept nogil:
-    """Write n exponentials, without their headroom, times a factor; `out` may be `exps`."""
+    """Write n exponentials, without their headroom, times a factor, less a number; `out` may be `exps`."""
     cdef floating rounded = <floating> factor
     cdef double scaled = factor * <double> without_headroom(rounded)
     cdef Py_ssize_t k
     if floating is float and HAS_VECTORS and fabs(factor) < 1e-25:
         # As a float, it would lose digits that the products have: their exponentials may be far above 1.
         for k in range(n):
-            out[k] = <floating> (<double> exps[k] * scaled)
+            out[k] = <floating> (<double> exps[k] * scaled) - less
     else:
         for k in range(n):
-            out[k] = scaled_softmax(exps[k], rounded)
+            out[k] = scaled_softmax(exps[k], rounded) - less
 
 
 cdef inline void row_finish_block(
@@ -495,15 +520,13 @@ cdef inline void row_finish_block(
             &call.grad, grad_at + chunk * CHUNK, local, False
         )
         scale_exponentials(
-            chunk_exps, size, factor * (unit_below if below >> chunk & 1 else unit), chunk_grad
+            chunk_exps, size, factor * (unit_below if below >> chunk & 1 else unit),
+            dense_factor if is_uniform(call) else <floating> 0, chunk_grad,
         )
         if call.output == SOFTMAX:
             for k in range(size):
                 chunk_grad[k] = at_most_1(chunk_grad[k])
-        if floating is float and HAS_VECTORS and is_uniform(call):
-            for k in range(size):
-                chunk_grad[k] = less_mass(chunk_grad[k], 1, dense_factor)
-        elif call.has_dense:
+        if call.has_dense and not is_uniform(call):
             fill_dense(call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
             for k in range(size):
                 chunk_grad[k] = less_mass(chunk_grad[k], dense[k], dense_factor)

@@ -50,7 +50,7 @@ cdef inline void tile_transform(
     """Apply softcap and temperature to n packed classes."""
     cdef Py_ssize_t c
     for c in range(n):
-        transform(call, tile.lanes, packed_out + c * TILE)
+        transform(call, <const floating*> packed_out + c * TILE, tile.lanes, packed_out + c * TILE)
 
 
 cdef inline void tile_reduce_stats(

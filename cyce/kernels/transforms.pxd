@@ -8,7 +8,9 @@ when a block is finished. 1 / T is part of `Call.grad_scale`.
 from cython cimport floating
 
 from cyce.kernels.call cimport Call
+from cyce.kernels.machine cimport multiply_add
 from cyce.kernels.math cimport square_of_sech, tanh_of
+from cyce.kernels.vectors cimport HAS_VECTORS
 
 
 cdef inline bint changes_logits(const Call* call) noexcept nogil:
@@ -21,16 +23,42 @@ cdef inline bint has_slopes(const Call* call) noexcept nogil:
     return call.softcap > 0
 
 
-cdef inline void transform(const Call* call, Py_ssize_t n, floating* logits_out) noexcept nogil:
-    """Apply softcap and temperature to logits, in place."""
+cdef inline void divide(
+    const floating* values, Py_ssize_t n, floating divisor, floating* out
+) noexcept nogil:
+    """Divide n values by a positive number; `out` may be `values`.
+
+    Where multiplication and addition are fused, by its reciprocal, and corrected by the remainder: that is the
+    quotient, rounded to nearest (P. Markstein, IBM J. Res. Dev. 34, 1990), in a third of the time.
+    """
+    cdef floating inverse = 1 / divisor
+    cdef floating quotient, corrected
+    cdef Py_ssize_t k
+    # Elsewhere, the inverse or remainders are not exact enough.
+    if floating is float and HAS_VECTORS and 1e-30 < divisor < 1e30:
+        for k in range(n):
+            quotient = values[k] * inverse
+            corrected = multiply_add(multiply_add(-quotient, divisor, values[k]), inverse, quotient)
+            # Not where there is no remainder: infinite, or NaN.
+            out[k] = corrected if quotient - quotient == 0 else quotient
+    else:
+        for k in range(n):
+            out[k] = values[k] / divisor
+
+
+cdef inline void transform(
+    const Call* call, const floating* logits, Py_ssize_t n, floating* out
+) noexcept nogil:
+    """Apply softcap and temperature to n logits; `out` may be `logits`."""
     cdef floating temperature = <floating> call.temperature
     cdef Py_ssize_t k
     if call.softcap > 0:
         for k in range(n):
-            logits_out[k] = <floating> (call.softcap * tanh_of(logits_out[k] / call.softcap))
-    if temperature != 1:
-        for k in range(n):
-            logits_out[k] = logits_out[k] / temperature
+            out[k] = <floating> (call.softcap * tanh_of(logits[k] / call.softcap))
+        if temperature != 1:
+            divide(<const floating*> out, n, temperature, out)
+    else:
+        divide(logits, n, temperature, out)
 
 
 cdef inline double slope_at(const Call* call, floating logit) noexcept nogil:

@@ -123,3 +123,21 @@ def test_exp_in_rows_is_within_its_bound(level, rng, at_max):
     kernels.reduce(of_classes(logits=logits, axis=1, target=np.zeros(n_rows, np.int64)), states)
     exact = np.exp(x.astype(LONG))
     assert np.abs(states[REST] / exact - 1).max() <= RELATIVE_ERROR_OF_EXP[level]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1 / 3, 3.0, 1e-20, 1e20, 1e-40, 1e-35, 1e35])
+def test_a_temperature_divides(level, dtype, rng, temperature):
+    # By a multiplication, in places; the quotients are the same bits.
+    if dtype == np.float64 or temperature > np.finfo(dtype).tiny:
+        largest = np.log10(float(np.finfo(dtype).max)) + np.log10(temperature)
+        exponents = rng.uniform(-25, min(30, largest), (40, 3000))
+        logits = (rng.choice([-1, 1], exponents.shape) * 10**exponents).astype(dtype)
+        logits[:, 7] = -np.inf
+        logits[3, 5] = np.inf
+        logits[4, 5] = np.nan
+        logits[5, 5] = 0
+        with np.errstate(all="ignore"):
+            divided = logits / dtype.type(temperature)
+        target = rng.integers(8, 3000, 40)
+        losses = F.cross_entropy(logits, target, temperature=temperature, reduction="none")
+        np.testing.assert_array_equal(losses, F.cross_entropy(divided, target, reduction="none"))
