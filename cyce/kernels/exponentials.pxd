@@ -30,6 +30,8 @@ cdef extern from * nogil:
     static const uint32_t cyce_table[16] = {CYCE_LOW, CYCE_HIGH, CYCE_LOW, CYCE_HIGH};
     """
     const float TABLE "((const float *) cyce_table)"[16]
+    # 2**-124: no exponential above `lowest` is less.
+    const float LEAST_EXPONENTIAL "4.7019774e-38f"
 
 
 # By how much logits may exceed their reference: 2**(HEADROOM + 47) is far from the largest float, and so are

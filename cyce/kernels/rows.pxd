@@ -11,7 +11,9 @@ from libc.math cimport INFINITY, fabs
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
-from cyce.kernels.exponentials cimport exponentials_of_vectors, most_above, unit_of_reference
+from cyce.kernels.exponentials cimport (
+    LEAST_EXPONENTIAL, exponentials_of_vectors, most_above, unit_of_reference,
+)
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport fill_dense, is_uniform
 from cyce.kernels.merge cimport (
@@ -30,7 +32,7 @@ from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headr
 from cyce.kernels.storage cimport address_of, destination, load, size_of, store, store_zeros
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled, sum_of_lanes, whole_lanes
 from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
-from cyce.kernels.vectors cimport HAS_VECTORS, sum_rows16
+from cyce.kernels.vectors cimport HAS_VECTORS, sum_gaps16, sum_rows16
 
 
 cdef inline floating max_of(const floating* values, Py_ssize_t n) noexcept nogil:
@@ -125,6 +127,55 @@ cdef inline void row_reduce_dense(
     stats[GAP_LOST * stride] = finite_or_zero(gap_lost[0])
 
 
+cdef inline double sum_of_16(double* total) noexcept nogil:
+    """Sum of 16 numbers."""
+    cdef Py_ssize_t k
+    for k in range(8):
+        total[k] += total[k + 8]
+    for k in range(4):
+        total[k] += total[k + 4]
+    return (total[0] + total[2]) + (total[1] + total[3])
+
+
+cdef inline double sum_of_gaps(
+    const float* masses, const float* logits, Py_ssize_t n, double top, float least
+) noexcept nogil:
+    """Sum of mass * (top - logit) over n classes; masses of at most `least` count as 0."""
+    cdef double total[16]
+    cdef double sum
+    cdef Py_ssize_t k
+    sum_gaps16(masses, logits, n // 16, top, least, total)
+    sum = sum_of_16(total)
+    for k in range(n // 16 * 16, n):
+        if not -least <= masses[k] <= least:
+            sum += <double> masses[k] * (top - <double> logits[k])
+    return sum
+
+
+cdef inline void row_reduce_dense_in_vectors(
+    const Call* call, const Tile* tile, Py_ssize_t row, const float* block_logits, Py_ssize_t first,
+    Py_ssize_t n, float block_max, double* stats,
+) noexcept nogil:
+    """The same for floats, where there are vectors."""
+    cdef Py_ssize_t stride = call.tile_width
+    cdef float dense[CHUNK]
+    cdef double total[16]
+    cdef double mass = 0
+    cdef double gap = 0
+    cdef Py_ssize_t chunk, size, k
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+        fill_dense[float](call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
+        for k in range(size, whole_lanes(size)):
+            dense[k] = 0
+        sum_rows16(dense, whole_lanes(size) // 16, total)
+        mass += sum_of_16(total)
+        gap += sum_of_gaps(dense, block_logits + chunk * CHUNK, size, finite_or_zero(block_max), 0)
+    stats[MASS * stride] = mass
+    stats[GAP * stride] = gap
+    stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
+
+
 cdef inline void row_reduce_uniform(
     const float* block_logits, Py_ssize_t n, double block_max, double* stats, Py_ssize_t stride
 ) noexcept nogil:
@@ -138,16 +189,41 @@ cdef inline void row_reduce_uniform(
     cdef double sum
     cdef Py_ssize_t k
     sum_rows16(block_logits, n_whole // 16, total)
-    for k in range(8):
-        total[k] += total[k + 8]
-    for k in range(4):
-        total[k] += total[k + 4]
-    sum = (total[0] + total[2]) + (total[1] + total[3])
+    sum = sum_of_16(total)
     for k in range(n_whole, n):
         sum += block_logits[k]
     stats[MASS * stride] = <double> n
     stats[GAP * stride] = <double> n * finite_or_zero(block_max) - sum
     stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
+
+
+cdef inline void row_reduce_stats_in_vectors(
+    const Tile* tile, Py_ssize_t row, const float* block_logits, const float* exps, Py_ssize_t first,
+    Py_ssize_t n, float block_max, double* stats, Py_ssize_t stride,
+) noexcept nogil:
+    """Spread and rank of n classes, from waiting exponentials; `rows_settle_rests` has to follow.
+
+    Exponentials below 2**-124, that is 2**-188 of the maximum's, may be those of -inf.
+    """
+    cdef double unit, unit_below
+    cdef double spread = 0
+    cdef Py_ssize_t chunk, size
+    cdef int below = <int> stats[BELOW * stride]
+    if below == 0:
+        spread = sum_of_gaps(exps, block_logits, n, finite_or_zero(block_max), LEAST_EXPONENTIAL)
+    else:
+        unit = unit_of_reference(<float> stats[REFERENCE * stride], block_max)
+        unit_below = stats[UNIT_BELOW * stride]
+        for chunk in range((n + CHUNK - 1) // CHUNK):
+            size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+            spread += sum_of_gaps(
+                exps + chunk * CHUNK, block_logits + chunk * CHUNK, size, finite_or_zero(block_max),
+                LEAST_EXPONENTIAL,
+            ) * (unit_below / unit if below >> chunk & 1 else 1.0)
+    stats[SPREAD * stride] = spread
+    stats[RANK * stride] = row_rank(
+        block_logits, n, <float> tile.pivot_logit[row], tile.pivot[row] - first
+    )
 
 
 cdef inline Py_ssize_t row_rank(
@@ -360,6 +436,9 @@ cdef inline void rows_settle_rests(const Call* call, const Tile* tile, double* s
         unit[row] = unit_of_reference(<float> reference[row], <float> block_max[row])
         rest[row] *= <double> without_headroom[float](0) * unit[row]
         lost[row] = 0
+    if call.has_stats:
+        for row in range(tile.width):
+            stats[SPREAD * call.tile_width + row] *= <double> without_headroom[float](0) * unit[row]
 
 
 cdef inline void row_reduce_block(
@@ -386,7 +465,7 @@ cdef inline void row_reduce_block(
     cdef Py_ssize_t max_at, k
 
     # A short last chunk is filled up with logits that add nothing.
-    if n_tail and not (floating is float and HAS_VECTORS and not call.has_dense):
+    if n_tail and not (floating is float and HAS_VECTORS):
         memcpy(tail, block_logits + n_full * CHUNK, n_tail * sizeof(floating))
         for k in range(n_tail, whole_lanes(n_tail)):
             tail[k] = -INFINITY
@@ -402,14 +481,23 @@ cdef inline void row_reduce_block(
     stats[ARGMAX * stride] = <double> (first + max_at)
     if floating is float and HAS_VECTORS and is_uniform(call):
         row_reduce_uniform(<const float*> block_logits, n, block_max, stats, stride)
+    elif floating is float and HAS_VECTORS and call.has_dense:
+        row_reduce_dense_in_vectors(
+            call, tile, row, <const float*> block_logits, first, n, <float> block_max, stats
+        )
     elif call.has_dense:
         row_reduce_dense(call, tile, row, block_logits, tail, first, n, block_max, stats)
-    if call.has_stats:
-        row_reduce_stats(tile, row, block_logits, first, n, block_max, stats, stride)
     if floating is float and HAS_VECTORS:
+        if call.has_stats:
+            row_reduce_stats_in_vectors(
+                tile, row, <const float*> block_logits, <const float*> exps, first, n, <float> block_max,
+                stats, stride,
+            )
         if exps_out != NULL and exps != exps_out:
             memcpy(exps_out, exps, n * sizeof(floating))
         return
+    if call.has_stats:
+        row_reduce_stats(tile, row, block_logits, first, n, block_max, stats, stride)
     if row_exps == NULL or call.streams:
         next_logits = address_of(&call.logits, tile.logits_at[row] + first + n)
     row_add_exponentials(

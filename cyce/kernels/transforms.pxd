@@ -28,8 +28,8 @@ cdef inline void divide(
 ) noexcept nogil:
     """Divide n values by a positive number; `out` may be `values`.
 
-    Where multiplication and addition are fused, by its reciprocal, and corrected by the remainder: that is the
-    quotient, rounded to nearest (P. Markstein, IBM J. Res. Dev. 34, 1990), in a third of the time.
+    Where multiplication and addition are fused, by its reciprocal, and corrected by the remainder: that is
+    the quotient, rounded to nearest (P. Markstein, IBM J. Res. Dev. 34, 1990), in a third of the time.
     """
     cdef floating inverse = 1 / divisor
     cdef floating quotient, corrected

@@ -53,6 +53,28 @@ cdef extern from * nogil:
         _mm512_storeu_pd(total_out + 8, _mm512_add_pd(b, d));
     }
 
+    static inline void cyce_v_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
+                                       float least, double *total_out)
+    {
+        const __m512d tops = _mm512_set1_pd(top);
+        __m512d low = _mm512_setzero_pd(), high = low;
+        const float *const end = masses + 16 * n;
+        _Pragma("GCC unroll 1")
+        for (; masses < end; masses += 16, logits += 16) {
+            const __mmask16 counts = _mm512_cmp_ps_mask(
+                _mm512_abs_ps(_mm512_loadu_ps(masses)), _mm512_set1_ps(least), _CMP_NLE_UQ);
+            low = _mm512_mask3_fmadd_pd(
+                _mm512_cvtps_pd(_mm256_loadu_ps(masses)),
+                _mm512_sub_pd(tops, _mm512_cvtps_pd(_mm256_loadu_ps(logits))), low, (__mmask8) counts);
+            high = _mm512_mask3_fmadd_pd(
+                _mm512_cvtps_pd(_mm256_loadu_ps(masses + 8)),
+                _mm512_sub_pd(tops, _mm512_cvtps_pd(_mm256_loadu_ps(logits + 8))), high,
+                (__mmask8) (counts >> 8));
+        }
+        _mm512_storeu_pd(total_out, low);
+        _mm512_storeu_pd(total_out + 8, high);
+    }
+
     #elif defined(__AVX2__) && defined(__FMA__)
     #include <immintrin.h>
     #define CYCE_HAS_VECTORS 1
@@ -125,6 +147,34 @@ cdef extern from * nogil:
         _mm256_storeu_pd(total_out + 8, _mm256_add_pd(c, g));
         _mm256_storeu_pd(total_out + 12, _mm256_add_pd(d, h));
     }
+    static inline __m256d cyce_v_add_gaps_of_4(const float *masses, const float *logits, __m256d tops,
+                                               __m128 least, __m256d total)
+    {
+        const __m128 mass = _mm_loadu_ps(masses);
+        const __m128 counts = _mm_cmp_ps(_mm_andnot_ps(_mm_set1_ps(-0.0f), mass), least, _CMP_NLE_UQ);
+        const __m256d sum = _mm256_fmadd_pd(
+            _mm256_cvtps_pd(mass), _mm256_sub_pd(tops, _mm256_cvtps_pd(_mm_loadu_ps(logits))), total);
+        return _mm256_blendv_pd(
+            total, sum, _mm256_castsi256_pd(_mm256_cvtepi32_epi64(_mm_castps_si128(counts))));
+    }
+    static inline void cyce_v_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
+                                       float least, double *total_out)
+    {
+        const __m256d tops = _mm256_set1_pd(top);
+        const __m128 leasts = _mm_set1_ps(least);
+        __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a;
+        const float *const end = masses + 16 * n;
+        for (; masses < end; masses += 16, logits += 16) {
+            a = cyce_v_add_gaps_of_4(masses, logits, tops, leasts, a);
+            b = cyce_v_add_gaps_of_4(masses + 4, logits + 4, tops, leasts, b);
+            c = cyce_v_add_gaps_of_4(masses + 8, logits + 8, tops, leasts, c);
+            d = cyce_v_add_gaps_of_4(masses + 12, logits + 12, tops, leasts, d);
+        }
+        _mm256_storeu_pd(total_out, a);
+        _mm256_storeu_pd(total_out + 4, b);
+        _mm256_storeu_pd(total_out + 8, c);
+        _mm256_storeu_pd(total_out + 12, d);
+    }
 
     #else
     #define CYCE_HAS_VECTORS 0
@@ -185,6 +235,17 @@ cdef extern from * nogil:
             for (k = 0; k < 16; k++)
                 total_out[k] += rows[16 * i + k];
     }
+    static inline void cyce_v_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
+                                       float least, double *total_out)
+    {
+        ptrdiff_t i;
+        int k;
+        for (k = 0; k < 16; k++)
+            total_out[k] = 0;
+        for (i = 0; i < 16 * n; i++)
+            if (!(masses[i] <= least && masses[i] >= -least))
+                total_out[i % 16] += (double) masses[i] * (top - (double) logits[i]);
+    }
     #endif
     """
     const bint HAS_VECTORS "CYCE_HAS_VECTORS"
@@ -207,3 +268,7 @@ cdef extern from * nogil:
     bint has16 "cyce_v_has"(vector a, float value) noexcept
     # Sums in double of the 16 columns of n rows, n even.
     void sum_rows16 "cyce_v_sum_rows"(const float* rows, Py_ssize_t n, double* total_out) noexcept
+    # The same of mass * (top - logit), where the magnitude of the mass is more than `least`.
+    void sum_gaps16 "cyce_v_sum_gaps"(
+        const float* masses, const float* logits, Py_ssize_t n, double top, float least, double* total_out
+    ) noexcept
