@@ -86,6 +86,21 @@ cdef extern from * nogil:
         return value;
     }
 
+    /* (float) value, without the microcode that CPUs need for a subnormal result: its bits are a number of
+       2**-149, which adding 1.5 * 2**52 rounds to an integer. */
+    static inline float cyce_to_float(double value)
+    {
+        const double tiny = __builtin_fabs(value) < 0x1p-126 ? value : 0.0;
+        const float normal = (float) (value - tiny);
+        const double n = (__builtin_fabs(tiny) * 0x1p149 + 6755399441055744.0) - 6755399441055744.0;
+        int32_t bits;
+        float result;
+        memcpy(&bits, &normal, sizeof bits);
+        bits |= (int32_t) n | (tiny < 0.0 ? INT32_MIN : 0);
+        memcpy(&result, &bits, sizeof result);
+        return result;
+    }
+
     static inline double cyce_low_bits_as_power_double(double value)
     {
         return cyce_from_bits(cyce_bits(value) << 52);
@@ -193,6 +208,7 @@ cdef extern from * nogil:
     double cyce_low_bits_as_power_double(double value) noexcept
     void cyce_prefetch(const void* address) noexcept
     void cyce_prefetch_to_l2(const void* address) noexcept
+    float cyce_to_float(double value) noexcept
     uint64_t cyce_bits(double value) noexcept
     double cyce_from_bits(uint64_t bits) noexcept
     void cyce_transpose_float(
