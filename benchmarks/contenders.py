@@ -356,8 +356,11 @@ class Limit:
         n_bytes = ctypes.c_ssize_t(arrays[0].nbytes)
         n_threads = ctypes.c_int(self._n_threads)
         pointers = [address(array) for array in arrays]
-        functions = [getattr(self._library, way) for way in ways]
-        return [functools.partial(function, *pointers, n_bytes, n_threads) for function in functions]
+
+        def call(function, _kept):
+            return function(*pointers, n_bytes, n_threads)
+
+        return [functools.partial(call, getattr(self._library, way), arrays) for way in ways]
 
     def _read(self, array):
         return fastest(self.calls(("read_plainly", "read_prefetched"), [array]))

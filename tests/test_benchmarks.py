@@ -1,5 +1,6 @@
 """The comparison with peers: what it reports is what it measured, of answers that were right."""
 
+import gc
 import json
 import re
 
@@ -93,6 +94,16 @@ def test_every_way_of_the_limit_moves_all_bytes(n_threads):
         out[:] = 0
         call()
         np.testing.assert_array_equal(out, logits)
+
+
+@pytest.mark.parametrize("mode", cases.MODES)
+def test_the_limit_keeps_its_arrays(mode):
+    # 16 MB, which the system takes back at once when they are no longer needed.
+    inputs = cases.make_inputs(cases.Shape("large", (4, 1_000_000)), "float32", "indices", "normal")
+    call = getattr(Limit(2), mode.replace(" ", "_"))(inputs)
+    del inputs
+    gc.collect()
+    call()
 
 
 @pytest.mark.integration
