@@ -23,6 +23,8 @@ MAX_TICKS = 30
 # Target of positions to ignore, as in cross_entropy.
 IGNORE_INDEX = -100
 
+# More bars than a picture has pixels take minutes, and gigabytes.
+MOST_BINS = 1000
 NO_PROBABILITIES = "logits: a maximum is NaN or infinite, so that there are no probabilities"
 
 
@@ -157,7 +159,7 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
         The true classes; positions with -100 are ignored.
     n_bins : int, default=15
-        Number of bins of equal width.
+        Number of bins of equal width, from 1 to 1000.
     ax : matplotlib Axes, default=None
         Where to draw; None means a new figure.
 
@@ -173,7 +175,7 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     TypeError
         If `logits` is not floating point, `target` or `n_bins` is not integer, or `ax` is not Axes.
     ValueError
-        If `target` does not fit, `n_bins` is not positive, all positions are ignored, or a probability is
+        If `target` does not fit, `n_bins` is out of range, all positions are ignored, or a probability is
         NaN.
     IndexError
         If a target is neither a class nor -100.
@@ -206,8 +208,8 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
         n = operator.index(n_bins)
     except TypeError:
         raise TypeError(f"n_bins: must be an integer, got {type(n_bins).__name__}") from None
-    if n < 1:
-        raise ValueError(f"n_bins: must be at least 1, got {n}")
+    if not 1 <= n <= MOST_BINS:
+        raise ValueError(f"n_bins: must be from 1 to {MOST_BINS}, got {n}")
     scores = as_logits(logits, name="logits")
     stats = cross_entropy_stats(scores, target)
     # The confidence is the probability of the target if the target is the prediction.

@@ -179,7 +179,8 @@ class TestReliabilityDiagram:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            (([[1.0, 2.0]], [0], 0), ValueError, "n_bins: must be at least 1, got 0"),
+            (([[1.0, 2.0]], [0], 0), ValueError, "n_bins: must be from 1 to 1000, got 0"),
+            (([[1.0, 2.0]], [0], 10**8), ValueError, "n_bins: must be from 1 to 1000, got 100000000"),
             (([[1.0, 2.0]], [0], 1.5), TypeError, "n_bins: must be an integer, got float"),
             (([[1, 2]], [0]), TypeError, "logits: logits must be floating point"),
             (([[1.0, 2.0]], [2]), IndexError, "Target 2 is out of bounds"),

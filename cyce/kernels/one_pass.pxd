@@ -12,14 +12,25 @@ and losses be off by up to 2.34 ulp: an ulp of the pair's rounding, where that i
 and the loss just below one.
 """
 from libc.math cimport INFINITY
+from libc.string cimport memcpy
 
+from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.exponentials cimport (
-    VectorReference, exp_of_vector, most_above, refer_vectors_to, unit_of_reference,
+    LEAST_EXPONENTIAL, VectorReference, exp_of_vector, most_above, refer_vectors_to, unit_of_reference,
 )
 from cyce.kernels.machine cimport check, cyce_prefetch, cyce_prefetch_to_l2
+from cyce.kernels.masses cimport fill_dense, is_uniform
+from cyce.kernels.merge cimport (
+    ARGMAX, BELOW, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, UNIT,
+    UNIT_BELOW,
+)
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
+from cyce.kernels.points cimport count_before
+from cyce.kernels.reference cimport without_headroom
+from cyce.kernels.sums cimport LANES, finite_or_zero, whole_lanes
 from cyce.kernels.vectors cimport (
-    fill16, has16, larger16, largest16, load16, store16, subtract16, sum_rows16, vector,
+    fill16, has16, larger16, largest16, load16, store16, subtract16, sum_gaps16,
+    sum_rows16, vector,
 )
 
 cdef enum:
@@ -232,3 +243,194 @@ cdef inline double total_of(BlockSums* sums, Py_ssize_t n_chunks) noexcept nogil
     for k in range(2):
         total[k] += total[k + 2]
     return total[0] + total[1]
+
+
+# ---------------------------------------------------------------------------------------------
+# A block of a row
+
+
+cdef inline double sum_of_16(double* total) noexcept nogil:
+    """Sum of 16 numbers."""
+    cdef Py_ssize_t k
+    for k in range(8):
+        total[k] += total[k + 8]
+    for k in range(4):
+        total[k] += total[k + 4]
+    return (total[0] + total[2]) + (total[1] + total[3])
+
+
+cdef inline double sum_of_gaps(
+    const float* masses, const float* logits, Py_ssize_t n, double top, float least
+) noexcept nogil:
+    """Sum of mass * (top - logit) over n classes; masses of at most `least` count as 0."""
+    cdef double total[16]
+    cdef double sum
+    cdef Py_ssize_t k
+    sum_gaps16(masses, logits, n // 16, top, least, total)
+    sum = sum_of_16(total)
+    for k in range(n // 16 * 16, n):
+        if not -least <= masses[k] <= least:
+            sum += <double> masses[k] * (top - <double> logits[k])
+    return sum
+
+
+cdef inline void add_dense_of_floats(
+    const Call* call, const Tile* tile, Py_ssize_t row, const float* block_logits, Py_ssize_t first,
+    Py_ssize_t n, float block_max, double* stats,
+) noexcept nogil:
+    """Reduce n classes of a row, from number `first` on, to their dense masses and gaps."""
+    cdef Py_ssize_t stride = call.tile_width
+    cdef float dense[CHUNK]
+    cdef double total[16]
+    cdef double mass = 0
+    cdef double gap = 0
+    cdef Py_ssize_t chunk, size, k
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+        fill_dense[float](call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
+        for k in range(size, whole_lanes(size)):
+            dense[k] = 0
+        sum_rows16(dense, whole_lanes(size) // 16, total)
+        mass += sum_of_16(total)
+        gap += sum_of_gaps(dense, block_logits + chunk * CHUNK, size, finite_or_zero(block_max), 0)
+    stats[MASS * stride] = mass
+    stats[GAP * stride] = gap
+    stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
+
+
+cdef inline void add_uniform(
+    const float* block_logits, Py_ssize_t n, double block_max, double* stats, Py_ssize_t stride
+) noexcept nogil:
+    """The same for masses of 1: the gap is n * maximum - sum of the logits.
+
+    That loses nothing that counts: the sum of up to 4096 floats is exact unless one of them is less than
+    2**-17 of another, and then the gap is as large as the larger one.
+    """
+    cdef Py_ssize_t n_whole = n // LANES * LANES
+    cdef double total[16]
+    cdef double sum
+    cdef Py_ssize_t k
+    sum_rows16(block_logits, n_whole // 16, total)
+    sum = sum_of_16(total)
+    for k in range(n_whole, n):
+        sum += block_logits[k]
+    stats[MASS * stride] = <double> n
+    stats[GAP * stride] = <double> n * finite_or_zero(block_max) - sum
+    stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
+
+
+cdef inline void add_stats_of_floats(
+    const Tile* tile, Py_ssize_t row, const float* block_logits, const float* exps, Py_ssize_t first,
+    Py_ssize_t n, float block_max, double* stats, Py_ssize_t stride,
+) noexcept nogil:
+    """Spread and rank of n classes, from waiting exponentials; `settle_rests` has to follow.
+
+    Exponentials below 2**-124, that is 2**-188 of the maximum's, may be those of -inf.
+    """
+    cdef double unit, unit_below
+    cdef double spread = 0
+    cdef Py_ssize_t chunk, size
+    cdef int below = <int> stats[BELOW * stride]
+    if below == 0:
+        spread = sum_of_gaps(exps, block_logits, n, finite_or_zero(block_max), LEAST_EXPONENTIAL)
+    else:
+        unit = unit_of_reference(<float> stats[REFERENCE * stride], block_max)
+        unit_below = stats[UNIT_BELOW * stride]
+        for chunk in range((n + CHUNK - 1) // CHUNK):
+            size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+            spread += sum_of_gaps(
+                exps + chunk * CHUNK, block_logits + chunk * CHUNK, size, finite_or_zero(block_max),
+                LEAST_EXPONENTIAL,
+            ) * (unit_below / unit if below >> chunk & 1 else 1.0)
+    stats[SPREAD * stride] = spread
+    stats[RANK * stride] = count_before(
+        block_logits, n, <float> tile.pivot_logit[row], tile.pivot[row] - first
+    )
+
+
+cdef inline float sum_in_one_pass(
+    const float* block_logits, Py_ssize_t n, float* exps_out, Py_ssize_t* max_at_out, double* stats,
+    Py_ssize_t stride,
+) noexcept nogil:
+    """Exponentials of n logits, their maximum and their sum without that; returns the maximum.
+
+    `settle_rests` has to follow.
+    """
+    cdef Chunks chunks
+    cdef BlockSums sums
+    cdef float left[LANES]
+    cdef float left_exps[LANES]
+    cdef float reference, block_max
+    cdef Py_ssize_t k
+    chunks.logits = block_logits
+    chunks.left = left
+    chunks.exps = exps_out
+    chunks.left_exps = left_exps
+    chunks.n_in_place = n // LANES * LANES
+    chunks.n = (chunks.n_in_place + CHUNK - 1) // CHUNK + (n > chunks.n_in_place)
+    # What is left is filled up with logits that add nothing.
+    for k in range(LANES):
+        left[k] = -INFINITY
+    for k in range(n - chunks.n_in_place):
+        left[k] = block_logits[chunks.n_in_place + k]
+    reference = sampled_reference(&chunks)
+    block_max = reduce_chunks(&chunks, reference, &sums)
+    stats[BELOW * stride] = 0
+    if block_max > -INFINITY and not block_max <= reference + most_above():
+        stats[UNIT_BELOW * stride] = unit_of_reference(reference, block_max)
+        stats[BELOW * stride] = redo_chunks(
+            &chunks, reference, block_max, stats[UNIT_BELOW * stride], &sums
+        )
+        reference = block_max
+    max_at_out[0] = n
+    if block_max > -INFINITY:
+        max_at_out[0] = leave_out_maximum(&chunks, block_max, &sums)
+    for k in range(n - chunks.n_in_place):
+        exps_out[chunks.n_in_place + k] = left_exps[k]
+    stats[MAX * stride] = block_max
+    stats[REFERENCE * stride] = reference
+    stats[REST * stride] = total_of(&sums, chunks.n)
+    return block_max
+
+
+cdef inline void settle_rests(const Call* call, const Tile* tile, double* stats) noexcept nogil:
+    """Units of one block of all rows of a tile, in vectors, and what their rests become by these."""
+    cdef double* unit = stats + UNIT * call.tile_width
+    cdef double* rest = stats + REST * call.tile_width
+    cdef double* lost = stats + REST_LOST * call.tile_width
+    cdef const double* block_max = stats + MAX * call.tile_width
+    cdef const double* reference = stats + REFERENCE * call.tile_width
+    cdef Py_ssize_t row
+    for row in range(tile.width):
+        unit[row] = unit_of_reference(<float> reference[row], <float> block_max[row])
+        rest[row] *= <double> without_headroom[float](0) * unit[row]
+        lost[row] = 0
+    if call.has_stats:
+        for row in range(tile.width):
+            stats[SPREAD * call.tile_width + row] *= <double> without_headroom[float](0) * unit[row]
+
+
+cdef inline void reduce_in_one_pass(
+    const Call* call, const Tile* tile, Py_ssize_t row, const float* block_logits, Py_ssize_t first,
+    Py_ssize_t n, float* exps_out, double* stats,
+) noexcept nogil:
+    """Reduce n classes of a row, from number `first` on.
+
+    exps_out: NULL if they are not kept; may be where the logits are. stats: of this block and row; its fields
+    are call.tile_width apart. `settle_rests` has to follow.
+    """
+    cdef Py_ssize_t stride = call.tile_width
+    cdef float apart[ROW_BLOCK]
+    # The logits are needed once more, after their exponentials.
+    cdef float* exps = <float*> apart if exps_out == NULL or exps_out == block_logits else exps_out
+    cdef Py_ssize_t max_at
+    cdef float block_max = sum_in_one_pass(block_logits, n, exps, &max_at, stats, stride)
+    stats[ARGMAX * stride] = <double> (first + max_at)
+    if is_uniform(call):
+        add_uniform(block_logits, n, block_max, stats, stride)
+    elif call.has_dense:
+        add_dense_of_floats(call, tile, row, block_logits, first, n, block_max, stats)
+    if call.has_stats:
+        add_stats_of_floats(tile, row, block_logits, exps, first, n, block_max, stats, stride)
+    if exps_out != NULL and exps != exps_out:
+        memcpy(exps_out, exps, n * sizeof(float))

@@ -21,7 +21,7 @@ from cyce.kernels.positions cimport (
     find_pivots, finish_logsumexp, finish_losses, finish_pivots, finish_stats, normalize_positions,
 )
 from cyce.kernels.rows cimport (
-    row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, rows_settle_rests,
+    row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, rows_settle,
 )
 from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
 from cyce.kernels.storage cimport TILE
@@ -30,7 +30,6 @@ from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
 from cyce.kernels.transforms cimport has_slopes
-from cyce.kernels.vectors cimport HAS_VECTORS
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -154,8 +153,7 @@ cdef inline void reduce_block(
             )
         else:
             row_leave_out(call, block_stats + row)
-    if floating is float and HAS_VECTORS:
-        rows_settle_rests(call, tile, block_stats)
+    rows_settle[floating](call, tile, block_stats, 0)
 
 
 cdef inline void finish_block(

@@ -48,6 +48,20 @@ cdef inline bint comes_before(
     return logit > pivot_logit or (logit == pivot_logit and number < pivot)
 
 
+cdef inline Py_ssize_t count_before(
+    const floating* logits, Py_ssize_t n, floating pivot_logit, Py_ssize_t pivot
+) noexcept nogil:
+    """How many of n logits of consecutive classes come before the pivot (`comes_before`)."""
+    cdef Py_ssize_t n_lower_numbers = max(<Py_ssize_t> 0, min(pivot, n))
+    cdef int n_before = 0
+    cdef Py_ssize_t k
+    for k in range(n_lower_numbers):
+        n_before += logits[k] >= pivot_logit
+    for k in range(n_lower_numbers, n):
+        n_before += logits[k] > pivot_logit
+    return n_before
+
+
 cdef inline floating scaled_softmax(floating exponential, floating factor) noexcept nogil:
     """A waiting exponential, times the factor of its block (`block_factor`)."""
     return exponential * without_headroom(factor) * factor
