@@ -7,9 +7,10 @@ multiply-add puts them together.
 The powers in the table are floats, and their roundings would be half of the error. They are made to vanish:
 all have the common factor TABLE_SCALE, which was searched for, among the floats between 1 and 2**(1/8), so
 that each product is within 0.033 ulp of a float (after S. Gal's accurate tables, ACM TOMS 17, 1991).
-`unit_of_reference` divides it out, once per block. What is left is the rounding of the last operation: a
-relative error of at most 6.4e-8, where 6.0e-8 is half an ulp just above a power of two. `exp_scaled`, which
-levels without vectors use, has 8.9e-8.
+`unit_of_reference` divides it out, once per block. What is left is the rounding of the last operation.
+Measured at every float from -1.4 to -0.69, and at every 23rd from -86 to -1e-6, the relative error is at most
+6.28e-8 and 2.3e-8 on average; 6.0e-8 is half an ulp just above a power of two. `exp_scaled`, which levels
+without vectors use, is within 9e-8.
 """
 from cyce.kernels.math cimport exp_nonpositive, ln2_high, ln2_low
 from cyce.kernels.reference cimport cut_off, headroom, power_at, relative_at, shift_at, unit_of
@@ -34,9 +35,8 @@ cdef extern from * nogil:
     const float LEAST_EXPONENTIAL "4.7019774e-38f"
 
 
-# By how much logits may exceed their reference: 2**(HEADROOM + 47) is far from the largest float, and so are
-# the sums of a block.
 cdef inline float most_above() noexcept nogil:
+    """By how much logits may exceed their reference: 2**(HEADROOM + 47) is far from the largest float."""
     return 32
 
 

@@ -29,8 +29,7 @@ from cyce.kernels.points cimport count_before
 from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.sums cimport LANES, finite_or_zero, whole_lanes
 from cyce.kernels.vectors cimport (
-    fill16, has16, larger16, largest16, load16, store16, subtract16, sum_gaps16,
-    sum_rows16, vector,
+    fill16, has16, larger16, largest16, load16, store16, subtract16, sum_gaps16, sum_rows16, vector,
 )
 
 cdef enum:
@@ -40,8 +39,7 @@ cdef enum:
     # Chunks of a block, one more than whole ones, and all their lanes.
     MOST_CHUNKS = 17
     BLOCK_LANES = 272
-    # How far ahead of a logit its successors are fetched, in logits: to L2 as far as the memory's latency is
-    # long.
+    # How far ahead logits are fetched: to L1, and to L2 as far as the memory's latency is long.
     AHEAD = 256
     AHEAD_TO_L2 = 2048
 
@@ -229,26 +227,6 @@ cdef inline Py_ssize_t leave_out_maximum(
     return (chunk * CHUNK if is_in_place(chunks, chunk) else chunks.n_in_place) + number
 
 
-cdef inline double total_of(BlockSums* sums, Py_ssize_t n_chunks) noexcept nogil:
-    """Sum over all chunks and lanes."""
-    cdef double* total = sums.total
-    cdef Py_ssize_t chunk, k
-    for chunk in range(1, n_chunks):
-        for k in range(VECTOR):
-            total[k] += total[chunk * VECTOR + k]
-    for k in range(8):
-        total[k] += total[k + 8]
-    for k in range(4):
-        total[k] += total[k + 4]
-    for k in range(2):
-        total[k] += total[k + 2]
-    return total[0] + total[1]
-
-
-# ---------------------------------------------------------------------------------------------
-# A block of a row
-
-
 cdef inline double sum_of_16(double* total) noexcept nogil:
     """Sum of 16 numbers."""
     cdef Py_ssize_t k
@@ -257,6 +235,19 @@ cdef inline double sum_of_16(double* total) noexcept nogil:
     for k in range(4):
         total[k] += total[k + 4]
     return (total[0] + total[2]) + (total[1] + total[3])
+
+
+cdef inline double total_of(BlockSums* sums, Py_ssize_t n_chunks) noexcept nogil:
+    """Sum over all chunks and lanes."""
+    cdef Py_ssize_t chunk, k
+    for chunk in range(1, n_chunks):
+        for k in range(VECTOR):
+            sums.total[k] += sums.total[chunk * VECTOR + k]
+    return sum_of_16(sums.total)
+
+
+# ---------------------------------------------------------------------------------------------
+# A block of a row
 
 
 cdef inline double sum_of_gaps(

@@ -17,7 +17,6 @@ cdef extern from * nogil:
     static inline cyce_vector cyce_v_load(const float *from) { return _mm512_loadu_ps(from); }
     static inline void cyce_v_store(float *to, cyce_vector a) { _mm512_storeu_ps(to, a); }
     static inline cyce_vector cyce_v_fill(float value) { return _mm512_set1_ps(value); }
-    static inline cyce_vector cyce_v_add(cyce_vector a, cyce_vector b) { return _mm512_add_ps(a, b); }
     static inline cyce_vector cyce_v_subtract(cyce_vector a, cyce_vector b) { return _mm512_sub_ps(a, b); }
     static inline cyce_vector cyce_v_multiply(cyce_vector a, cyce_vector b) { return _mm512_mul_ps(a, b); }
     static inline cyce_vector cyce_v_multiply_add(cyce_vector a, cyce_vector b, cyce_vector c)
@@ -94,8 +93,6 @@ cdef extern from * nogil:
         _mm256_storeu_ps(to + 8, a.high);
     }
     CYCE_V_TWO(cyce_v_fill, (float value), _mm256_set1_ps(value), _mm256_set1_ps(value))
-    CYCE_V_TWO(cyce_v_add, (cyce_vector a, cyce_vector b), _mm256_add_ps(a.low, b.low),
-               _mm256_add_ps(a.high, b.high))
     CYCE_V_TWO(cyce_v_subtract, (cyce_vector a, cyce_vector b), _mm256_sub_ps(a.low, b.low),
                _mm256_sub_ps(a.high, b.high))
     CYCE_V_TWO(cyce_v_multiply, (cyce_vector a, cyce_vector b), _mm256_mul_ps(a.low, b.low),
@@ -191,7 +188,6 @@ cdef extern from * nogil:
     CYCE_V_LOOP(cyce_v_load, (const float *from), from[k])
     static inline void cyce_v_store(float *to, cyce_vector a) { memcpy(to, a.lane, sizeof a.lane); }
     CYCE_V_LOOP(cyce_v_fill, (float value), value)
-    CYCE_V_LOOP(cyce_v_add, (cyce_vector a, cyce_vector b), a.lane[k] + b.lane[k])
     CYCE_V_LOOP(cyce_v_subtract, (cyce_vector a, cyce_vector b), a.lane[k] - b.lane[k])
     CYCE_V_LOOP(cyce_v_multiply, (cyce_vector a, cyce_vector b), a.lane[k] * b.lane[k])
     CYCE_V_LOOP(cyce_v_multiply_add, (cyce_vector a, cyce_vector b, cyce_vector c),
@@ -254,7 +250,6 @@ cdef extern from * nogil:
     vector load16 "cyce_v_load"(const float* start) noexcept
     void store16 "cyce_v_store"(float* start_out, vector a) noexcept
     vector fill16 "cyce_v_fill"(float value) noexcept
-    vector add16 "cyce_v_add"(vector a, vector b) noexcept
     vector subtract16 "cyce_v_subtract"(vector a, vector b) noexcept
     vector multiply16 "cyce_v_multiply"(vector a, vector b) noexcept
     vector multiply_add16 "cyce_v_multiply_add"(vector a, vector b, vector c) noexcept
