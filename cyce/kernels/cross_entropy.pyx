@@ -9,8 +9,8 @@ whatever width the level has, and every width adds in the same order. The rooms,
     targets, denominator            look-up, checks, which positions count, what the mean divides by
     passes, scratch, streaming      reduce, merge, finish; memory, streaming stores
     rows, tiles                     one block along the classes; one block across the positions
-    one_pass, exponentials, vectors a block of a row of floats, where there are vectors
-    two_passes                      a block of any other row
+    one_pass, chunks, exponentials, vectors     a block of a row, where there are vectors
+    two_passes                      a block of a row elsewhere
     reference, transforms, masses, points, storage, math, sums, machine     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
 """

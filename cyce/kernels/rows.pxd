@@ -1,8 +1,8 @@
 """One block of one position, vectors along the classes; `plan` (plan.pxd) chooses between rows and tiles.
 
 `row_reduce_block` reduces the block to its statistics (merge.pxd) and leaves its exponentials where they wait
-for `row_finish_block`, which turns them into the gradient or the softmax. Floats are reduced in one pass
-(one_pass.pxd) where there are vectors, anything else in two (two_passes.pxd).
+for `row_finish_block`, which turns them into the gradient or the softmax. Where there are vectors, a block is
+reduced in one pass (one_pass.pxd), elsewhere in two (two_passes.pxd).
 """
 from cython cimport floating
 from libc.math cimport fabs
@@ -17,7 +17,7 @@ from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport at_most_1, less_mass, log_softmax_of, scaled_softmax
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport exp_scaled, refer_to, without_headroom
-from cyce.kernels.storage cimport destination, load, store, store_zeros
+from cyce.kernels.storage cimport destination, load, store, store_lines, store_zeros
 from cyce.kernels.sums cimport whole_lanes
 from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
 from cyce.kernels.two_passes cimport reduce_in_two_passes
@@ -50,18 +50,16 @@ cdef inline void row_reduce_block(
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef const floating* block_logits = row_logits(call, tile, row, block, packed)
     cdef floating* exps_out = row_exps + first if row_exps != NULL else NULL
-    if floating is float:
-        if HAS_VECTORS:
-            reduce_in_one_pass(call, tile, row, block_logits, first, n, exps_out, stats)
-            return
-    reduce_in_two_passes(call, tile, row, block_logits, first, n, exps_out, stats)
+    if HAS_VECTORS:
+        reduce_in_one_pass(call, tile, row, block_logits, first, n, exps_out, stats)
+    else:
+        reduce_in_two_passes(call, tile, row, block_logits, first, n, exps_out, stats)
 
 
 cdef inline void rows_settle(const Call* call, const Tile* tile, double* stats, floating like) noexcept nogil:
     """What is computed once for all rows of a tile, after one block of each was reduced."""
-    if floating is float:
-        if HAS_VECTORS:
-            settle_rests(call, tile, stats)
+    if HAS_VECTORS:
+        settle_rests(call, tile, stats, like)
 
 
 cdef inline void row_leave_out(const Call* call, double* stats) noexcept nogil:
@@ -95,13 +93,10 @@ cdef inline void row_restart_block(
     transform(call, logits, n, packed)
     for k in range(n, whole_lanes(n)):
         packed[k] = 0
-    if floating is float:
-        if HAS_VECTORS:
-            exponentials_of_vectors(packed, whole_lanes(n), reference, packed)
-        else:
-            exponentials_again(<float*> packed, n, reference)
+    if HAS_VECTORS:
+        exponentials_of_vectors(<const floating*> packed, whole_lanes(n), reference, packed)
     else:
-        exponentials_again(<double*> packed, n, reference)
+        exponentials_again(packed, n, reference)
 
 
 cdef inline void scale_exponentials(
@@ -131,11 +126,7 @@ cdef inline void row_finish_block(
     const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, Py_ssize_t block,
     const double* stats, floating* packed,
 ) noexcept nogil:
-    """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row.
-
-    What streams is put together in place of the exponentials and written as a whole: each piece begins and
-    ends within a cache line, which cannot be streamed.
-    """
+    """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row."""
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t pivot = tile.pivot[row] - first
@@ -146,11 +137,12 @@ cdef inline void row_finish_block(
     cdef int below = 0
     cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
     cdef floating dense[CHUNK]
-    cdef floating local[CHUNK]
+    # What streams waits here until a cache line is whole.
+    cdef floating local[CHUNK + 16]
     cdef floating* block_exps = packed
     cdef const floating* slopes = packed + ROW_BLOCK
-    cdef floating* chunk_exps
     cdef floating* chunk_grad
+    cdef Py_ssize_t n_waiting = 0
     cdef Py_ssize_t chunk, k, size
     cdef bint in_double
     if not tile.counts[row]:
@@ -162,18 +154,15 @@ cdef inline void row_finish_block(
         )
     else:
         block_exps = row_exps + first
-        if floating is float and HAS_VECTORS:
+        if HAS_VECTORS:
             below = <int> stats[BELOW * call.tile_width + row]
             unit_below = stats[UNIT_BELOW * call.tile_width + row]
     in_double = HAS_VECTORS and (below != 0 or fabs(factor * unit) < 1e-25)
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
-        chunk_exps = block_exps + chunk * CHUNK
-        chunk_grad = chunk_exps if call.streams else destination(
-            &call.grad, grad_at + chunk * CHUNK, local, False
-        )
+        chunk_grad = destination(&call.grad, grad_at + chunk * CHUNK, local + n_waiting, call.streams)
         scale_exponentials(
-            chunk_exps, size, factor * (unit_below if below >> chunk & 1 else unit),
+            block_exps + chunk * CHUNK, size, factor * (unit_below if below >> chunk & 1 else unit),
             dense_factor if is_uniform(call) else <floating> 0, in_double, chunk_grad,
         )
         if call.output == SOFTMAX:
@@ -188,10 +177,13 @@ cdef inline void row_finish_block(
                 chunk_grad[k] *= slopes[chunk * CHUNK + k]
         if call.output == GRADIENT and lies_within(pivot - chunk * CHUNK, size):
             chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
-        if not call.streams:
+        if call.streams:
+            n_waiting = store_lines(
+                local, n_waiting + size, &call.grad, grad_at + chunk * CHUNK - n_waiting,
+                (chunk + 1) * CHUNK >= n,
+            )
+        else:
             store(chunk_grad, size, &call.grad, grad_at + chunk * CHUNK, False)
-    if call.streams:
-        store(block_exps, n, &call.grad, grad_at, True)
 
 
 cdef inline void row_log_softmax_block(

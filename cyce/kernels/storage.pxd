@@ -141,6 +141,24 @@ cdef inline void store(
         convert_back(values, 1, n, target, at, 1)
 
 
+cdef inline Py_ssize_t store_lines(
+    floating* values, Py_ssize_t n, const Operand* target, Py_ssize_t at, bint rest_too
+) noexcept nogil:
+    """Write n values from element `at` on past the caches, whole cache lines unless `rest_too`.
+
+    Those of the last line move to the front; returns their number.
+    """
+    cdef floating* start = <floating*> target.start + at
+    cdef Py_ssize_t n_left = 0
+    cdef Py_ssize_t k
+    if not rest_too:
+        n_left = min(n, <Py_ssize_t> (<size_t> (start + n) % 64 // sizeof(floating)))
+    cyce_stream(start, values, (n - n_left) * sizeof(floating))
+    for k in range(n_left):
+        values[k] = values[n - n_left + k]
+    return n_left
+
+
 cdef inline void store_zeros(Py_ssize_t n, const Operand* target, Py_ssize_t at) noexcept nogil:
     """Write n zeros from element `at` on."""
     memset(target.start + at * size_of(target.format), 0, n * size_of(target.format))

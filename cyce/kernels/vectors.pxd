@@ -1,8 +1,8 @@
-"""Vectors of 16 floats, and their exponentials: for the loops that compilers do not turn into vectors well.
+"""Vectors of 16 floats and of 8 doubles, for the loops that compilers do not turn into vectors well.
 
-What is written with these types is one source for all levels, and each of the 16 lanes gives the same bits at
-every level that has fused multiply-add. Intrinsics are used for AVX-512 and AVX2; elsewhere, `HAS_VECTORS` is
-0 and a loop over 16 numbers stands in for each function, which is slower than scalar code (`exp_scaled`).
+What is written with these types is one source for all levels, and each lane gives the same bits at every
+level that has fused multiply-add. Intrinsics are used for AVX-512 and AVX2; elsewhere, `HAS_VECTORS` is 0 and
+a loop over the lanes stands in for each function, which is slower than scalar code (`exp_scaled`).
 """
 
 cdef extern from * nogil:
@@ -13,30 +13,51 @@ cdef extern from * nogil:
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #define CYCE_HAS_VECTORS 1
-    typedef __m512 cyce_vector;
-    static inline cyce_vector cyce_v_load(const float *from) { return _mm512_loadu_ps(from); }
-    static inline void cyce_v_store(float *to, cyce_vector a) { _mm512_storeu_ps(to, a); }
-    static inline cyce_vector cyce_v_fill(float value) { return _mm512_set1_ps(value); }
-    static inline cyce_vector cyce_v_subtract(cyce_vector a, cyce_vector b) { return _mm512_sub_ps(a, b); }
-    static inline cyce_vector cyce_v_multiply(cyce_vector a, cyce_vector b) { return _mm512_mul_ps(a, b); }
-    static inline cyce_vector cyce_v_multiply_add(cyce_vector a, cyce_vector b, cyce_vector c)
-    {
-        return _mm512_fmadd_ps(a, b, c);
-    }
-    /* a where it is the larger one, else b: also where one of them is NaN. */
-    static inline cyce_vector cyce_v_larger(cyce_vector a, cyce_vector b) { return _mm512_max_ps(a, b); }
-    static inline cyce_vector cyce_v_table_power(cyce_vector table, cyce_vector eighths)
+    typedef __m512 cyce_floats;
+    typedef __m512d cyce_doubles;
+    #define CYCE_VECTORS(vector, name, number, p)                                                           \\
+        static inline vector name##_load(const number *from) { return _mm512_loadu_##p(from); }             \\
+        static inline void name##_store(number *to, vector a) { _mm512_storeu_##p(to, a); }                 \\
+        static inline vector name##_fill(number value) { return _mm512_set1_##p(value); }                   \\
+        static inline vector name##_subtract(vector a, vector b) { return _mm512_sub_##p(a, b); }           \\
+        static inline vector name##_multiply(vector a, vector b) { return _mm512_mul_##p(a, b); }           \\
+        static inline vector name##_multiply_add(vector a, vector b, vector c)                              \\
+        {                                                                                                   \\
+            return _mm512_fmadd_##p(a, b, c);                                                               \\
+        }                                                                                                   \\
+        /* a where it is the larger one, else b: also where one of them is NaN. */                          \\
+        static inline vector name##_larger(vector a, vector b) { return _mm512_max_##p(a, b); }             \\
+        static inline number name##_largest(vector a) { return _mm512_reduce_max_##p(a); }                  \\
+        static inline int name##_has(vector a, number value)                                                \\
+        {                                                                                                   \\
+            return _mm512_cmp_##p##_mask(a, _mm512_set1_##p(value), _CMP_EQ_OQ) != 0;                       \\
+        }
+    CYCE_VECTORS(cyce_floats, cyce_f, float, ps)
+    CYCE_VECTORS(cyce_doubles, cyce_d, double, pd)
+    static inline cyce_floats cyce_f_table_power(cyce_floats table, cyce_floats eighths)
     {
         const __m512i bits = _mm512_castps_si512(eighths);
         const __m512i entry = _mm512_castps_si512(_mm512_permutexvar_ps(bits, table));
         return _mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32(bits, 20)));
     }
-    static inline float cyce_v_largest(cyce_vector a) { return _mm512_reduce_max_ps(a); }
-    static inline int cyce_v_has(cyce_vector a, float value)
+    static inline cyce_doubles cyce_d_table_power(const double *table, cyce_doubles eighths)
     {
-        return _mm512_cmp_ps_mask(a, _mm512_set1_ps(value), _CMP_EQ_OQ) != 0;
+        const __m512i bits = _mm512_castpd_si512(eighths);
+        const __m512i entry = _mm512_castpd_si512(_mm512_permutexvar_pd(bits, _mm512_loadu_pd(table)));
+        return _mm512_castsi512_pd(_mm512_add_epi64(entry, _mm512_slli_epi64(bits, 49)));
     }
-    static inline void cyce_v_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
+    static inline cyce_doubles cyce_d_cut_off(cyce_doubles a, cyce_doubles t, cyce_doubles lowest)
+    {
+        return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(t, lowest, _CMP_NLT_UQ), a);
+    }
+    static inline void cyce_d_add(cyce_doubles *total, cyce_doubles *lost, cyce_doubles a)
+    {
+        const __m512d sum = _mm512_add_pd(*total, a);
+        const __m512d added = _mm512_sub_pd(sum, _mm512_max_pd(*total, a));
+        *lost = _mm512_add_pd(*lost, _mm512_sub_pd(_mm512_min_pd(*total, a), added));
+        *total = sum;
+    }
+    static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         __m512d a = _mm512_setzero_pd(), b = a, c = a, d = a;
         const float *const end = rows + 16 * n;
@@ -52,7 +73,7 @@ cdef extern from * nogil:
         _mm512_storeu_pd(total_out + 8, _mm512_add_pd(b, d));
     }
 
-    static inline void cyce_v_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
+    static inline void cyce_f_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
                                        float least, double *total_out)
     {
         const __m512d tops = _mm512_set1_pd(top);
@@ -77,54 +98,99 @@ cdef extern from * nogil:
     #elif defined(__AVX2__) && defined(__FMA__)
     #include <immintrin.h>
     #define CYCE_HAS_VECTORS 1
-    typedef struct { __m256 low, high; } cyce_vector;
-    #define CYCE_V_TWO(name, parameters, low_value, high_value)                                             \\
-        static inline cyce_vector name parameters                                                           \\
+    typedef struct { __m256 low, high; } cyce_floats;
+    typedef struct { __m256d low, high; } cyce_doubles;
+    /* A function of two halves. */
+    #define CYCE_TWO(vector, name, parameters, low_value, high_value)                                       \\
+        static inline vector name parameters                                                                \\
         {                                                                                                   \\
-            cyce_vector result;                                                                             \\
+            vector result;                                                                                  \\
             result.low = low_value;                                                                         \\
             result.high = high_value;                                                                       \\
             return result;                                                                                  \\
         }
-    CYCE_V_TWO(cyce_v_load, (const float *from), _mm256_loadu_ps(from), _mm256_loadu_ps(from + 8))
-    static inline void cyce_v_store(float *to, cyce_vector a)
-    {
-        _mm256_storeu_ps(to, a.low);
-        _mm256_storeu_ps(to + 8, a.high);
-    }
-    CYCE_V_TWO(cyce_v_fill, (float value), _mm256_set1_ps(value), _mm256_set1_ps(value))
-    CYCE_V_TWO(cyce_v_subtract, (cyce_vector a, cyce_vector b), _mm256_sub_ps(a.low, b.low),
-               _mm256_sub_ps(a.high, b.high))
-    CYCE_V_TWO(cyce_v_multiply, (cyce_vector a, cyce_vector b), _mm256_mul_ps(a.low, b.low),
-               _mm256_mul_ps(a.high, b.high))
-    CYCE_V_TWO(cyce_v_multiply_add, (cyce_vector a, cyce_vector b, cyce_vector c),
-               _mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high))
-    CYCE_V_TWO(cyce_v_larger, (cyce_vector a, cyce_vector b), _mm256_max_ps(a.low, b.low),
-               _mm256_max_ps(a.high, b.high))
-    static inline __m256 cyce_v_table_power_of_8(__m256 table, __m256 eighths)
+    #define CYCE_VECTORS(vector, name, number, n, p)                                                        \\
+        CYCE_TWO(vector, name##_load, (const number *from), _mm256_loadu_##p(from),                         \\
+                 _mm256_loadu_##p(from + n / 2))                                                            \\
+        static inline void name##_store(number *to, vector a)                                               \\
+        {                                                                                                   \\
+            _mm256_storeu_##p(to, a.low);                                                                   \\
+            _mm256_storeu_##p(to + n / 2, a.high);                                                          \\
+        }                                                                                                   \\
+        CYCE_TWO(vector, name##_fill, (number value), _mm256_set1_##p(value), _mm256_set1_##p(value))       \\
+        CYCE_TWO(vector, name##_subtract, (vector a, vector b), _mm256_sub_##p(a.low, b.low),               \\
+                 _mm256_sub_##p(a.high, b.high))                                                            \\
+        CYCE_TWO(vector, name##_multiply, (vector a, vector b), _mm256_mul_##p(a.low, b.low),               \\
+                 _mm256_mul_##p(a.high, b.high))                                                            \\
+        CYCE_TWO(vector, name##_multiply_add, (vector a, vector b, vector c),                               \\
+                 _mm256_fmadd_##p(a.low, b.low, c.low), _mm256_fmadd_##p(a.high, b.high, c.high))           \\
+        CYCE_TWO(vector, name##_larger, (vector a, vector b), _mm256_max_##p(a.low, b.low),                 \\
+                 _mm256_max_##p(a.high, b.high))                                                            \\
+        static inline int name##_has(vector a, number value)                                                \\
+        {                                                                                                   \\
+            const vector wanted = name##_fill(value);                                                       \\
+            return _mm256_movemask_##p(_mm256_or_##p(_mm256_cmp_##p(a.low, wanted.low, _CMP_EQ_OQ),         \\
+                                                     _mm256_cmp_##p(a.high, wanted.high, _CMP_EQ_OQ)))      \\
+                   != 0;                                                                                    \\
+        }
+    CYCE_VECTORS(cyce_floats, cyce_f, float, 16, ps)
+    CYCE_VECTORS(cyce_doubles, cyce_d, double, 8, pd)
+    static inline __m256 cyce_f_table_power_of_8(__m256 table, __m256 eighths)
     {
         const __m256i bits = _mm256_castps_si256(eighths);
         const __m256i entry = _mm256_castps_si256(_mm256_permutevar8x32_ps(table, bits));
         return _mm256_castsi256_ps(_mm256_add_epi32(entry, _mm256_slli_epi32(bits, 20)));
     }
-    CYCE_V_TWO(cyce_v_table_power, (cyce_vector table, cyce_vector eighths),
-               cyce_v_table_power_of_8(table.low, eighths.low),
-               cyce_v_table_power_of_8(table.low, eighths.high))
-    static inline float cyce_v_largest(cyce_vector a)
+    CYCE_TWO(cyce_floats, cyce_f_table_power, (cyce_floats table, cyce_floats eighths),
+             cyce_f_table_power_of_8(table.low, eighths.low),
+             cyce_f_table_power_of_8(table.low, eighths.high))
+    static inline float cyce_f_largest(cyce_floats a)
     {
         const __m256 eight = _mm256_max_ps(a.low, a.high);
         const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
         const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
     }
-    static inline int cyce_v_has(cyce_vector a, float value)
+    static inline double cyce_d_largest(cyce_doubles a)
     {
-        const __m256 wanted = _mm256_set1_ps(value);
-        const __m256 low = _mm256_cmp_ps(a.low, wanted, _CMP_EQ_OQ);
-        const __m256 high = _mm256_cmp_ps(a.high, wanted, _CMP_EQ_OQ);
-        return _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0;
+        const __m256d four = _mm256_max_pd(a.low, a.high);
+        const __m128d two = _mm_max_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+        return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
     }
-    static inline void cyce_v_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
+    /* There is no look-up of doubles in a register: the halves of their bits are looked up. */
+    static inline __m256d cyce_d_table_power_of_4(const double *table, __m256d eighths)
+    {
+        const __m256 first = _mm256_loadu_ps((const float *) table);
+        const __m256 last = _mm256_loadu_ps((const float *) (table + 4));
+        const __m256d lows = _mm256_castps_pd(_mm256_shuffle_ps(first, last, 0x88));
+        const __m256d highs = _mm256_castps_pd(_mm256_shuffle_ps(first, last, 0xdd));
+        const __m256i bits = _mm256_castpd_si256(eighths);
+        const __m256i number = _mm256_shuffle_epi32(bits, 0xa0);
+        const __m256i low = _mm256_permutevar8x32_epi32(
+            _mm256_castpd_si256(_mm256_permute4x64_pd(lows, 0xd8)), number);
+        const __m256i high = _mm256_permutevar8x32_epi32(
+            _mm256_castpd_si256(_mm256_permute4x64_pd(highs, 0xd8)), number);
+        const __m256i entry = _mm256_blend_epi32(low, high, 0xaa);
+        return _mm256_castsi256_pd(_mm256_add_epi64(entry, _mm256_slli_epi64(bits, 49)));
+    }
+    CYCE_TWO(cyce_doubles, cyce_d_table_power, (const double *table, cyce_doubles eighths),
+             cyce_d_table_power_of_4(table, eighths.low), cyce_d_table_power_of_4(table, eighths.high))
+    CYCE_TWO(cyce_doubles, cyce_d_cut_off, (cyce_doubles a, cyce_doubles t, cyce_doubles lowest),
+             _mm256_and_pd(a.low, _mm256_cmp_pd(t.low, lowest.low, _CMP_NLT_UQ)),
+             _mm256_and_pd(a.high, _mm256_cmp_pd(t.high, lowest.high, _CMP_NLT_UQ)))
+    static inline void cyce_d_add_4(__m256d *total, __m256d *lost, __m256d a)
+    {
+        const __m256d sum = _mm256_add_pd(*total, a);
+        const __m256d added = _mm256_sub_pd(sum, _mm256_max_pd(*total, a));
+        *lost = _mm256_add_pd(*lost, _mm256_sub_pd(_mm256_min_pd(*total, a), added));
+        *total = sum;
+    }
+    static inline void cyce_d_add(cyce_doubles *total, cyce_doubles *lost, cyce_doubles a)
+    {
+        cyce_d_add_4(&total->low, &lost->low, a.low);
+        cyce_d_add_4(&total->high, &lost->high, a.high);
+    }
+    static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
         const float *const end = rows + 16 * n;
@@ -144,7 +210,7 @@ cdef extern from * nogil:
         _mm256_storeu_pd(total_out + 8, _mm256_add_pd(c, g));
         _mm256_storeu_pd(total_out + 12, _mm256_add_pd(d, h));
     }
-    static inline __m256d cyce_v_add_gaps_of_4(const float *masses, const float *logits, __m256d tops,
+    static inline __m256d cyce_f_add_gaps_of_4(const float *masses, const float *logits, __m256d tops,
                                                __m128 least, __m256d total)
     {
         const __m128 mass = _mm_loadu_ps(masses);
@@ -154,7 +220,7 @@ cdef extern from * nogil:
         return _mm256_blendv_pd(
             total, sum, _mm256_castsi256_pd(_mm256_cvtepi32_epi64(_mm_castps_si128(counts))));
     }
-    static inline void cyce_v_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
+    static inline void cyce_f_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
                                        float least, double *total_out)
     {
         const __m256d tops = _mm256_set1_pd(top);
@@ -162,10 +228,10 @@ cdef extern from * nogil:
         __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a;
         const float *const end = masses + 16 * n;
         for (; masses < end; masses += 16, logits += 16) {
-            a = cyce_v_add_gaps_of_4(masses, logits, tops, leasts, a);
-            b = cyce_v_add_gaps_of_4(masses + 4, logits + 4, tops, leasts, b);
-            c = cyce_v_add_gaps_of_4(masses + 8, logits + 8, tops, leasts, c);
-            d = cyce_v_add_gaps_of_4(masses + 12, logits + 12, tops, leasts, d);
+            a = cyce_f_add_gaps_of_4(masses, logits, tops, leasts, a);
+            b = cyce_f_add_gaps_of_4(masses + 4, logits + 4, tops, leasts, b);
+            c = cyce_f_add_gaps_of_4(masses + 8, logits + 8, tops, leasts, c);
+            d = cyce_f_add_gaps_of_4(masses + 12, logits + 12, tops, leasts, d);
         }
         _mm256_storeu_pd(total_out, a);
         _mm256_storeu_pd(total_out + 4, b);
@@ -175,27 +241,47 @@ cdef extern from * nogil:
 
     #else
     #define CYCE_HAS_VECTORS 0
-    typedef struct { float lane[16]; } cyce_vector;
-    #define CYCE_V_LOOP(name, parameters, value)                                                            \\
-        static inline cyce_vector name parameters                                                           \\
+    typedef struct { float lane[16]; } cyce_floats;
+    typedef struct { double lane[8]; } cyce_doubles;
+    #define CYCE_LANES(vector, name, n, parameters, value)                                                  \\
+        static inline vector name parameters                                                                \\
         {                                                                                                   \\
-            cyce_vector result;                                                                             \\
+            vector result;                                                                                  \\
             int k;                                                                                          \\
-            for (k = 0; k < 16; k++)                                                                        \\
+            for (k = 0; k < n; k++)                                                                         \\
                 result.lane[k] = value;                                                                     \\
             return result;                                                                                  \\
         }
-    CYCE_V_LOOP(cyce_v_load, (const float *from), from[k])
-    static inline void cyce_v_store(float *to, cyce_vector a) { memcpy(to, a.lane, sizeof a.lane); }
-    CYCE_V_LOOP(cyce_v_fill, (float value), value)
-    CYCE_V_LOOP(cyce_v_subtract, (cyce_vector a, cyce_vector b), a.lane[k] - b.lane[k])
-    CYCE_V_LOOP(cyce_v_multiply, (cyce_vector a, cyce_vector b), a.lane[k] * b.lane[k])
-    CYCE_V_LOOP(cyce_v_multiply_add, (cyce_vector a, cyce_vector b, cyce_vector c),
-                a.lane[k] * b.lane[k] + c.lane[k])
-    CYCE_V_LOOP(cyce_v_larger, (cyce_vector a, cyce_vector b), a.lane[k] > b.lane[k] ? a.lane[k] : b.lane[k])
-    static inline cyce_vector cyce_v_table_power(cyce_vector table, cyce_vector eighths)
+    #define CYCE_VECTORS(vector, name, number, n)                                                           \\
+        CYCE_LANES(vector, name##_load, n, (const number *from), from[k])                                   \\
+        static inline void name##_store(number *to, vector a) { memcpy(to, a.lane, sizeof a.lane); }        \\
+        CYCE_LANES(vector, name##_fill, n, (number value), value)                                           \\
+        CYCE_LANES(vector, name##_subtract, n, (vector a, vector b), a.lane[k] - b.lane[k])                 \\
+        CYCE_LANES(vector, name##_multiply, n, (vector a, vector b), a.lane[k] * b.lane[k])                 \\
+        CYCE_LANES(vector, name##_multiply_add, n, (vector a, vector b, vector c),                          \\
+                   a.lane[k] * b.lane[k] + c.lane[k])                                                       \\
+        CYCE_LANES(vector, name##_larger, n, (vector a, vector b),                                          \\
+                   a.lane[k] > b.lane[k] ? a.lane[k] : b.lane[k])                                           \\
+        static inline number name##_largest(vector a)                                                       \\
+        {                                                                                                   \\
+            number largest = a.lane[0];                                                                     \\
+            int k;                                                                                          \\
+            for (k = 1; k < n; k++)                                                                         \\
+                largest = a.lane[k] > largest ? a.lane[k] : largest;                                        \\
+            return largest;                                                                                 \\
+        }                                                                                                   \\
+        static inline int name##_has(vector a, number value)                                                \\
+        {                                                                                                   \\
+            int k, found = 0;                                                                               \\
+            for (k = 0; k < n; k++)                                                                         \\
+                found |= a.lane[k] == value;                                                                \\
+            return found;                                                                                   \\
+        }
+    CYCE_VECTORS(cyce_floats, cyce_f, float, 16)
+    CYCE_VECTORS(cyce_doubles, cyce_d, double, 8)
+    static inline cyce_floats cyce_f_table_power(cyce_floats table, cyce_floats eighths)
     {
-        cyce_vector result;
+        cyce_floats result;
         uint32_t bits, entry;
         int k;
         for (k = 0; k < 16; k++) {
@@ -206,22 +292,32 @@ cdef extern from * nogil:
         }
         return result;
     }
-    static inline float cyce_v_largest(cyce_vector a)
+    static inline cyce_doubles cyce_d_table_power(const double *table, cyce_doubles eighths)
     {
-        float largest = a.lane[0];
+        cyce_doubles result;
+        uint64_t bits, entry;
         int k;
-        for (k = 1; k < 16; k++)
-            largest = a.lane[k] > largest ? a.lane[k] : largest;
-        return largest;
+        for (k = 0; k < 8; k++) {
+            memcpy(&bits, &eighths.lane[k], sizeof bits);
+            memcpy(&entry, &table[bits & 7], sizeof entry);
+            entry += bits << 49;
+            memcpy(&result.lane[k], &entry, sizeof entry);
+        }
+        return result;
     }
-    static inline int cyce_v_has(cyce_vector a, float value)
+    CYCE_LANES(cyce_doubles, cyce_d_cut_off, 8, (cyce_doubles a, cyce_doubles t, cyce_doubles lowest),
+               t.lane[k] < lowest.lane[k] ? 0 : a.lane[k])
+    static inline void cyce_d_add(cyce_doubles *total, cyce_doubles *lost, cyce_doubles a)
     {
-        int k, found = 0;
-        for (k = 0; k < 16; k++)
-            found |= a.lane[k] == value;
-        return found;
+        int k;
+        for (k = 0; k < 8; k++) {
+            const double before = total->lane[k], value = a.lane[k], sum = before + value;
+            const double high = before > value ? before : value, low = before < value ? before : value;
+            lost->lane[k] += low - (sum - high);
+            total->lane[k] = sum;
+        }
     }
-    static inline void cyce_v_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
+    static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         ptrdiff_t i;
         int k;
@@ -231,7 +327,7 @@ cdef extern from * nogil:
             for (k = 0; k < 16; k++)
                 total_out[k] += rows[16 * i + k];
     }
-    static inline void cyce_v_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
+    static inline void cyce_f_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
                                        float least, double *total_out)
     {
         ptrdiff_t i;
@@ -245,25 +341,43 @@ cdef extern from * nogil:
     #endif
     """
     const bint HAS_VECTORS "CYCE_HAS_VECTORS"
-    ctypedef struct vector "cyce_vector":
+    ctypedef struct floats "cyce_floats":
         pass
-    vector load16 "cyce_v_load"(const float* start) noexcept
-    void store16 "cyce_v_store"(float* start_out, vector a) noexcept
-    vector fill16 "cyce_v_fill"(float value) noexcept
-    vector subtract16 "cyce_v_subtract"(vector a, vector b) noexcept
-    vector multiply16 "cyce_v_multiply"(vector a, vector b) noexcept
-    vector multiply_add16 "cyce_v_multiply_add"(vector a, vector b, vector c) noexcept
+    floats load16 "cyce_f_load"(const float* start) noexcept
+    void store16 "cyce_f_store"(float* start_out, floats a) noexcept
+    floats fill16 "cyce_f_fill"(float value) noexcept
+    floats subtract16 "cyce_f_subtract"(floats a, floats b) noexcept
+    floats multiply16 "cyce_f_multiply"(floats a, floats b) noexcept
+    floats multiply_add16 "cyce_f_multiply_add"(floats a, floats b, floats c) noexcept
     # a where a > b, else b; so b if one of them is NaN.
-    vector larger16 "cyce_v_larger"(vector a, vector b) noexcept
-    # See `exp_of_vector`.
-    vector table_power16 "cyce_v_table_power"(vector table, vector eighths) noexcept
+    floats larger16 "cyce_f_larger"(floats a, floats b) noexcept
+    # See `exp_of_floats`.
+    floats table_power16 "cyce_f_table_power"(floats table, floats eighths) noexcept
     # Of numbers of which none is NaN.
-    float largest16 "cyce_v_largest"(vector a) noexcept
+    float largest16 "cyce_f_largest"(floats a) noexcept
     # Whether one of the 16 equals a number.
-    bint has16 "cyce_v_has"(vector a, float value) noexcept
+    bint has16 "cyce_f_has"(floats a, float value) noexcept
     # Sums in double of the 16 columns of n rows, n even.
-    void sum_rows16 "cyce_v_sum_rows"(const float* rows, Py_ssize_t n, double* total_out) noexcept
+    void sum_rows16 "cyce_f_sum_rows"(const float* rows, Py_ssize_t n, double* total_out) noexcept
     # The same of mass * (top - logit), where the magnitude of the mass is more than `least`.
-    void sum_gaps16 "cyce_v_sum_gaps"(
+    void sum_gaps16 "cyce_f_sum_gaps"(
         const float* masses, const float* logits, Py_ssize_t n, double top, float least, double* total_out
     ) noexcept
+
+    ctypedef struct doubles "cyce_doubles":
+        pass
+    doubles load8 "cyce_d_load"(const double* start) noexcept
+    void store8 "cyce_d_store"(double* start_out, doubles a) noexcept
+    doubles fill8 "cyce_d_fill"(double value) noexcept
+    doubles subtract8 "cyce_d_subtract"(doubles a, doubles b) noexcept
+    doubles multiply8 "cyce_d_multiply"(doubles a, doubles b) noexcept
+    doubles multiply_add8 "cyce_d_multiply_add"(doubles a, doubles b, doubles c) noexcept
+    doubles larger8 "cyce_d_larger"(doubles a, doubles b) noexcept
+    # See `exp_of_doubles`.
+    doubles table_power8 "cyce_d_table_power"(const double* table, doubles eighths) noexcept
+    # a, but 0 where t < lowest.
+    doubles cut_off8 "cyce_d_cut_off"(doubles a, doubles t, doubles lowest) noexcept
+    # Add numbers that are not negative to a total, and what that loses to `lost` (Dekker's FastTwoSum).
+    void add8 "cyce_d_add"(doubles* total, doubles* lost, doubles a) noexcept
+    double largest8 "cyce_d_largest"(doubles a) noexcept
+    bint has8 "cyce_d_has"(doubles a, double value) noexcept
