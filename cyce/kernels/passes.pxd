@@ -29,7 +29,7 @@ from cyce.kernels.streaming cimport choose_memory
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
-from cyce.kernels.transforms cimport has_slopes
+from cyce.kernels.transforms cimport restarts
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -222,8 +222,8 @@ cdef inline void run_tile(
         exps = <floating*> call.grad.start
         if call.exps_wait_apart:
             exps = <floating*> (scratch + sizes.tile + sizes.stats)
-    # Log-softmax and the softcap's slopes come from the logits again, not from their exponentials.
-    exps_out = NULL if call.output == LOG_SOFTMAX or has_slopes(call) else exps
+    # Log-softmax comes from the logits again, not from their exponentials.
+    exps_out = NULL if call.output == LOG_SOFTMAX or restarts(call) else exps
     begin_tile(call, number, tile, like)
     result.target_changed = tile.target_changed
     result.loss = 0

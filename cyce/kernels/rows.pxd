@@ -19,7 +19,7 @@ from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport exp_scaled, refer_to, without_headroom
 from cyce.kernels.storage cimport destination, load, store, store_lines, store_zeros
 from cyce.kernels.sums cimport whole_lanes
-from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
+from cyce.kernels.transforms cimport changes_logits, has_slopes, restarts, transform, write_slopes
 from cyce.kernels.two_passes cimport reduce_in_two_passes
 from cyce.kernels.vectors cimport HAS_VECTORS
 
@@ -81,15 +81,12 @@ cdef inline void exponentials_again(floating* values, Py_ssize_t n, floating ref
 cdef inline void row_restart_block(
     const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, floating reference, floating* packed
 ) noexcept nogil:
-    """Turn the logits of a block into exponentials again, in `packed`, with the slopes behind them."""
+    """Turn the logits of a block into exponentials again, in `packed`."""
     cdef Py_ssize_t n = classes_of_block(call, block)
-    cdef floating* slopes = packed + ROW_BLOCK
     cdef const floating* logits = load(
         &call.logits, tile.logits_at[row] + block * ROW_BLOCK, 1, n, packed
     )
     cdef Py_ssize_t k
-    for k in range(n):
-        slopes[k] = <floating> slope_at(call, logits[k])
     transform(call, logits, n, packed)
     for k in range(n, whole_lanes(n)):
         packed[k] = 0
@@ -149,6 +146,10 @@ cdef inline void row_finish_block(
         store_zeros(n, &call.grad, grad_at)
         return
     if has_slopes(call):
+        write_slopes(
+            call, load(&call.logits, tile.logits_at[row] + first, 1, n, packed), n, packed + ROW_BLOCK
+        )
+    if restarts(call):
         row_restart_block(
             call, tile, row, block, <floating> stats[REFERENCE * call.tile_width + row], packed
         )

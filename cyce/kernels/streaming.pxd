@@ -9,7 +9,7 @@ from cython cimport floating
 
 from cyce.kernels.call cimport LOG_SOFTMAX, Call
 from cyce.kernels.storage cimport is_native
-from cyce.kernels.transforms cimport has_slopes
+from cyce.kernels.transforms cimport has_slopes, restarts
 
 cdef enum:
     # Gradients of at least this many bytes stream, unless they overwrite the logits: nothing of them would
@@ -36,6 +36,6 @@ cdef inline void choose_memory(Call* call, bint split, floating like) noexcept n
     """Choose where the gradient goes, and where exponentials wait for it."""
     call.streams = may_stream(call, like) and not split
     call.exps_wait_apart = (
-        call.grad.start != NULL and call.output != LOG_SOFTMAX and not has_slopes(call)
+        call.grad.start != NULL and call.output != LOG_SOFTMAX and not restarts(call)
         and (call.streams and call.by_rows or not is_native(call.grad.format, like))
     )

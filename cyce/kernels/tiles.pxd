@@ -23,7 +23,7 @@ from cyce.kernels.reference cimport (
 from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
-from cyce.kernels.transforms cimport changes_logits, has_slopes, slope_at, transform
+from cyce.kernels.transforms cimport changes_logits, has_slopes, transform, write_slopes
 
 
 cdef inline void neutralize_ignored(const Tile* tile, Py_ssize_t n, floating* packed_out) noexcept nogil:
@@ -220,8 +220,7 @@ cdef inline void tile_restart_block(
     cdef Py_ssize_t c, k
     tile_load_logits(call, tile, first, n, packed)
     for c in range(n):
-        for k in range(tile.lanes):
-            slopes_out[c * TILE + k] = <floating> slope_at(call, packed[c * TILE + k])
+        write_slopes(call, <const floating*> packed + c * TILE, tile.lanes, slopes_out + c * TILE)
     tile_transform(call, tile, n, packed)
     for k in range(tile.lanes):
         refer_to(<floating> stats[MAX * TILE + k], &shift[k], &exponent_shift[k], &lowest[k])
