@@ -14,10 +14,11 @@ from libc.math cimport INFINITY, NAN
 from libc.string cimport memset
 
 from cyce.kernels.call cimport Call, Tile
+from cyce.kernels.machine cimport cyce_product_lost
 from cyce.kernels.math cimport exp_in_parts, exp_nonpositive
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE
-from cyce.kernels.sums cimport add, add_product, difference_lost, finite_or_zero
+from cyce.kernels.sums cimport add, add_product, difference_lost, finite_or_zero, settled, sum_lost
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -36,6 +37,7 @@ cdef enum:
     # Only of a block:
     UNIT = N_COMMON_FIELDS          # turns its waiting exponentials into exp(logit - MAX), see reference.pxd
     REFERENCE                       # what they are relative to
+    UNIT_LOST
     UNIT_BELOW                      # the same for chunks that are relative to something lower,
     BELOW                           # bit k of which stands for chunk k
     SPREAD                          # sum of exp(logit - MAX) * (MAX - logit)
@@ -73,6 +75,13 @@ cdef inline double decay_in_parts(
     return decay
 
 
+cdef inline double times(double a, double* a_lost, double b, double b_lost) noexcept nogil:
+    """(a + a_lost) * (b + b_lost), rounded; a_lost becomes what that loses."""
+    cdef double product = a * b
+    a_lost[0] = a_lost[0] * b + a * b_lost + cyce_product_lost(a, b, product)
+    return product
+
+
 cdef inline double block_factor(
     const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t k
 ) noexcept nogil:
@@ -82,6 +91,32 @@ cdef inline double block_factor(
     """
     cdef double decay = decay_of(stats[MAX * stride + k], tile.row_max[k])
     return tile.scale[k] * tile.total[k] * tile.inverse[k] * decay
+
+
+cdef inline double inverse_lost_of(const Tile* tile, Py_ssize_t k) noexcept nogil:
+    """What rounding took from `Tile.inverse`."""
+    cdef double denominator = 1.0 + tile.rest[k]
+    cdef double denominator_lost = sum_lost(1.0, tile.rest[k], denominator) + tile.rest_lost[k]
+    cdef double product = tile.inverse[k] * denominator
+    cdef double remainder = (1.0 - product) - cyce_product_lost(tile.inverse[k], denominator, product)
+    return tile.inverse[k] * (remainder - tile.inverse[k] * denominator_lost)
+
+
+cdef inline double row_factor(
+    const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t row, double unit, double unit_lost,
+    floating like,
+) noexcept nogil:
+    """`block_factor` times the unit of a block; for doubles, rounded once."""
+    cdef double factor, decay, decay_lost
+    cdef double lost = unit_lost
+    if floating is float:
+        return block_factor(tile, stats, stride, row) * unit
+    decay = decay_in_parts[double](stats[MAX * stride + row], tile.row_max[row], &decay_lost, 0)
+    factor = times(unit, &lost, decay, decay_lost)
+    factor = times(factor, &lost, tile.inverse[row], inverse_lost_of(tile, row))
+    factor = times(factor, &lost, tile.total[row], 0.0)
+    factor = times(factor, &lost, tile.scale[row], 0.0)
+    return settled(factor, lost)
 
 
 cdef inline double raised(double mass, double rise) noexcept nogil:

@@ -23,7 +23,7 @@ from cyce.kernels.machine cimport check
 from cyce.kernels.masses cimport fill_dense, is_uniform
 from cyce.kernels.merge cimport (
     ARGMAX, BELOW, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, UNIT,
-    UNIT_BELOW,
+    UNIT_BELOW, UNIT_LOST,
 )
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
 from cyce.kernels.points cimport count_before
@@ -344,20 +344,21 @@ cdef inline void settle_rests(
 ) noexcept nogil:
     """Units of one block of all rows of a tile, in vectors, and what their rests become by these."""
     cdef double* unit = stats + UNIT * call.tile_width
+    cdef double* unit_lost = stats + UNIT_LOST * call.tile_width
     cdef double* rest = stats + REST * call.tile_width
     cdef double* rest_lost = stats + REST_LOST * call.tile_width
     cdef const double* block_max = stats + MAX * call.tile_width
     cdef const double* reference = stats + REFERENCE * call.tile_width
     cdef double scale = <double> without_headroom(like)
-    cdef double total, lost, unit_lost
+    cdef double total, lost
     cdef Py_ssize_t row
     for row in range(tile.width):
-        unit[row] = unit_of_reference(<floating> reference[row], <floating> block_max[row], &unit_lost)
+        unit[row] = unit_of_reference(<floating> reference[row], <floating> block_max[row], &unit_lost[row])
         total = rest[row] * scale
         lost = rest_lost[row] * scale
         rest[row] = 0
         rest_lost[row] = 0
-        add_product[floating](&rest[row], &rest_lost[row], total, lost, unit[row], unit_lost, 0)
+        add_product[floating](&rest[row], &rest_lost[row], total, lost, unit[row], unit_lost[row], 0)
     if floating is float and call.has_stats:
         for row in range(tile.width):
             stats[SPREAD * call.tile_width + row] *= scale * unit[row]

@@ -37,8 +37,10 @@ cdef extern from *:
 cdef enum:
     # A thread's share is at least this many logits: below it, starting threads costs more.
     MIN_SHARE = 12288
-    # Logits that are handed out to a thread together, to make up for handing them out.
-    AT_ONCE = 16384
+    # A thread is given at most so many logits at once, and at least so often some. Of tiles that follow one
+    # another, each prefetches the beginning of the next.
+    AT_ONCE = 524288
+    MIN_TURNS = 16
     # Tiles of at least this many logits, when there are few, are split between threads.
     MIN_SPLIT = 65536
 
@@ -292,7 +294,10 @@ cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) 
         and call.n_classes >= MIN_SPLIT // call.tile_width
     )
     cdef int n_workers = 1 if split else <int> min(<Py_ssize_t> n_threads, call.n_tiles)
-    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // call.tile_width // call.n_classes)
+    cdef Py_ssize_t n_at_once = max(
+        <Py_ssize_t> 1,
+        min(AT_ONCE // call.tile_width // call.n_classes, call.n_tiles // (MIN_TURNS * n_workers)),
+    )
     cdef int n_more
     cdef size_t more
     cdef char* memory = NULL

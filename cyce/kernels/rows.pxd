@@ -11,7 +11,7 @@ from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
 from cyce.kernels.exponentials cimport exponentials_of_vectors
 from cyce.kernels.machine cimport cyce_to_float
 from cyce.kernels.masses cimport fill_dense, is_uniform
-from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, REFERENCE, UNIT, UNIT_BELOW, block_factor
+from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, REFERENCE, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
 from cyce.kernels.one_pass cimport reduce_in_one_pass, settle_rests
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport at_most_1, less_mass, log_softmax_of, scaled_softmax
@@ -128,9 +128,13 @@ cdef inline void row_finish_block(
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t pivot = tile.pivot[row] - first
     cdef Py_ssize_t grad_at = tile.grad_at[row] + first
-    cdef double factor = block_factor(tile, stats, call.tile_width, row)
-    cdef double unit = stats[UNIT * call.tile_width + row]
-    cdef double unit_below = unit
+    cdef const double* row_stats = stats + row
+    cdef Py_ssize_t stride = call.tile_width
+    cdef double unit_lost = row_stats[UNIT_LOST * stride] if HAS_VECTORS else 0.0
+    cdef double factor = row_factor[floating](
+        tile, stats, stride, row, row_stats[UNIT * stride], unit_lost, 0
+    )
+    cdef double factor_below = factor
     cdef int below = 0
     cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
     cdef floating dense[CHUNK]
@@ -151,19 +155,22 @@ cdef inline void row_finish_block(
         )
     if restarts(call):
         row_restart_block(
-            call, tile, row, block, <floating> stats[REFERENCE * call.tile_width + row], packed
+            call, tile, row, block, <floating> row_stats[REFERENCE * stride], packed
         )
     else:
         block_exps = row_exps + first
         if HAS_VECTORS:
-            below = <int> stats[BELOW * call.tile_width + row]
-            unit_below = stats[UNIT_BELOW * call.tile_width + row]
-    in_double = HAS_VECTORS and (below != 0 or fabs(factor * unit) < 1e-25)
+            below = <int> row_stats[BELOW * stride]
+        if below != 0:
+            factor_below = row_factor[floating](
+                tile, stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
+            )
+    in_double = HAS_VECTORS and (below != 0 or fabs(factor) < 1e-25)
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         chunk_grad = destination(&call.grad, grad_at + chunk * CHUNK, local + n_waiting, call.streams)
         scale_exponentials(
-            block_exps + chunk * CHUNK, size, factor * (unit_below if below >> chunk & 1 else unit),
+            block_exps + chunk * CHUNK, size, factor_below if below >> chunk & 1 else factor,
             dense_factor if is_uniform(call) else <floating> 0, in_double, chunk_grad,
         )
         if call.output == SOFTMAX:

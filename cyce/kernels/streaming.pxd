@@ -15,8 +15,9 @@ cdef enum:
     # Gradients of at least this many bytes stream, unless they overwrite the logits: nothing of them would
     # be left in the caches.
     MIN_STREAM = 64 << 20
-    # Most bytes of exponentials of a tile that wait in scratch memory: they fit into L2.
-    MAX_STREAM_TILE = 768 << 10
+    # Most bytes of exponentials of a tile that wait in scratch memory, of which each thread has its own. Rows
+    # gain by it even where they do not fit into L2.
+    MAX_STREAM_TILE = 2 << 20
 
 
 cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
