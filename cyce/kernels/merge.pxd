@@ -111,12 +111,13 @@ cdef inline double row_factor(
     cdef double lost = unit_lost
     if floating is float:
         return block_factor(tile, stats, stride, row) * unit
-    decay = decay_in_parts[double](stats[MAX * stride + row], tile.row_max[row], &decay_lost, 0)
-    factor = times(unit, &lost, decay, decay_lost)
-    factor = times(factor, &lost, tile.inverse[row], inverse_lost_of(tile, row))
-    factor = times(factor, &lost, tile.total[row], 0.0)
-    factor = times(factor, &lost, tile.scale[row], 0.0)
-    return settled(factor, lost)
+    else:
+        decay = decay_in_parts[double](stats[MAX * stride + row], tile.row_max[row], &decay_lost, 0)
+        factor = times(unit, &lost, decay, decay_lost)
+        factor = times(factor, &lost, tile.inverse[row], inverse_lost_of(tile, row))
+        factor = times(factor, &lost, tile.total[row], 0.0)
+        factor = times(factor, &lost, tile.scale[row], 0.0)
+        return settled(factor, lost)
 
 
 cdef inline double raised(double mass, double rise) noexcept nogil:

@@ -183,18 +183,19 @@ cdef inline double total_of(
             for k in range(8):
                 lost[k] += sums.lost[chunk * MOST_LANES + k]
                 add[double](&total[k], &lost[k], chunk_total[k])
-    lost_out[0] = 0
     if floating is float:
+        lost_out[0] = 0
         return sum_of_16(total)
-    for k in range(4):
-        lost[k] += lost[k + 4]
-        add[double](&total[k], &lost[k], total[k + 4])
-    for k in range(2):
-        lost[k] += lost[k + 2]
-        add[double](&total[k], &lost[k], total[k + 2])
-    lost_out[0] = lost[0] + lost[1]
-    add[double](&total[0], lost_out, total[1])
-    return total[0]
+    else:
+        for k in range(4):
+            lost[k] += lost[k + 4]
+            add[double](&total[k], &lost[k], total[k + 4])
+        for k in range(2):
+            lost[k] += lost[k + 2]
+            add[double](&total[k], &lost[k], total[k + 2])
+        lost_out[0] = lost[0] + lost[1]
+        add[double](&total[0], lost_out, total[1])
+        return total[0]
 
 
 # ---------------------------------------------------------------------------------------------
