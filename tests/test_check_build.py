@@ -26,7 +26,7 @@ def folder(tmp_path):
 def import_from(folder, environment=None):
     """Import cyce in a new interpreter; returns the last line of the error."""
     result = subprocess.run(
-        # Without installed packages, of which cyce may be one that finds its modules in a checkout.
+        # Without installed packages: an editable cyce among them would find its modules in a checkout.
         [sys.executable, "-S", "-c", "import cyce.functional"],
         capture_output=True,
         text=True,

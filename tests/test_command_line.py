@@ -60,7 +60,7 @@ class TestDemo:
         )
 
     def test_the_seed_is_all_the_chance_there_is(self, capsys):
-        # What was measured in microseconds stands in a line of its own.
+        # Times in microseconds are on a line of their own.
         first, second, other = (
             re.sub(r" in \S+ microseconds", "", run(capsys, "demo", "--no-png", "--seed", seed)[1])
             for seed in "334"

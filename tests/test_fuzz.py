@@ -207,7 +207,7 @@ def bce_with_logits(x, y, weight):
     with np.errstate(all="ignore"):
         positive = np.maximum(-x, 0) + np.log1p(np.exp(-abs(x)))
         negative = np.maximum(x, 0) + np.log1p(np.exp(-abs(x)))
-        # Nothing of what is infinite is 0.
+        # A factor of 0 makes a term 0, also where the other one is infinite.
         losses = np.where(y == 0, 0, y * positive) + np.where(y == 1, 0, (1 - y) * negative)
         return np.where(weight == 0, 0, weight * losses)
 
@@ -370,7 +370,7 @@ ANYTHING = st.one_of(
 )
 
 
-# Every function with arguments that are all right, and whether its gradient is asked for.
+# Every function with valid arguments, and whether its gradient is requested.
 CALLS = [
     (entry, entry.callable if with_gradient else entry.function)
     for entry in FUNCTIONS.values()
@@ -381,7 +381,7 @@ PICTURES = {
     plotting.reliability_diagram: {"logits": np.zeros((2, 3)), "target": [0, 1]},
 }
 
-# How messages begin where it is not with the argument's name: in torch's words.
+# Beginnings of messages that use torch's words instead of an argument's name.
 TORCH_S_WORDS = re.compile(
     r"Expected (input batch_size|target size|floating point type for target)"
     r"|expected target dtype|Target -?\d+ is out of bounds|(0D or 1D|For 1D input, 1D) target"
@@ -402,7 +402,7 @@ def assert_a_result_or_a_clear_error(function, arguments):
     except (TypeError, ValueError, IndexError) as error:
         message = str(error)
     except MemoryError:
-        # a true answer to 10**15 classes
+        # the right answer to 10**15 classes
         return
     else:
         return

@@ -289,7 +289,7 @@ class TestWhatItTakes:
             cyce.value_and_grad(wrong)
 
     def test_missing_and_unknown_arguments(self):
-        # In Python's own words, about the function that the caller knows.
+        # Python's own message, with the name of the function that was called.
         with pytest.raises(TypeError, match=r"^cross_entropy\(\) got an unexpected .* 'no_such'"):
             cyce.value_and_grad(F.cross_entropy)(np.zeros((1, 2)), [0], no_such=1)
         with pytest.raises(TypeError, match=r"^cross_entropy\(\) got an unexpected .* 'stats'"):

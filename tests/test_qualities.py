@@ -288,7 +288,7 @@ class MallocInfo(ctypes.Structure):
 
 def allocated():
     """Return how many blocks Python has allocated, and how many bytes C has, where that can be told."""
-    # It also empties the lists of freed tuples, which hold thousands.
+    # This also clears the free lists of tuples, which hold thousands.
     gc.collect()
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
@@ -299,7 +299,7 @@ def allocated():
 
 
 def test_nothing_stays_allocated(rng, threads, function):
-    # With one thread, as the bytes are those that the main thread's calls allocate.
+    # One thread: only the main thread's allocations are counted.
     threads(1)
     arguments = function.arguments(rng.random((8, 6), np.float32))
     wrong = refused(arguments)

@@ -107,7 +107,7 @@ MODULES = [
     (cyce.BCEWithLogitsLoss, 5, 0, True),
     (cyce.BCELoss, 5, 0, True),
     (cyce.KLDivLoss, 5, 0, True),
-    # Its samples have a test of their own: there are several gradients.
+    # Its samples are tested separately: there are several gradients.
     (cyce.LinearCrossEntropyLoss, 0, 5, True),
     (cyce.Softmax, 2, 0, False),
     (cyce.LogSoftmax, 2, 0, False),

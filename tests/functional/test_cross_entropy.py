@@ -83,7 +83,7 @@ class TestSpecialValues:
                 assert gradients[0, target] == -1
             else:
                 assert np.isnan(gradients[0]).all()
-        # The neighbour does not notice.
+        # The other row is not affected.
         np.testing.assert_allclose(losses[1], np.log(width), rtol=1e-6)
 
     @pytest.mark.parametrize("width", [1, 3, 40, 5000])

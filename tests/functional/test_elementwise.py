@@ -479,7 +479,7 @@ class TestSumsOfManyArrays:
             accumulate(addend, total, lost)
         exact = addends.astype(np.longdouble).sum(axis=0)
         errors = np.abs(total - exact) / np.spacing(np.abs(exact).astype(dtype))
-        # Plainly added, they are off by more than 10 ulp.
+        # A plain sum is off by more than 10 ulp.
         assert errors.max() < 1.5
 
     def test_infinities_stay_and_nan_is_kept(self, level, dtype):

@@ -346,7 +346,7 @@ class TestOtherLogits:
         u = logits[:, 0].astype(LONG) / LONG(cap)
         exact = LONG(cap) * np.tanh(u)
         assert accuracy_table.ulps(capped, exact) <= (1.3 if dtype == np.float32 else 4)
-        # Rounding u takes half an ulp times 2 u from the slope.
+        # Rounding u changes the slope by up to u ulp.
         gradients = 2 * exact / np.cosh(u) ** 2
         assert accuracy_table.ulps(gradient, gradients, np.abs(u) < 3) <= (4 if dtype == np.float32 else 10)
 

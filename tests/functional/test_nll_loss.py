@@ -36,7 +36,7 @@ def test_with_log_softmax_it_is_cross_entropy(dtype, rng, shape, weighted, reduc
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_gradient_by_differences(rng, shape, reduction):
-    # A linear function: one difference is exact but for rounding.
+    # The function is linear: a difference quotient is exact up to rounding.
     _, log_probabilities, target = make_case(rng, shape, np.float64)
     options = {"weight": rng.uniform(0.5, 2, shape[0 if len(shape) == 1 else 1]), "reduction": reduction}
     value = F.nll_loss(log_probabilities, target, **options)
@@ -93,7 +93,7 @@ class TestEdges:
         assert np.isnan(F.nll_loss(np.zeros((2, 0)), [-100, -100]))
 
     def test_one_class_of_one_position(self):
-        # For cross_entropy the shapes would say class probabilities.
+        # In cross_entropy, these shapes would mean class probabilities.
         assert F.nll_loss([-0.5], [0]) == 0.5
 
     @pytest.mark.parametrize("bad", [-1, 3, 2**40])

@@ -140,7 +140,7 @@ class TestGradientAtTheMaximum:
 
 
 def test_no_error_on_the_grid_is_beyond_its_bound(dtype):
-    # All levels in one test: what is exact takes longer than they do.
+    # All levels in one test: the exact results take longer to compute than all of them.
     column = {4: 0, 8: 1}[dtype.itemsize]
     libraries = [accuracy_table.Cyce(level) for level in LEVELS]
     for largest in accuracy_table.errors(libraries, dtype):
@@ -148,7 +148,7 @@ def test_no_error_on_the_grid_is_beyond_its_bound(dtype):
             name: error for name, error in largest.items() if not error <= accuracy_table.BOUNDS[name][column]
         }
         assert not beyond
-        # A quantity that was never looked at has no error.
+        # A quantity that was never measured would have error 0.
         assert all(largest.values())
 
 

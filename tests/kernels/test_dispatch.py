@@ -23,7 +23,7 @@ def test_every_level_of_this_machine_was_compiled():
 
 
 def test_levels_are_those_of_numpy():
-    # An independent answer to the question which of them this CPU runs.
+    # An independent way to ask which levels this CPU runs.
     features = np.show_config(mode="dicts")["SIMD Extensions"]
     found = {*features["baseline"], *features["found"]}
     if not any(name.startswith("X86_V") for name in found):

@@ -162,7 +162,7 @@ def test_any_strides(level, dtype, rng, loss_and_gradient, shape):
     expected = loss_and_gradient(logits, target, reduction="none")
     for permutation in itertools.permutations(range(len(shape))):
         for step in (1, 2, -1, -3):
-            # An array of the same shape and values, whose memory lies in another order and has gaps.
+            # The same shape and values, in another memory order and with gaps.
             memory = np.empty([abs(step) * shape[axis] for axis in permutation], dtype)
             strided = memory[tuple(slice(None, None, step) for _ in shape)].transpose(np.argsort(permutation))
             strided[...] = logits
@@ -170,7 +170,7 @@ def test_any_strides(level, dtype, rng, loss_and_gradient, shape):
             # Vectors along the classes and across positions add in different orders.
             np.testing.assert_allclose(losses, expected[0], rtol=4 * np.finfo(dtype).eps)
             np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=4 * np.finfo(dtype).eps)
-            # The same layout for the gradient, in whose gaps nothing must be written.
+            # The same layout for the gradient; its gaps must not be written.
             out_memory = np.full_like(memory, 77)
             slices = tuple(slice(None, None, step) for _ in shape)
             out = out_memory[slices].transpose(np.argsort(permutation))

@@ -52,7 +52,7 @@ def log1p(level, rests):
 
 @pytest.mark.parametrize("sampling", ["bit patterns", "uniform"])
 def test_exp_is_within_its_ulp_bound(level, dtype, rng, sampling):
-    # Results below the smallest normal number have no ulp to speak of.
+    # Subnormal results are not counted in ulp.
     lowest = {4: 87.0, 8: 708.0}[dtype.itemsize]
     if sampling == "uniform":
         logits = rng.uniform(-lowest, 0, N_SAMPLES).astype(dtype)
@@ -72,7 +72,7 @@ def test_exp_reaches_below_the_smallest_normal_number(level, dtype, rng):
 
 @pytest.mark.parametrize("row_max", [0.0, 3.25, -100.0, 250.0, -250.0, 1e4, -1e4, 1e8])
 def test_exp_relative_to_any_maximum_rounds_no_difference(level, dtype, rng, row_max):
-    # Relative to 3.25 the difference itself has no exact float: its rounding must not show.
+    # The difference to 3.25 is not a float: its rounding must not show.
     row_max = float(dtype.type(row_max))
     logits = (row_max - rng.uniform(0, 60, 20_000)).astype(dtype)
     exact = np.exp(logits.astype(LONG) - LONG(row_max))

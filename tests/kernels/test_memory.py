@@ -249,7 +249,7 @@ print(*seen.values())
 
 @pytest.mark.parametrize("shape", [(3000, 5), (2000, 300), (3, 20, 1000)], ids=str)
 def test_targets_that_another_thread_changes(run_python, shape):
-    # What was checked is what is used: nothing is read beyond the logits, which would end the process.
+    # The checked values are the ones used: a read beyond the logits would crash the process.
     result = run_python("-c", MUTATED, str(shape), timeout=120)
     assert result.returncode == 0, result.stderr
     right, refused, changed = map(int, result.stdout.split())

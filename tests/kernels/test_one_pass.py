@@ -133,7 +133,7 @@ def test_exp_in_rows_is_within_its_bound(level, dtype, rng, at_max):
 
 @pytest.mark.parametrize("temperature", [0.7, 1 / 3, 3.0, 1e-20, 1e20, 1e-40, 1e-35, 1e35])
 def test_a_temperature_divides(level, dtype, rng, temperature):
-    # By a multiplication, in places; the quotients are the same bits.
+    # Partly by multiplication; the quotients have the same bits.
     if dtype == np.float64 or temperature > np.finfo(dtype).tiny:
         largest = np.log10(float(np.finfo(dtype).max)) + np.log10(temperature)
         exponents = rng.uniform(-25, min(30, largest), (40, 3000))

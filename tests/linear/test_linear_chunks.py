@@ -42,7 +42,7 @@ class TestOptions:
         assert rows(1024, 1024, 50_257) == 512
         assert rows(10**6, 64, 10**7, 8) == chunks.MIN_ROWS
         assert rows(4096, 256, 128_256, chunking_method=None) == 4096
-        # Copies of the rows that count, and their gradients, count, too.
+        # Includes copies of the rows that count, and their gradients.
         n = rows(100_000, 1024, 100, n_counting=99_999)
         assert 0.9 * chunks.BUFFER_BYTES < 4 * n * (100 + 2 * 1024) <= chunks.BUFFER_BYTES
 

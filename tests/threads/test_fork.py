@@ -6,7 +6,7 @@ import pytest
 
 from platforms import with_fork
 
-# Without the ends of pools before a fork, or with threads in the children, these programs hang.
+# These programs hang if pools are not ended before a fork, or if children use threads.
 COMMON = """
 import concurrent.futures, multiprocessing, os, sys, threading, traceback
 import numpy as np
@@ -24,7 +24,7 @@ def compute():
 def is_serial():
     return cyce.show_config(mode="dicts")["serial after fork"]
 
-# What one thread computes, so that nothing has used threads yet.
+# Small enough for one thread, so that no pool exists yet.
 with cyce.num_threads(1):
     expected = compute()
 
@@ -164,7 +164,7 @@ def test_a_forked_child_computes_the_same(run_python, program):
 @pytest.mark.torch
 @pytest.mark.parametrize("first", ["torch", "cyce"])
 def test_with_torch(run_python, first):
-    # Both have libgomp, and may share one: then torch's pool is in the way, too.
+    # Both link to libgomp and may share one: then torch's pool is in the way, too.
     program = """
 def child():
     check(None)
@@ -178,7 +178,7 @@ for before in (lambda: torch.randn(1000, 1000).softmax(1), compute):
     check(False)
 """
     imports = {"torch": "import torch\n" + COMMON, "cyce": COMMON + "import torch\n"}
-    # torch itself does not promise its threads to forked children, so these compute without it.
+    # torch does not support threads in forked children, so these compute without torch.
     result = run_python("-c", imports[first] + program, timeout=60)
     assert result.returncode == 0, result.stderr
 

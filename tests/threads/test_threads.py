@@ -154,7 +154,7 @@ call()
     @pytest.mark.parametrize("variable", ["OMP_STACKSIZE", "GOMP_STACKSIZE"])
     def test_for_the_size_of_their_stacks(self, run_python, variable):
         result = run_python("-c", f"{WITHIN_LIMITS}\ncall()", "2", environment={variable: " 100 T "})
-        # 100 T is no size that libgomp knows.
+        # libgomp does not know the unit T.
         assert (result.returncode, result.stdout) == (0, "1 True\n"), result.stderr
         result = run_python("-c", f"{WITHIN_LIMITS}\ncall()", "2", environment={variable: "100000G"})
         assert (result.returncode, result.stdout) == (0, "0 True\n"), result.stderr
@@ -189,7 +189,7 @@ V1 = "4:memory:/\n3:cpu,cpuacct:/jobs/7\n2:cpuset:/deep\n"
         ({}, V2, np.inf),
         ({"cpu.max": "nonsense"}, "nonsense", np.inf),
         ({"cpu.max": "0 0"}, "0::/../..\n", np.inf),
-        # a name that is no text
+        # a name that is not a str
         ({"cpu.max": "max 100000", os.fsdecode(b"caf\xe9/cpu.max"): "200000 100000"}, b"0::/caf\xe9\n", 2),
     ],
 )
@@ -298,7 +298,7 @@ print(cyce.get_num_threads() == n)
         assert result.stdout == f"{n} 1\nTrue\n"
 
     def test_what_is_set_within_a_limit(self, run_python):
-        # It holds when the limit ends, and the next limit holds as the first.
+        # It holds again when the limit ends; a second limit works like the first.
         program = """
 import cyce
 from threadpoolctl import threadpool_limits
@@ -346,7 +346,7 @@ import numpy as np
 import cyce
 
 def running():
-    # Those that are there twice: others are about to end.
+    # Count only threads that are seen twice: others are about to exit.
     first = set(os.listdir("/proc/self/task"))
     time.sleep(1e-3)
     return first & set(os.listdir("/proc/self/task"))
@@ -450,7 +450,7 @@ target = np.zeros(200, int)
 def n_kept(n_calls):
     for _ in range(n_calls):
         cyce.cross_entropy(logits, target)
-    # those that are about to end
+    # threads that are about to exit
     time.sleep(0.05)
     return len(os.listdir("/proc/self/task")) - before
 

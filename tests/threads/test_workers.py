@@ -49,13 +49,13 @@ class TestThreadsThatDoNotStart:
         assert workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
 
     def test_silently(self, two_threads, monkeypatch):
-        # As where there is no memory for what a new thread calls: the interpreter only prints that.
+        # As if a new thread had no memory for its first call: the interpreter only prints that.
         monkeypatch.setattr(_thread, "start_new_thread", lambda *_: 1)
         monkeypatch.setattr(workers, "PATIENCE", 0.01)
         assert workers.with_workers(double, WORK_FOR_SEVERAL) == [0, 2, 4, 6, 8]
 
     def test_after_they_were_started(self, two_threads, monkeypatch):
-        # Thread.start waits for the thread that it has started, and may lack memory for that.
+        # Thread.start waits for the new thread, and may run out of memory then.
         start = threading.Thread.start
         n_calls = 0
 
@@ -80,7 +80,7 @@ class TestThreadsThatDoNotStart:
             workers.with_workers(work, WORK_FOR_SEVERAL)
 
 
-# A handler that raises, again and again: also while the call that it has interrupted is given up.
+# A handler that raises repeatedly, also while the interrupted call is being unwound.
 RAISING = """
 import signal, threading, time
 import numpy as np
@@ -319,7 +319,7 @@ with cyce.num_threads(2):
             if threading.current_thread().name.startswith("cyce_") == (where == "helper"):
                 failed.set()
                 raise MemoryError("of a product")
-            # The other one waits, or there may be nothing left to fail at.
+            # The other thread waits: otherwise it could finish before the failure.
             assert failed.wait(60)
             return np.matmul(*arguments, **named)
 
@@ -349,7 +349,7 @@ def state():
     return [library["num_threads"] for library in libraries]
 
 def threads_end():
-    # One that was about to start when the call was interrupted may do so, and end, a little later.
+    # A thread that was about to start at the interrupt may still start, and exit a little later.
     until = time.monotonic() + 5
     while threading.active_count() > 1 and time.monotonic() < until:
         time.sleep(0.001)
@@ -374,7 +374,7 @@ for i in range(60):
     assert state() == before, i
     assert linear(hidden, weights, target)[1][1].tobytes() == expected
 
-# Interrupted while threads are started, and in calls that are hardly longer.
+# Interrupted while threads start, and in calls that take hardly longer than that.
 short = hidden[:400], weights[:400], target[:400] % 400
 expected = linear(*short)[1][1].tobytes()
 for i in range(300):
