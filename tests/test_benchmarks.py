@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import oracle
-from benchmarks import cases, compare, linear, report
+from benchmarks import cases, compare, elementwise, linear, report
 from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, address
 
 
@@ -204,3 +204,44 @@ def test_a_run_of_linear_reports_times_and_memory(capsys):
         assert float(ratio) == pytest.approx(float(seconds) / float(own.split()[0]), abs=0.02, rel=0.02)
         # The logits take 6 MB.
         assert 0 <= int(megabytes) < 40
+
+
+@pytest.mark.parametrize("loss", elementwise.LOSSES)
+def test_what_elementwise_contenders_are_compared_with(loss):
+    given, target = (array.astype(float) for array in elementwise.make_inputs(loss, (3, 5), "float64"))
+    losses, slopes = elementwise.LOSSES[loss](given, target)
+    function = getattr(torch.nn.functional, loss)
+    wide = torch.from_numpy(given).requires_grad_()
+    theirs = function(wide, torch.from_numpy(target), reduction="none")
+    theirs.sum().backward()
+    np.testing.assert_allclose(losses, theirs.detach(), rtol=1e-12)
+    np.testing.assert_allclose(slopes, wide.grad, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", elementwise.MODES)
+@pytest.mark.parametrize("name", ["cyce", "torch"])
+@pytest.mark.parametrize("loss", elementwise.LOSSES)
+def test_elementwise_contenders_are_right(loss, name, mode, monkeypatch):
+    worker = elementwise.Worker(name, 2)
+    worker.prepare(loss, (30, 70), "float32", mode)
+    assert worker.round(0.0) > 0
+    inputs = (array.astype(float) for array in elementwise.make_inputs(loss, (30, 70), "float32"))
+    losses, slopes = elementwise.LOSSES[loss](*inputs)
+    for wrong in ((losses * 1.01, slopes), (losses, slopes * 1.01)):
+        monkeypatch.setitem(elementwise.LOSSES, loss, lambda *_, wrong=wrong: wrong)
+        if mode == "gradient" or wrong[1] is slopes:
+            with pytest.raises(AssertionError):
+                worker.prepare(loss, (30, 70), "float32", mode)
+
+
+@pytest.mark.integration
+def test_a_run_of_elementwise_reports_times(capsys):
+    arguments = ["--shape", "30 x 70", "--rounds", "2", "--seconds", "0.01", "--losses", "kl_div"]
+    assert elementwise.main([*arguments, "--contenders", "cyce", "cyce:baseline"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| loss | dtype | mode | cyce | cyce:baseline |"
+    for line, mode in zip(lines[2:4], elementwise.MODES, strict=True):
+        assert re.fullmatch(rf"\| kl_div \| float32 \| {mode} \| \S+ \(1.0x\) \| \S+ \(\S+x\) \|", line)
+    with pytest.raises(SystemExit):
+        elementwise.main([*arguments, "--contenders", "nobody"])
+    assert "'nobody' is none of cyce, torch, torch.compile" in capsys.readouterr().err

@@ -69,10 +69,15 @@ def binary_cross_entropy(
         "Using a target size ({target}) that is different to the input size ({input}) is deprecated",
     )
     operands = {"target": targets, "weight": as_factor(weight, "weight", probabilities)}
+    kernel = dispatch.elementwise.binary_cross_entropy
+    try:
+        return _of_elements(kernel, probabilities, operands, probabilities.shape, reduction, gradient)
+    except ValueError as error:
+        failure = error
+    # If it is that the kernel found an element that is not a probability: name that.
     check_probabilities(probabilities, "input")
     check_probabilities(targets, "target")
-    kernel = dispatch.elementwise.binary_cross_entropy
-    return _of_elements(kernel, probabilities, operands, probabilities.shape, reduction, gradient)
+    raise failure
 
 
 def kl_div(

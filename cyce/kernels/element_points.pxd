@@ -1,12 +1,16 @@
 """Formulas of one element: its loss, and the slope of that with respect to the input.
 
-Everything is computed in double. Binary cross-entropies are sums of mass * cost with cost >= 0, so that
-nothing cancels and tiny losses keep their precision. A mass or weight of 0 adds nothing, whatever the cost.
+Everything is computed in double; for floats, functions are only as precise as results in float need. Binary
+cross-entropies are sums of mass * cost with cost >= 0, so that nothing cancels and tiny losses keep their
+precision. A mass or weight of 0 adds nothing, whatever the cost.
 """
+from cython cimport floating
 from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY, NAN
 
 from cyce.kernels.math cimport (
-    exp_clamped, exp_nonpositive, log1p_nonnegative, log1p_of_fraction, log_nonnegative,
+    exp_clamped, exp_for_float, exp_nonpositive, inverse_for_float, log1p_nonnegative, log1p_of_fraction,
+    log1p_of_fraction_for_float, log_for_float, log_nonnegative,
 )
 
 
@@ -15,59 +19,107 @@ cdef inline double weighed(double mass, double cost) noexcept nogil:
     return 0.0 if mass == 0 else mass * cost
 
 
+# ---------------------------------------------------------------------------------------------
+# Binary cross-entropy of logits
+
+
+cdef inline double tail_of(floating logit) noexcept nogil:
+    """e**-abs(logit)."""
+    cdef double wide = logit
+    cdef double distance = wide if wide > 0 else -wide
+    return exp_for_float(-distance) if floating is float else exp_nonpositive(-distance)
+
+
 cdef inline double bce_with_logits(
-    double logit, double target, double pos_weight, double* tail_out
+    floating logit, double target, double pos_weight, double tail
 ) noexcept nogil:
-    """(1 - target) * softplus(logit) + pos_weight * target * softplus(-logit); tail: e**-abs(logit)."""
-    cdef bint positive = logit > 0
-    cdef double distance = logit if positive else -logit
-    cdef double tail = exp_nonpositive(-distance)
-    cdef double rest = log1p_of_fraction(tail)
+    """(1 - target) * softplus(logit) + pos_weight * target * softplus(-logit); tail: `tail_of` the logit."""
+    cdef double wide = logit
+    cdef bint positive = wide > 0
+    cdef double distance = wide if positive else -wide
+    cdef double rest = log1p_of_fraction_for_float(tail) if floating is float else log1p_of_fraction(tail)
     cdef double cost = distance + rest if positive else rest
     cdef double cost_of_negative = rest if positive else distance + rest
-    tail_out[0] = tail
     return weighed(1.0 - target, cost) + weighed(pos_weight * target, cost_of_negative)
 
 
 cdef inline double slope_of_bce_with_logits(
-    double logit, double target, double pos_weight, double tail
+    floating logit, double target, double pos_weight, double tail
 ) noexcept nogil:
     """(1 - target) * sigmoid(logit) - pos_weight * target * sigmoid(-logit)."""
-    cdef double inverse = 1.0 / (1.0 + tail)
-    cdef bint positive = logit > 0
+    cdef double inverse = inverse_for_float(1.0 + tail) if floating is float else 1.0 / (1.0 + tail)
+    cdef double wide = logit
+    cdef bint positive = wide > 0
     cdef double sigmoid = inverse if positive else tail * inverse
     cdef double sigmoid_of_negative = tail * inverse if positive else inverse
     return (1.0 - target) * sigmoid - pos_weight * target * sigmoid_of_negative
 
 
-cdef inline double minus_log_of_ratio(double numerator, double denominator) noexcept nogil:
-    """-log(numerator / (numerator + denominator)), at most 100, as in torch."""
-    cdef double odds = denominator / numerator
-    # log1p_nonnegative needs a finite argument.
-    cdef double cost = log1p_nonnegative(odds if odds < DBL_MAX else DBL_MAX)
+# ---------------------------------------------------------------------------------------------
+# Binary cross-entropy of probabilities
+
+
+cdef inline double at_most_100(double cost) noexcept nogil:
+    """A cost, at most 100, as in torch."""
     return cost if cost < 100.0 else 100.0
 
 
-cdef inline double bce(double probability, double target, double* slope_out) noexcept nogil:
+cdef inline double minus_log_of_ratio(double numerator, double denominator) noexcept nogil:
+    """-log(numerator / (numerator + denominator))."""
+    cdef double odds = denominator / numerator
+    # log1p_nonnegative needs a finite argument.
+    return log1p_nonnegative(odds if odds < DBL_MAX else DBL_MAX)
+
+
+cdef inline double bce(floating probability, double target) noexcept nogil:
     """-(1 - target) * log(1 - probability) - target * log(probability), for 0 <= probability <= 1."""
-    cdef double opposite = 1.0 - probability
-    cdef double variance = probability * opposite
+    cdef double wide = probability
+    cdef double opposite = 1.0 - wide
+    cdef double cost, cost_of_opposite
+    if floating is float:
+        cost = -log_for_float(wide, wide - 1.0)
+        cost_of_opposite = -log_for_float(opposite, -wide)
+    else:
+        cost = minus_log_of_ratio(wide, opposite)
+        cost_of_opposite = minus_log_of_ratio(opposite, wide)
+    return (1.0 - target) * at_most_100(cost_of_opposite) + target * at_most_100(cost)
+
+
+cdef inline double slope_of_bce(floating probability, double target) noexcept nogil:
+    """(probability - target) / (probability * (1 - probability))."""
+    cdef double wide = probability
+    cdef double variance = wide * (1.0 - wide)
     # torch's bound, 1e-12, keeps the slope finite at 0 and 1.
-    slope_out[0] = (probability - target) / (variance if variance > 1e-12 else 1e-12)
-    return (
-        (1.0 - target) * minus_log_of_ratio(opposite, probability)
-        + target * minus_log_of_ratio(probability, opposite)
-    )
+    cdef double bounded = variance if variance > 1e-12 else 1e-12
+    return (wide - target) * inverse_for_float(bounded) if floating is float else (wide - target) / bounded
 
 
-cdef inline double kl(double log_probability, double target, double* slope_out) noexcept nogil:
+# ---------------------------------------------------------------------------------------------
+# Kullback-Leibler divergence
+
+
+cdef inline double log_of(floating x) noexcept nogil:
+    """log(x) for x > 0; a large negative number for 0, NaN for other x."""
+    cdef double wide = x
+    cdef double logarithm
+    if floating is float:
+        logarithm = log_for_float(wide, wide - 1.0)
+        logarithm = logarithm if wide < INFINITY else wide
+        return logarithm if wide >= 0.0 else NAN
+    else:
+        return log_nonnegative(wide)
+
+
+cdef inline double kl(floating log_probability, floating target) noexcept nogil:
     """target * (log(target) - log_probability)."""
-    slope_out[0] = -target
-    return weighed(target, log_nonnegative(target) - log_probability)
+    return weighed(target, log_of(target) - <double> log_probability)
 
 
-cdef inline double kl_of_log(double log_probability, double log_target, double* slope_out) noexcept nogil:
+cdef inline double exp_of(floating x) noexcept nogil:
+    """e**x."""
+    return exp_for_float(x) if floating is float else exp_clamped(x)
+
+
+cdef inline double kl_of_log(floating log_probability, floating log_target) noexcept nogil:
     """e**log_target * (log_target - log_probability)."""
-    cdef double target = exp_clamped(log_target)
-    slope_out[0] = -target
-    return weighed(target, log_target - log_probability)
+    return weighed(exp_of(log_target), <double> log_target - <double> log_probability)

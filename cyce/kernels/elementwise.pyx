@@ -35,6 +35,7 @@ cdef double evaluate(ElementLoss loss, ElementwiseArguments arguments) except? -
     cdef CallScope scope
     cdef ElementCall call
     cdef double value = 0
+    cdef bint is_wrong = False
     cdef int n_threads
     cdef char format
     memset(&call, 0, sizeof(call))
@@ -55,9 +56,11 @@ cdef double evaluate(ElementLoss loss, ElementwiseArguments arguments) except? -
             n_threads = take_threads(arguments.num_threads, call.n_elements // SHARE, &scope)
             with nogil:
                 if format == c"f":
-                    run_elements[float](&call, n_threads, &value, 0)
+                    is_wrong = run_elements[float](&call, n_threads, &value, 0)
                 else:
-                    run_elements[double](&call, n_threads, &value, 0)
+                    is_wrong = run_elements[double](&call, n_threads, &value, 0)
+        if is_wrong:
+            raise ValueError("not all elements are between 0 and 1")
         value = value / arguments.divisor if arguments.divisor != 0 else NAN
         # Round here: NumPy would warn of a loss that float32 cannot hold.
         return <double> <float> value if format == c"f" else value
@@ -75,7 +78,10 @@ def binary_cross_entropy_with_logits(ElementwiseArguments arguments not None):
 
 
 def binary_cross_entropy(ElementwiseArguments arguments not None):
-    """Compute the same from probabilities, which are in [0, 1]."""
+    """Compute the same from probabilities.
+
+    Raises ValueError, before grad_out is written, if an element of input or target is not in [0, 1].
+    """
     return evaluate(BCE, arguments)
 
 

@@ -1,0 +1,210 @@
+"""Time elementwise losses and their gradients beside torch's: `python -m benchmarks.elementwise --help`.
+
+Every contender has a process of its own, which is stopped while another one is at work. Losses and gradients
+are compared with NumPy in float64 first. Rounds are interleaved; a time is the median over the rounds of each
+round's shortest call.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+
+import numpy as np
+
+from benchmarks import report
+from benchmarks.compare import ContenderError, Process, note
+
+MODES = ("loss", "gradient")
+
+
+def make_inputs(loss, shape, dtype):
+    """Return input and target, the same in every process."""
+    rng = np.random.Generator(np.random.SFC64(0))
+    logits = rng.standard_normal(shape, dtype=np.dtype(dtype))
+    target = rng.random(shape, dtype=np.dtype(dtype))
+    if loss == "binary_cross_entropy":
+        return 1 / (1 + np.exp(-logits)), target
+    if loss == "kl_div":
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return logits, target / target.sum(axis=1, keepdims=True)
+    return logits, target
+
+
+def with_logits(x, y):
+    """Binary cross-entropy of logits, and its slope."""
+    return np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x))), 1 / (1 + np.exp(-x)) - y
+
+
+def of_probabilities(p, y):
+    """Binary cross-entropy of probabilities, and its slope."""
+    return -y * np.log(p) - (1 - y) * np.log1p(-p), (p - y) / (p * (1 - p))
+
+
+def divergence(log_p, y):
+    """Kullback-Leibler divergence from log-probabilities, and its slope."""
+    return y * (np.log(y) - log_p), -y
+
+
+LOSSES = {
+    "binary_cross_entropy_with_logits": with_logits,
+    "binary_cross_entropy": of_probabilities,
+    "kl_div": divergence,
+}
+"""By the name that cyce and torch give them: losses and slopes of the elements."""
+
+
+def cyce_call(loss, given, target, mode):
+    """Return the call of cyce, which writes the gradient to the same memory each time."""
+    import cyce
+
+    function = getattr(cyce.functional, loss)
+    if mode == "loss":
+        return lambda: (function(given, target, reduction="sum"), None)
+    with_gradient = cyce.value_and_grad(function)
+    out = np.zeros_like(given)
+    return lambda: with_gradient(given, target, reduction="sum", out=out)
+
+
+def torch_call(loss, given, target, mode, compiled=False):
+    """Return the call of torch, whose gradient is a new array."""
+    import torch
+
+    function = getattr(torch.nn.functional, loss)
+    if compiled:
+        torch._dynamo.reset()
+        function = torch.compile(function, dynamic=False)
+    given, target = torch.from_numpy(given), torch.from_numpy(target)
+
+    def call_loss():
+        with torch.no_grad():
+            return function(given, target, reduction="sum").numpy(), None
+
+    def call_gradient():
+        given.grad = None
+        value = function(given, target, reduction="sum")
+        value.backward()
+        return value.detach().numpy(), given.grad.numpy()
+
+    if mode == "loss":
+        return call_loss
+    given.requires_grad_()
+    return call_gradient
+
+
+def torch_compile_call(loss, given, target, mode):
+    """Return the call of the compiled function."""
+    return torch_call(loss, given, target, mode, compiled=True)
+
+
+CONTENDERS = {"cyce": cyce_call, "torch": torch_call, "torch.compile": torch_compile_call}
+
+
+class Worker:
+    """A contender with the loss that it is at."""
+
+    def __init__(self, name, n_threads):
+        self._name = name.partition(":")[0]
+        self._call = None
+        module = __import__("torch" if name.startswith("torch") else "cyce")
+        module.set_num_threads(n_threads)
+        self.versions = {module.__name__: module.__version__}
+
+    def prepare(self, loss, shape, dtype, mode):
+        """Make the arrays and the call, and check its answer."""
+        given, target = make_inputs(loss, shape, dtype)
+        self._call = CONTENDERS[self._name](loss, given, target, mode)
+        value, gradient = self._call()
+        losses, slopes = LOSSES[loss](given.astype(float), target.astype(float))
+        tolerance = 1e3 * float(np.finfo(dtype).eps)
+        np.testing.assert_allclose(value, losses.sum(), rtol=tolerance, err_msg="loss")
+        if mode == "gradient":
+            scale = np.abs(slopes).max()
+            np.testing.assert_allclose(gradient, slopes, rtol=tolerance, atol=tolerance * scale)
+
+    def round(self, seconds):
+        """Call for some time; return the shortest time of a call, in seconds."""
+        best = math.inf
+        end = time.perf_counter() + seconds
+        while best == math.inf or time.perf_counter() < end:
+            start = time.perf_counter()
+            self._call()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+
+def run(case, names, settings, versions):
+    """Return the seconds of the rounds of one case, and what went wrong, by contender."""
+    processes, troubles = {}, {}
+    seconds = {name: [] for name in names}
+    try:
+        for name in names:
+            try:
+                processes[name] = Process(name, settings.threads, Worker)
+                versions |= processes[name].versions
+                processes[name].ask("prepare", *case)
+            except ContenderError as error:
+                troubles[name] = f"{error.kind}: {error}"
+                note(f"{case[0]}, {name}: {troubles[name]}")
+        for number in range(settings.rounds):
+            order = [name for name in names if name not in troubles]
+            first = number % max(1, len(order))
+            for name in order[first:] + order[:first]:
+                seconds[name].append(processes[name].ask("round", settings.seconds))
+    finally:
+        for process in processes.values():
+            process.end()
+    return seconds, troubles
+
+
+def main(arguments=None):
+    """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.elementwise",
+        description="Time binary cross-entropies and the Kullback-Leibler divergence beside torch's.",
+    )
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--shape", default="4096 x 1000", metavar="'ROWS x COLUMNS'")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32"])
+    parser.add_argument(
+        "--contenders", nargs="+", default=list(CONTENDERS), help="also cyce:LEVEL for a level"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of one contender's turn in a round")
+    parser.add_argument("--threads", type=int, default=2)
+    settings = parser.parse_args(arguments)
+    for name in settings.contenders:
+        if name.partition(":")[0] not in CONTENDERS:
+            parser.error(f"argument --contenders: {name!r} is none of {', '.join(CONTENDERS)}")
+    versions, failed = {}, False
+    columns = ["loss", "dtype", "mode", *settings.contenders]
+    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    shape = tuple(map(int, settings.shape.split(" x ")))
+    for loss in settings.losses:
+        for dtype in settings.dtypes:
+            for mode in settings.modes:
+                seconds, troubles = run((loss, shape, dtype, mode), settings.contenders, settings, versions)
+                failed |= any(name.startswith("cyce") for name in troubles)
+                base = statistics.median(seconds["cyce"]) if seconds.get("cyce") else None
+                cells = [loss, dtype, mode]
+                for name in settings.contenders:
+                    if name in troubles:
+                        cells.append("-")
+                        continue
+                    median = statistics.median(seconds[name])
+                    cells.append(f"{median * 1e3:.3g}" + (f" ({median / base:.1f}x)" if base else ""))
+                print("| " + " | ".join(cells) + " |", flush=True)
+    machine = report.describe_machine()
+    print(
+        f"\nMilliseconds at {settings.shape}, medians over {settings.rounds} rounds of each round's shortest "
+        "call; in parentheses, how many times as long as cyce's;",
+        f"{machine.get('model name', machine['system'])}, {settings.threads} threads,",
+        *(f"{name} {version}" for name, version in versions.items()),
+    )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
