@@ -116,8 +116,16 @@ cdef inline double kl(floating log_probability, floating target) noexcept nogil:
 
 
 cdef inline double exp_of(floating x) noexcept nogil:
-    """e**x."""
-    return exp_for_float(x) if floating is float else exp_clamped(x)
+    """e**x; 0 and inf where it is in double."""
+    cdef double wide = x
+    cdef double power
+    if floating is float:
+        power = exp_for_float(wide if wide < 709.0 else 709.0)
+        power = 0.0 if wide < -746.0 else power
+        power = INFINITY if wide > 709.782712893384 else power
+        return power if wide == wide else wide
+    else:
+        return exp_clamped(wide)
 
 
 cdef inline double kl_of_log(floating log_probability, floating log_target) noexcept nogil:

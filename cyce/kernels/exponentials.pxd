@@ -18,8 +18,8 @@ and 4.0e-17 on average; in ulp at most 0.60, where `exp_scaled` is within 0.7.
 from cython cimport floating
 from libc.math cimport fabs
 
-from cyce.kernels.math cimport exp_in_parts, exp_nonpositive, ln2_high, ln2_low
-from cyce.kernels.reference cimport cut_off, headroom, power_at, shift_at, unit_of
+from cyce.kernels.math cimport exp_for_float, exp_in_parts, ln2_high, ln2_low
+from cyce.kernels.reference cimport cut_off, headroom, power_at, shift_at
 from cyce.kernels.sums cimport add_product, difference_lost, finite_or_zero
 from cyce.kernels.vectors cimport (
     cut_off8, doubles, fill8, fill16, floats, larger16, load8, load16, multiply8, multiply16, multiply_add8,
@@ -98,7 +98,7 @@ cdef inline double power_times_exp(
 cdef inline double unit_of_reference(floating reference, floating block_max, double* lost_out) noexcept nogil:
     """What turns exponentials, without their headroom, into exp(logit - block_max).
 
-    For floats, to 2 ulp; for doubles, with what rounding it loses.
+    For floats, as precise as their results need; for doubles, with what rounding it loses.
     """
     cdef floating shift = shift_for_vectors(reference)
     cdef floating relative = finite_or_zero(reference) - shift
@@ -108,8 +108,9 @@ cdef inline double unit_of_reference(floating reference, floating block_max, dou
     # The inverses of the tables' factors.
     if floating is float:
         lost_out[0] = 0
-        unit = unit_of(relative, power_at(relative)) * 0.91935854891893275
-        return unit * exp_nonpositive(<double> finite_or_zero(reference) - top)
+        # ln 2
+        unit = exp_for_float(power_at(relative) * 0.6931471805599453 + (<double> shift - top))
+        return unit * 0.91935854891893275
     else:
         unit = power_times_exp(power_at(relative), shift, top, &unit_lost)
         lost_out[0] = 0

@@ -258,8 +258,8 @@ cdef inline double log_nonnegative(double x) noexcept nogil:
 
 
 cdef inline double exp_for_float(double x) noexcept nogil:
-    """e**x, to a relative error of 6e-11; 0 below -150, more than any float from 130 on. NaN stays NaN."""
-    cdef double bounded = 130.0 if x > 130.0 else x
+    """e**x for x <= 709, to a relative error of 6e-11; e**-708 for less than -708. NaN stays NaN."""
+    cdef double bounded = -708.0 if x < -708.0 else x
     cdef double exponent_shift = round_shift[double](x) + 1023
     cdef double rounded = multiply_add[double](bounded, 1.4426950408889634, exponent_shift)
     # ln 2
@@ -271,8 +271,7 @@ cdef inline double exp_for_float(double x) noexcept nogil:
     p = multiply_add[double](p, r, 0.04166629436642221)
     p = multiply_add[double](p, r, 0.16666665867005917)
     p = multiply_add[double](p, r, 0.5000000067839091)
-    cdef double power = multiply_add[double](p * r, r, r) + 1.0
-    return 0.0 if x < -150.0 else power * low_bits_as_power(rounded)
+    return (multiply_add[double](p * r, r, r) + 1.0) * low_bits_as_power(rounded)
 
 
 cdef inline double log_for_float(double x, double x_minus_1) noexcept nogil:

@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport cyce_product_lost
-from cyce.kernels.math cimport exp_in_parts, exp_nonpositive
+from cyce.kernels.math cimport exp_for_float, exp_in_parts, exp_nonpositive
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport add, add_product, difference_lost, finite_or_zero, settled, sum_lost
@@ -48,12 +48,16 @@ cdef enum:
     N_STATE_FIELDS
 
 
-cdef inline double decay_of(double block_max, double row_max) noexcept nogil:
+cdef inline double decay_of(double block_max, double row_max, floating like) noexcept nogil:
     """e**(block_max - row_max); 0 for a block of nothing but -inf, whatever the maximum."""
     cdef double distance = block_max - row_max
-    cdef double decay = exp_nonpositive(distance)
-    # Add what the subtraction lost, unless it overflowed: then decay is 0.
-    decay += decay * finite_or_zero(difference_lost(block_max, row_max, distance))
+    cdef double decay
+    if floating is float:
+        decay = exp_for_float(distance)
+    else:
+        decay = exp_nonpositive(distance)
+        # Add what the subtraction lost, unless it overflowed: then decay is 0.
+        decay += decay * finite_or_zero(difference_lost(block_max, row_max, distance))
     return 0.0 if block_max == -INFINITY else decay
 
 
@@ -65,7 +69,7 @@ cdef inline double decay_in_parts(
     cdef double decay
     if floating is float:
         lost_out[0] = 0
-        decay = decay_of(block_max, row_max)
+        decay = decay_of(block_max, row_max, like)
     else:
         decay = exp_in_parts(
             distance, finite_or_zero(difference_lost(block_max, row_max, distance)), lost_out
@@ -83,13 +87,13 @@ cdef inline double times(double a, double* a_lost, double b, double b_lost) noex
 
 
 cdef inline double block_factor(
-    const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t k
+    const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t k, floating like
 ) noexcept nogil:
     """What turns exponentials of a block, times their unit and without headroom, into a multiple of softmax.
 
     That is scale * total mass * softmax.
     """
-    cdef double decay = decay_of(stats[MAX * stride + k], tile.row_max[k])
+    cdef double decay = decay_of(stats[MAX * stride + k], tile.row_max[k], like)
     return tile.scale[k] * tile.total[k] * tile.inverse[k] * decay
 
 
@@ -110,7 +114,7 @@ cdef inline double row_factor(
     cdef double factor, decay, decay_lost
     cdef double lost = unit_lost
     if floating is float:
-        return block_factor(tile, stats, stride, row) * unit
+        return block_factor(tile, stats, stride, row, like) * unit
     else:
         decay = decay_in_parts[double](stats[MAX * stride + row], tile.row_max[row], &decay_lost, 0)
         factor = times(unit, &lost, decay, decay_lost)

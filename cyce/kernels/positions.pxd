@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 
 from cyce.kernels.call cimport Call, StatsOut, Tile
 from cyce.kernels.masses cimport fill_dense, mass_without
-from cyce.kernels.math cimport log1p_in_parts
+from cyce.kernels.math cimport inverse_for_float, log1p_in_parts, log_for_float
 from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.points cimport comes_before
@@ -34,12 +34,16 @@ cdef inline void normalize_positions(Tile* tile, floating like) noexcept nogil:
         rest = tile.rest[k] if tile.row_max[k] - tile.row_max[k] == 0 else NAN
         tile.rest[k] = settled(rest, tile.rest_lost[k])
         tile.rest_lost[k] += rest - tile.rest[k]
-        tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
-        logarithm = log1p_in_parts(tile.rest[k], &tile.log_lost[k])
         if floating is float:
+            tile.inverse[k] = inverse_for_float(1.0 + tile.rest[k])
+            logarithm = log_for_float(1.0 + tile.rest[k], tile.rest[k])
+            # That has no NaN.
+            logarithm = logarithm if rest == rest else NAN
             tile.log_normalizer[k] = logarithm + tile.rest_lost[k] * tile.inverse[k]
             tile.log_lost[k] = 0
         else:
+            tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
+            logarithm = log1p_in_parts(tile.rest[k], &tile.log_lost[k])
             tile.log_lost[k] += tile.rest_lost[k] * tile.inverse[k]
             tile.log_normalizer[k] = logarithm + tile.log_lost[k]
             tile.log_lost[k] = finite_or_zero(tile.log_lost[k] - (tile.log_normalizer[k] - logarithm))
@@ -257,7 +261,7 @@ cdef inline void finish_pivots(const Call* call, Tile* tile, floating like) noex
             others[k] = tile.rest[k] * tile.inverse[k]
     else:
         for k in range(tile.lanes):
-            softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
+            softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
             others[k] = 1.0 - softmax[k]
             if tile.pivot_logit[k] == tile.row_max[k]:
                 others[k] = tile.rest[k] * tile.inverse[k]
@@ -308,7 +312,7 @@ cdef inline void finish_stats(const Call* call, Tile* tile, floating like) noexc
             if tile.rest[k] != tile.rest[k]:
                 rank_without_order(call, tile, k, like)
             lse = logsumexp_at(call, tile, k, like)
-            probability = decay_of(tile.pivot_logit[k], tile.row_max[k]) * tile.inverse[k]
+            probability = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
             entropy = tile.log_normalizer[k] + tile.spread[k] * tile.inverse[k]
             out.prediction[position] = <int64_t> tile.argmax[k]
             out.rank[position] = <int64_t> tile.rank[k]

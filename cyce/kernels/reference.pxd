@@ -17,7 +17,7 @@ from libc.math cimport fabsf
 
 from cyce.kernels.machine cimport low_bits_as_power, multiply_add
 from cyce.kernels.math cimport (
-    exp_near_zero, exp_of_parts, exponent_bias, ln2_high, ln2_low, round_shift,
+    exp_for_float, exp_near_zero, exp_of_parts, exponent_bias, ln2_high, ln2_low, round_shift,
 )
 from cyce.kernels.sums cimport difference_lost, finite_or_zero
 
@@ -77,15 +77,21 @@ cdef inline void refer_to(
     lowest_out[0] = relative + cut_off(relative)
 
 
-cdef inline double unit_of(double relative, double power) noexcept nogil:
-    """2**power / e**relative, to 1 ulp."""
-    return exp_near_zero[double]((power * ln2_high[double](1.0) - relative) + power * ln2_low[double](1.0))
+cdef inline double unit_of(double relative, double power, floating like) noexcept nogil:
+    """2**power / e**relative: to 1 ulp, or as precise as results in float need."""
+    if floating is float:
+        # ln 2
+        return exp_for_float(power * 0.6931471805599453 - relative)
+    else:
+        return exp_near_zero[double](
+            (power * ln2_high[double](1.0) - relative) + power * ln2_low[double](1.0)
+        )
 
 
 cdef inline double unit_at(floating row_max) noexcept nogil:
-    """What exp_scaled, without its headroom, is multiplied by to be relative to a maximum, to 1 ulp."""
+    """What exp_scaled, without its headroom, is multiplied by to be relative to a maximum."""
     cdef floating relative = relative_at(row_max)
-    return unit_of(relative, power_at(relative))
+    return unit_of(relative, power_at(relative), row_max)
 
 
 cdef inline floating exp_scaled(

@@ -187,7 +187,7 @@ cdef inline void tile_reduce_block(
         power[k] = power_at(relative[k])
     # A loop of its own, because it is all in double.
     for k in range(tile.lanes):
-        stats[UNIT * TILE + k] = unit_of(relative[k], power[k])
+        stats[UNIT * TILE + k] = unit_of[floating](relative[k], power[k], 0)
         stats[MAX * TILE + k] = row_max[k]
         # In double: a float does not hold all class numbers.
         stats[ARGMAX * TILE + k] = <double> first + argmax[k]
@@ -249,7 +249,7 @@ cdef inline void tile_finish_block(
         load_tile(&call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, packed)
         neutralize_ignored(tile, n, packed)
     for k in range(tile.lanes):
-        factor[k] = <floating> (block_factor(tile, stats, TILE, k) * stats[UNIT * TILE + k])
+        factor[k] = <floating> (block_factor[floating](tile, stats, TILE, k, 0) * stats[UNIT * TILE + k])
         dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
     for c in range(n):
         lane = packed + c * TILE
