@@ -186,6 +186,13 @@ class TestPrecision:
         assert value == single
         np.testing.assert_array_equal(gradient, [0, slope[0]])
 
+    def test_masses_of_kl_div_beyond_a_float(self, level, dtype):
+        # e**-160 is 0 in float32, e**1000 is infinite: they are what they are in double.
+        log_target = np.array([-160, -160, 1000, 300], dtype)
+        given = np.array([np.nan, -np.inf, 1000, 300], dtype)
+        losses = F.kl_div(given, log_target, reduction="none", log_target=True)
+        np.testing.assert_array_equal(losses, [np.nan, np.inf, np.nan, 0])
+
     def test_infinite_targets_of_kl_div(self, level, dtype):
         losses = F.kl_div(np.array([-1, -np.inf], dtype), np.array([np.inf, np.inf], dtype), reduction="none")
         np.testing.assert_array_equal(losses, np.inf)
@@ -288,6 +295,22 @@ class TestMemory:
         both(loss, given, target, reduction="sum", out=memory[64:-64].reshape(shape))
         assert np.all(memory[:64] == 77)
         assert np.all(memory[-64:] == 77)
+
+    @pytest.mark.parametrize("value", [1.5, -0.1, np.nan])
+    @pytest.mark.parametrize("name", ["input", "target"])
+    @pytest.mark.parametrize("at", [0, 50_000, 99_999])
+    def test_nothing_is_written_if_an_element_is_no_probability(self, level, dtype, at, name, value):
+        arrays = {"input": np.full(100_000, 0.5, dtype), "target": np.ones(100_000, dtype)}
+        arrays[name][at] = value
+        for strided in (lambda array: array, lambda array: np.repeat(array, 2)[::2]):
+            named = {key: strided(array) for key, array in arrays.items()}
+            out = np.full(100_000, 7, dtype)
+            message = rf"^all elements of {name} should be .* got {dtype.type(value)} at {name}\[{at}\]"
+            with pytest.raises(ValueError, match=message):
+                cyce.value_and_grad(F.binary_cross_entropy)(**named, out=out)
+            assert (out == 7).all()
+            with pytest.raises(ValueError, match=message):
+                F.binary_cross_entropy(**named)
 
     @pytest.mark.integration
     def test_more_than_two_to_the_31_elements(self):
