@@ -155,9 +155,9 @@ cdef inline double sum_of_chunk(double* loss, Py_ssize_t n, floating like) noexc
 cdef inline bint is_wrong_chunk(
     const ElementCall* call, Py_ssize_t first, Py_ssize_t n, floating like
 ) noexcept nogil:
-    """Whether something in a chunk must be a probability, and is none."""
+    """Whether an input or target of a chunk is no probability."""
     cdef floating gathered[2][ELEMENT_CHUNK]
-    return call.loss == BCE and not (
+    return not (
         all_probabilities(gather(&call.input, first, n, gathered[0]), n)
         and all_probabilities(gather(&call.target, first, n, gathered[1]), n)
     )
@@ -196,9 +196,9 @@ cdef inline double run_chunk(
 
 
 cdef inline void run_share(
-    const ElementCall* call, Py_ssize_t share, bint only_check, ShareResult* result, floating like
+    const ElementCall* call, Py_ssize_t share, bint checks, bint computes, ShareResult* result, floating like
 ) noexcept nogil:
-    """Check one share and, unless `only_check`, compute it, in the thread that took it."""
+    """Check one share, or compute it, or both, in the thread that took it."""
     cdef Py_ssize_t first = share * SHARE
     cdef Py_ssize_t end = min(call.n_elements, first + SHARE)
     cdef Py_ssize_t n
@@ -208,8 +208,8 @@ cdef inline void run_share(
     result.is_wrong = False
     while first < end and not result.is_wrong:
         n = min(<Py_ssize_t> ELEMENT_CHUNK, end - first)
-        result.is_wrong = is_wrong_chunk(call, first, n, like)
-        if not (only_check or result.is_wrong):
+        result.is_wrong = checks and is_wrong_chunk(call, first, n, like)
+        if computes and not result.is_wrong:
             add[double](&total, &lost, run_chunk(call, first, n, like))
         first += ELEMENT_CHUNK
     result.loss = settled(total, lost)
@@ -217,14 +217,14 @@ cdef inline void run_share(
 
 
 cdef inline bint run_shares(
-    const ElementCall* call, int n_threads, bint only_check, ShareResult* results, Py_ssize_t n_shares,
-    floating like,
+    const ElementCall* call, int n_threads, bint checks, bint computes, ShareResult* results,
+    Py_ssize_t n_shares, floating like,
 ) noexcept nogil:
     """Run all shares; returns whether one of them is wrong."""
     cdef Py_ssize_t share
     cdef bint is_wrong = False
     for share in prange(n_shares, num_threads=n_threads, schedule="static"):
-        run_share[floating](call, share, only_check, results + share, 0)
+        run_share[floating](call, share, checks, computes, results + share, 0)
     for share in range(n_shares):
         is_wrong = is_wrong or results[share].is_wrong
     return is_wrong
@@ -245,11 +245,12 @@ cdef inline bint run_elements(
     if results == NULL:
         with gil:
             raise MemoryError("no memory for the sums of the loss")
-    is_wrong = (
-        call.loss == BCE and call.grad_out.start != NULL
-        and run_shares(call, n_threads, True, results, n_shares, like)
-    )
-    is_wrong = is_wrong or run_shares(call, n_threads, False, results, n_shares, like)
+    # Before a gradient is written, everything is checked.
+    if call.loss == BCE and call.grad_out.start != NULL:
+        is_wrong = run_shares(call, n_threads, True, False, results, n_shares, like)
+        is_wrong = is_wrong or run_shares(call, n_threads, False, True, results, n_shares, like)
+    else:
+        is_wrong = run_shares(call, n_threads, call.loss == BCE, True, results, n_shares, like)
     loss_out[0] = 0
     for share in range(n_shares):
         add[double](loss_out, &lost, results[share].loss)

@@ -6,7 +6,8 @@ finite). logit - m is never rounded, which would cost up to abs(logit - m) / 2 u
 * float: the exponential is that of the logit itself. The maximum enters as a power of two, and once per
   block as a factor in double (`unit_at`). From abs(m) = 256 on, m is subtracted first: there, that is exact
   for every logit that counts (Sterbenz).
-* double: what the subtraction loses is carried along.
+* double: what the subtraction loses is carried along; vectors (exponentials.pxd) subtract nothing up to 2200,
+  either.
 
 So e**(x - m) = exp_scaled(x, *reference of m) * 2**-HEADROOM * unit_at(m). The factor 2**HEADROOM is there so
 that terms far below the smallest normal number still count in a sum: 262,144 terms of e**-95 make a float32
