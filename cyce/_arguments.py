@@ -8,6 +8,7 @@ their dtype, byte order or alignment requires it.
 import inspect
 import operator
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from cyce.kernels.arguments import CrossEntropyArguments
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
+FLOATS = (FLOAT32, FLOAT64)
+# The most frequent first.
+INTEGERS = tuple(map(np.dtype, ("int64", "int32", "uint8", "int16", "int8", "uint16", "uint32", "uint64")))
 
 # Names of dtypes in torch's messages.
 _TORCH_NAMES = {
@@ -45,6 +49,8 @@ def _torch_name(dtype: np.dtype[Any]) -> str:
 
 def as_array(value: Any, name: str) -> NDArray[Any]:
     """Return a view of `value`, or a new array if it has no memory to view."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name}: a masked array is not supported, its mask would be lost; fill it "
@@ -107,7 +113,7 @@ def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any
     what, name: content and name of the argument, for errors. target: the next argument, to detect that the
     two are swapped.
     """
-    if type(value) is np.ndarray and value.dtype in (FLOAT32, FLOAT64) and value.ndim:
+    if type(value) is np.ndarray and value.dtype in FLOATS and value.ndim:
         return value if value.flags.aligned else _native(value, value.dtype)
     array = as_array(value, name)
     kind = array.dtype.kind
@@ -166,7 +172,7 @@ def as_dtype(value: Any) -> np.dtype[Any]:
     except Exception as error:
         # For strings that it cannot parse, NumPy raises TypeError, ValueError or SyntaxError.
         raise TypeError(message) from error
-    if dtype not in (FLOAT32, FLOAT64):
+    if dtype not in FLOATS:
         raise TypeError(message)
     return dtype
 
@@ -246,8 +252,8 @@ def as_target(
     As in torch, a target of the logits' shape holds class probabilities, any other class indices.
     name: name of the logits in errors, here and in the functions below.
     """
-    target = value if type(value) is np.ndarray else as_array(value, "target")
-    if target.shape == logits.shape:
+    target = as_array(value, "target")
+    if target.ndim == logits.ndim and target.shape == logits.shape:
         return None, _as_probabilities(target, logits, axis, name)
     # An empty list has no dtype of its own: pass on what was given.
     return as_indices(target if target.size else value, logits, axis, name, value), None
@@ -260,31 +266,33 @@ def as_indices(
 
     given: what the caller gave, for errors, if value is an array made from it.
     """
-    target = value if type(value) is np.ndarray else as_array(value, "target")
+    target = as_array(value, "target")
+    expected = position_shape(logits, axis)
+    flags = target.flags
+    if target.dtype in INTEGERS and target.shape == expected and flags.c_contiguous and flags.aligned:
+        return target
     if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
         target = target.astype(np.int64)
-    kind, flags = target.dtype.kind, target.flags
+    kind = target.dtype.kind
     if kind not in "iufbc":
         raise TypeError(
             f"target: must hold numbers, got dtype {target.dtype.name}: class indices of shape "
-            f"{_sizes(position_shape(logits, axis))}, or class probabilities of the shape of {name}, "
+            f"{_sizes(expected)}, or class probabilities of the shape of {name}, "
             f"{_sizes(logits.shape)}. Labels become class indices by "
             "np.unique(target, return_inverse=True)[1], class indices among objects by "
             "np.asarray(target, dtype=int)"
         )
-    if target.shape != position_shape(logits, axis):
+    if target.shape != expected:
         _check_target_shape(target.shape, logits, axis, name)
     if kind not in "iu":
         raise TypeError(
             f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
-            f"be integer class indices of shape {_sizes(position_shape(logits, axis))}, or floating point "
+            f"be integer class indices of shape {_sizes(expected)}, or floating point "
             f"class probabilities of the shape of {name}, {_sizes(logits.shape)}; got {target.dtype.name} of "
             f"shape {_sizes(target.shape)}. Class indices may have any integer dtype; cast them: "
             f"{_cast(value if given is None else given, 'target', 'int')}"
         )
-    if not (flags.c_contiguous and flags.aligned and target.dtype.isnative):
-        target = np.array(target, dtype=target.dtype.newbyteorder("="), order="C", copy=True)
-    return target
+    return np.require(target, target.dtype.newbyteorder("="), ("C", "A"))
 
 
 def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, name: str) -> NDArray[Any]:
@@ -636,7 +644,7 @@ def as_grad_output(
 
 
 def as_out(
-    value: Any, logits: NDArray[Any], others: dict[str, NDArray[Any] | None], whose: str = "input's"
+    value: Any, logits: NDArray[Any], others: Mapping[str, NDArray[Any] | None], whose: str = "input's"
 ) -> NDArray[Any]:
     """Return a view of `out` that has the shape and dtype of `logits` and can be written.
 

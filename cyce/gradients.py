@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast, overload
 from cyce import _signatures
 from cyce._arguments import described
 from cyce._losses import LossModule, evaluator_of
-from cyce.fused.requests import GradientRequest
 
 __all__ = ["value_and_grad"]
 
@@ -163,7 +162,7 @@ class ValueAndGrad:
         self, *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
     ) -> tuple[Any, Any]:
         """Return the value and the gradient, see `value_and_grad`."""
-        request = GradientRequest(grad_output, out)
+        request = grad_output, out
         if isinstance(self._loss, LossModule):
             # Read the settings at each call: they may change.
             value, gradient = self._loss.evaluate(request, *arguments, **named)

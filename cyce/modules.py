@@ -561,8 +561,8 @@ class LinearCrossEntropyLoss(LossModule):
         self, gradient: GradientRequest | None, /, input: Any, target: Any, **named: Any
     ) -> tuple[Any, Any]:
         """Return the loss and its gradients, None unless requested, each in the shape of its parameter."""
-        if gradient is not None and isinstance(gradient.out, tuple | list):
-            gradient = gradient._replace(out=self._split_outs(gradient.out))
+        if gradient is not None and isinstance(gradient[1], tuple | list):
+            gradient = gradient[0], self._split_outs(gradient[1])
         loss, gradients = super().evaluate(gradient, input, target, **named)
         if gradients is None:
             return loss, None

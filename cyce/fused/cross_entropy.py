@@ -6,6 +6,7 @@ import numpy as np
 
 from cyce._arguments import (
     as_axis,
+    as_grad_output,
     as_ignore_index,
     as_label_smoothing,
     as_logits,
@@ -17,7 +18,7 @@ from cyce._arguments import (
     position_shape,
     set_extensions,
 )
-from cyce.fused.requests import GradientRequest, StatsRequest, gradient_arrays
+from cyce.fused.requests import GradientRequest, StatsRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.threads.budget import budget
@@ -92,18 +93,20 @@ def cross_entropy(
     if stats is not None:
         call.loss_out, *call.stats_out = stats
     elif gradient is not None:
+        upstream, out = gradient
+        grad_output = None
+        if upstream is not None:
+            call.upstream, grad_output = as_grad_output(
+                upstream, dtype, position_shape(logits, axis), reduction
+            )
+            call.grad_output = grad_output
         read = {
             "target": indices if probabilities is None else probabilities,
             "weight": weight,
             "sample_weight": call.sample_weight,
+            "grad_output": grad_output,
         }
-        upstream, grad_output, call.grad_out = gradient_arrays(
-            gradient, logits, position_shape(logits, axis), reduction, read
-        )
-        if upstream != 1.0:
-            call.upstream = upstream
-        elif grad_output is not None:
-            call.grad_output = grad_output
+        call.grad_out = as_grad_out(out, logits, read)
     try:
         value = dispatch.kernels.cross_entropy(call)
     except IndexError as error:

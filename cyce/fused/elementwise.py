@@ -11,6 +11,7 @@ from cyce._arguments import (
     as_factor,
     as_flag,
     as_floating,
+    as_grad_output,
     as_operand,
     as_reduction,
     check_probabilities,
@@ -18,7 +19,7 @@ from cyce._arguments import (
     common_shape,
     warn,
 )
-from cyce.fused.requests import GradientRequest, gradient_arrays
+from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import ElementwiseArguments
 from cyce.threads.budget import budget
@@ -126,7 +127,8 @@ def _of_elements(
         divisor = input.shape[0]
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
-        upstream, grad_output, grad_out = gradient_arrays(gradient, input, shape, reduction, operands)
+        upstream, grad_output = as_grad_output(gradient[0], input.dtype, shape, reduction)
+        grad_out = as_grad_out(gradient[1], input, {**operands, "grad_output": grad_output})
     is_broadcast = input.shape != shape
     full_grad, loss_out = grad_out, None
     if grad_out is not None and is_broadcast:

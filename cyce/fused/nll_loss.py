@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from cyce._arguments import (
+    as_grad_output,
     as_ignore_index,
     as_indices,
     as_logits,
@@ -14,7 +15,7 @@ from cyce._arguments import (
     describe_bad_target,
     position_shape,
 )
-from cyce.fused.requests import GradientRequest, gradient_arrays
+from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
 
@@ -41,10 +42,9 @@ def nll_loss(
     positions = position_shape(log_probabilities, axis)
     upstream, grad_output, grad_out = 1.0, None, None
     if gradient is not None:
-        read = {"target": indices, "weight": weight}
-        upstream, grad_output, grad_out = gradient_arrays(
-            gradient, log_probabilities, positions, reduction, read
-        )
+        upstream, grad_output = as_grad_output(gradient[0], dtype, positions, reduction)
+        read = {"target": indices, "weight": weight, "grad_output": grad_output}
+        grad_out = as_grad_out(gradient[1], log_probabilities, read)
     # A copy: another thread may change the target between the check and its use.
     classes = np.array(indices).reshape(positions)
     call = CrossEntropyArguments()

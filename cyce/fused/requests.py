@@ -6,14 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_grad_output, as_out
+from cyce._arguments import as_out
 
-
-class GradientRequest(NamedTuple):
-    """What `value_and_grad` takes beyond the loss's own arguments, as the caller gave it."""
-
-    grad_output: Any
-    out: Any
+# What `value_and_grad` takes beyond the arguments of the loss, as given: `grad_output` and `out`.
+GradientRequest = tuple[Any, Any]
 
 
 class StatsRequest(NamedTuple):
@@ -27,21 +23,12 @@ class StatsRequest(NamedTuple):
     rank_out: NDArray[np.int64]
 
 
-def gradient_arrays(
-    gradient: GradientRequest,
-    like: NDArray[Any],
-    loss_shape: tuple[int, ...],
-    reduction: str,
-    read: Mapping[str, NDArray[Any] | None],
-) -> tuple[float, NDArray[Any] | None, NDArray[Any]]:
-    """Return the upstream gradient, as a number and as an array, and the array for the gradient.
+def as_grad_out(value: Any, like: NDArray[Any], read: Mapping[str, NDArray[Any] | None]) -> NDArray[Any]:
+    """Return the array for the gradient: the view of `out`, or a new one.
 
     like: the input. read: the other arrays that are read while the gradient is written.
     """
-    upstream, grad_output = as_grad_output(gradient.grad_output, like.dtype, loss_shape, reduction)
-    if gradient.out is None:
+    if value is None:
         # The layout of the input, unless it is broadcast.
-        grad_out = np.empty_like(like, order="C" if 0 in like.strides else "K")
-    else:
-        grad_out = as_out(gradient.out, like, {**read, "grad_output": grad_output})
-    return upstream, grad_output, grad_out
+        return np.empty_like(like, order="C" if 0 in like.strides else "K")
+    return as_out(value, like, read)

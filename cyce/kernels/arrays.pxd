@@ -88,10 +88,13 @@ cdef inline char format_of(const Py_buffer* view) noexcept:
 cdef inline char integer_format_of(const Py_buffer* view) except 0:
     """One of bhiqBHIQ, by signedness and size."""
     cdef char code = format_of(view)
-    if code in (c"b", c"h", c"i", c"l", c"q"):
-        return {1: c"b", 2: c"h", 4: c"i", 8: c"q"}[view.itemsize]
-    if code in (c"B", c"H", c"I", c"L", c"Q"):
-        return {1: c"B", 2: c"H", 4: c"I", 8: c"Q"}[view.itemsize]
+    # Only the size of long differs between systems.
+    if code == c"l":
+        return c"q" if view.itemsize == 8 else c"i"
+    if code == c"L":
+        return c"Q" if view.itemsize == 8 else c"I"
+    if code in (c"b", c"h", c"i", c"q", c"B", c"H", c"I", c"Q"):
+        return code
     raise TypeError(f"kernel call: not a native integer array: format {view.format!r}")
 
 

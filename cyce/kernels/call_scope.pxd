@@ -12,7 +12,6 @@ Every entry point opens a scope, takes its arrays and threads through it, and cl
         close_scope(&scope)
 """
 from cpython.buffer cimport PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
-from libc.string cimport memset
 
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.threads.team cimport Team, acquire, release
@@ -30,8 +29,8 @@ cdef struct CallScope:
 
 cdef inline void open_scope(CallScope* scope) noexcept:
     """Enter the kernels' floating point environment."""
-    # A buffer that was not taken has no owner: releasing it does nothing.
-    memset(scope, 0, sizeof(CallScope))
+    scope.n_views = 0
+    scope.team.is_counted = False
     cyce_enter(&scope.found)
 
 

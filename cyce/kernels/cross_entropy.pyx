@@ -167,22 +167,25 @@ cdef int read_outputs(
     return 0
 
 
-cdef double run_call(
-    CrossEntropyArguments arguments, char format, CallScope* scope, Call* call
-) except? -1:
+cdef inline int run_in(char format, Call* call, int n_threads, double* sum_out) except -1 nogil:
+    """Run all tiles in the arithmetic's type; sum_out becomes the sum of the losses."""
+    if format == c"f":
+        return run[float](call, n_threads, sum_out, 0)
+    return run[double](call, n_threads, sum_out, 0)
+
+
+cdef double compute(
+    CrossEntropyArguments arguments, char format, int n_threads, Call* call
+) except? -1 nogil:
     """Count the positions and run the pass; returns the sum of the losses, or their mean."""
     cdef PositionCount count
-    cdef Py_ssize_t n_logits = call.n_positions * call.n_classes
     cdef double value = 0
     cdef double denominator
     cdef bint is_empty
-    cdef int n_threads
-    plan(call)
-    n_threads = take_threads(arguments.num_threads, n_logits // MIN_SHARE, scope)
-    with nogil:
-        count_positions(call, format, n_threads, NULL, &count)
+    count_positions(call, format, n_threads, NULL, &count)
     if count.bad >= 0:
-        raise IndexError(count.bad)
+        with gil:
+            raise IndexError(count.bad)
     denominator = choose_denominator(
         count.weight, call.n_positions, arguments.normalizer, arguments.zero_if_empty, &is_empty
     )
@@ -191,12 +194,8 @@ cdef double run_call(
     if arguments.mean:
         call.grad_scale /= denominator
     call.grad_scale /= call.temperature
-    if n_logits > 0:
-        with nogil:
-            if format == c"f":
-                run[float](call, n_threads, &value, 0)
-            else:
-                run[double](call, n_threads, &value, 0)
+    if call.n_positions > 0 and call.n_classes > 0:
+        run_in(format, call, n_threads, &value)
     elif call.loss_out != NULL and call.n_positions > 0:
         # No classes: a sum over nothing.
         memset(call.loss_out, 0, call.n_positions * size_of(format))
@@ -204,6 +203,22 @@ cdef double run_call(
         value /= denominator
     # Round here: NumPy would warn of a loss that float32 cannot hold.
     return <double> <float> value if format == c"f" else value
+
+
+cdef double run_call(
+    CrossEntropyArguments arguments, char format, CallScope* scope, Call* call
+) except? -1:
+    """Cut up the work and compute, without the GIL unless that would take as long as the call."""
+    cdef Py_ssize_t n_logits = call.n_positions * call.n_classes
+    cdef double value
+    cdef int n_threads
+    plan(call)
+    n_threads = take_threads(arguments.num_threads, n_logits // MIN_SHARE, scope)
+    if max(call.n_positions, n_logits) < MIN_SHARE:
+        return compute(arguments, format, 1, call)
+    with nogil:
+        value = compute(arguments, format, n_threads, call)
+    return value
 
 
 def cross_entropy(CrossEntropyArguments arguments not None):
@@ -351,10 +366,7 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
         if call.n_positions > 0 and call.n_classes > 0:
             n_threads = take_threads(num_threads, call.n_positions * call.n_classes // MIN_SHARE, &scope)
             with nogil:
-                if format == c"f":
-                    run[float](&call, n_threads, &unused, 0)
-                else:
-                    run[double](&call, n_threads, &unused, 0)
+                run_in(format, &call, n_threads, &unused)
     finally:
         close_scope(&scope)
     return 0

@@ -167,8 +167,9 @@ def as_upstream(gradient: GradientRequest | None, layer: Layer, loss: Loss) -> U
     if gradient is None:
         return Upstream()
     dtype, parameters, call = layer.hidden.dtype, layer.parameters, loss.call
-    factor, grad_output = as_grad_output(gradient.grad_output, dtype, loss.positions, loss.reduction)
-    if gradient.out is None:
+    upstream, out = gradient
+    factor, grad_output = as_grad_output(upstream, dtype, loss.positions, loss.reduction)
+    if out is None:
         return Upstream(factor, grad_output, [np.empty(array.shape, dtype) for array in parameters.values()])
     read = {
         **parameters,
@@ -177,7 +178,7 @@ def as_upstream(gradient: GradientRequest | None, layer: Layer, loss: Loss) -> U
         "sample_weight": call.sample_weight,
         "grad_output": grad_output,
     }
-    return Upstream(factor, grad_output, _as_outs(gradient.out, parameters, read))
+    return Upstream(factor, grad_output, _as_outs(out, parameters, read))
 
 
 def _as_outs(
