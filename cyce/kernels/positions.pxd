@@ -254,6 +254,7 @@ cdef inline void finish_pivots(const Call* call, Tile* tile, floating like) noex
     """
     cdef double softmax[TILE]
     cdef double others[TILE]
+    cdef bint is_maximum
     cdef Py_ssize_t k
     if call.target == NULL:
         for k in range(tile.lanes):
@@ -262,9 +263,8 @@ cdef inline void finish_pivots(const Call* call, Tile* tile, floating like) noex
     else:
         for k in range(tile.lanes):
             softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
-            others[k] = 1.0 - softmax[k]
-            if tile.pivot_logit[k] == tile.row_max[k]:
-                others[k] = tile.rest[k] * tile.inverse[k]
+            is_maximum = tile.pivot_logit[k] == tile.row_max[k]
+            others[k] = tile.rest[k] * tile.inverse[k] if is_maximum else 1.0 - softmax[k]
     for k in range(tile.width):
         tile.pivot_gradient[k] = <floating> (
             tile.scale[k] * (softmax[k] * tile.other_mass[k] - tile.pivot_mass[k] * others[k])
