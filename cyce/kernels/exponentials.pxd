@@ -22,8 +22,8 @@ from cyce.kernels.math cimport exp_for_float, exp_in_parts, ln2_high, ln2_low
 from cyce.kernels.reference cimport cut_off, headroom, power_at, shift_at
 from cyce.kernels.sums cimport add_product, difference_lost, finite_or_zero
 from cyce.kernels.vectors cimport (
-    cut_off8, doubles, fill8, fill16, floats, larger16, load8, load16, multiply8, multiply16, multiply_add8,
-    multiply_add16, store8, store16, subtract8, subtract16, table_power8, table_power16,
+    cut_off8, doubles, fill8, fill16, floats, larger16, load16, multiply8, multiply16, multiply_add8,
+    multiply_add16, subtract8, subtract16, table_power8, table_power16,
 )
 
 cdef extern from * nogil:
@@ -185,27 +185,3 @@ cdef inline doubles exp_of_doubles(doubles t, doubles exponent_shift, doubles lo
     p = multiply_add8(p, r, fill8(0.5000000000000296))
     p = multiply_add8(p, multiply8(r, r), r)
     return cut_off8(multiply_add8(power, p, power), t, lowest)
-
-
-cdef inline void exponentials_of_vectors(
-    const floating* logits, Py_ssize_t n, floating reference, floating* exps_out
-) noexcept nogil:
-    """Write the exponentials of n logits, n a multiple of 16."""
-    cdef VectorReference to
-    cdef floats shift16, exponent_shift16, lowest16
-    cdef doubles shift8, exponent_shift8, lowest8
-    cdef Py_ssize_t k
-    refer_vectors_to(reference, &to)
-    if floating is float:
-        vectors_of_floats(&to, &shift16, &exponent_shift16, &lowest16)
-        for k in range(0, n, 16):
-            store16(
-                exps_out + k,
-                exp_of_floats(subtract16(load16(logits + k), shift16), exponent_shift16, lowest16),
-            )
-    else:
-        vectors_of_doubles(&to, &shift8, &exponent_shift8, &lowest8)
-        for k in range(0, n, 8):
-            store8(
-                exps_out + k, exp_of_doubles(subtract8(load8(logits + k), shift8), exponent_shift8, lowest8)
-            )

@@ -11,7 +11,7 @@ from cyce.kernels.machine cimport check
 from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.points cimport smoothed
 from cyce.kernels.storage cimport load, load_positions
-from cyce.kernels.sums cimport add, settled
+from cyce.kernels.sums cimport add, settled, whole_lanes
 
 
 cdef inline bint is_uniform(const Call* call) noexcept nogil:
@@ -19,29 +19,49 @@ cdef inline bint is_uniform(const Call* call) noexcept nogil:
     return call.has_dense and call.probabilities.start == NULL and call.weight == NULL
 
 
-cdef inline void fill_dense(
-    const Call* call, Py_ssize_t probabilities_at, Py_ssize_t first, Py_ssize_t n, floating* dense_out
+cdef inline const floating* dense_masses(
+    const Call* call, Py_ssize_t probabilities_at, Py_ssize_t first, Py_ssize_t n, floating* room
 ) noexcept nogil:
-    """Dense masses of classes first to first + n of one position; n is at most CHUNK."""
+    """Dense masses of classes first to first + n of one position: where they lie, or in `room`.
+
+    n is at most CHUNK.
+    """
     cdef const floating* weight = <const floating*> call.weight
     cdef Py_ssize_t stride = call.probabilities.class_stride
     cdef floating keep = <floating> (1.0 - call.smoothing)
     cdef floating spread = <floating> (call.smoothing / call.n_all_classes)
-    cdef floating loaded[CHUNK]
     cdef const floating* probabilities
     cdef Py_ssize_t k
     check(0 <= first and first + n <= call.n_classes and n <= CHUNK)
     if call.probabilities.start == NULL:
         for k in range(n):
-            dense_out[k] = 1
+            room[k] = 1
     else:
-        probabilities = load(&call.probabilities, probabilities_at + first * stride, stride, n, loaded)
+        probabilities = load(&call.probabilities, probabilities_at + first * stride, stride, n, room)
+        if weight == NULL and call.smoothing == 0:
+            return probabilities
         for k in range(n):
-            dense_out[k] = smoothed(probabilities[k], keep, spread)
+            room[k] = smoothed(probabilities[k], keep, spread)
     if weight != NULL:
         weight += call.first_class + first
         for k in range(n):
-            dense_out[k] *= weight[k]
+            room[k] *= weight[k]
+    return room
+
+
+cdef inline const floating* dense_lanes(
+    const Call* call, Py_ssize_t probabilities_at, Py_ssize_t first, Py_ssize_t n, floating* room
+) noexcept nogil:
+    """`dense_masses`, filled up with 0 to whole lanes."""
+    cdef const floating* dense = dense_masses(call, probabilities_at, first, n, room)
+    cdef Py_ssize_t k
+    if n == whole_lanes(n):
+        return dense
+    for k in range(n):
+        room[k] = dense[k]
+    for k in range(n, whole_lanes(n)):
+        room[k] = 0
+    return room
 
 
 cdef inline void fill_dense_of_tile(
@@ -75,13 +95,14 @@ cdef inline double mass_without(
     const Call* call, Py_ssize_t probabilities_at, Py_ssize_t left_out, floating like
 ) noexcept nogil:
     """Sum of the dense masses of one position, but for one class."""
-    cdef floating dense[CHUNK]
+    cdef floating room[CHUNK]
+    cdef const floating* dense
     cdef double mass = 0, lost = 0
     cdef Py_ssize_t first = 0
     cdef Py_ssize_t k, n
     while first < call.n_classes:
         n = min(<Py_ssize_t> CHUNK, call.n_classes - first)
-        fill_dense(call, probabilities_at, first, n, dense)
+        dense = dense_masses(call, probabilities_at, first, n, room)
         for k in range(n):
             if first + k != left_out:
                 add(&mass, &lost, dense[k])

@@ -20,7 +20,7 @@ from cyce.kernels.exponentials cimport (
     LEAST_EXPONENTIAL, VectorReference, most_above, refer_vectors_to, step_of_references, unit_of_reference,
 )
 from cyce.kernels.machine cimport check
-from cyce.kernels.masses cimport fill_dense, is_uniform
+from cyce.kernels.masses cimport dense_lanes, is_uniform
 from cyce.kernels.merge cimport (
     ARGMAX, BELOW, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, UNIT,
     UNIT_BELOW, UNIT_LOST,
@@ -202,6 +202,15 @@ cdef inline double total_of(
 # A block of a row
 
 
+cdef inline void fill_up(const floating* logits, Py_ssize_t n, floating* out) noexcept nogil:
+    """Copy n logits, and fill them up with ones that add nothing."""
+    cdef Py_ssize_t k
+    for k in range(n):
+        out[k] = logits[k]
+    for k in range(n, whole_lanes(n)):
+        out[k] = -INFINITY
+
+
 cdef inline double sum_of_gaps(
     const float* masses, const float* logits, Py_ssize_t n, double top, float least
 ) noexcept nogil:
@@ -223,21 +232,32 @@ cdef inline void add_dense_of_floats(
 ) noexcept nogil:
     """Reduce n classes of a row, from number `first` on, to their dense masses and gaps."""
     cdef Py_ssize_t stride = call.tile_width
-    cdef float dense[CHUNK]
-    cdef double total[16]
-    cdef double mass = 0
-    cdef double gap = 0
-    cdef Py_ssize_t chunk, size, k
+    cdef const float* logits
+    cdef const float* dense
+    cdef float room[CHUNK]
+    cdef float left[CHUNK]
+    cdef double chunk_total[16]
+    cdef double mass[16]
+    cdef double gap[16]
+    cdef Py_ssize_t chunk, size, whole, k
+    for k in range(16):
+        mass[k] = gap[k] = 0
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
-        fill_dense[float](call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
-        for k in range(size, whole_lanes(size)):
-            dense[k] = 0
-        sum_rows16(dense, whole_lanes(size) // 16, total)
-        mass += sum_of_16(total)
-        gap += sum_of_gaps(dense, block_logits + chunk * CHUNK, size, finite_or_zero(block_max), 0)
-    stats[MASS * stride] = mass
-    stats[GAP * stride] = gap
+        whole = whole_lanes(size)
+        logits = block_logits + chunk * CHUNK
+        dense = dense_lanes[float](call, tile.probabilities_at[row], first + chunk * CHUNK, size, room)
+        if size < whole:
+            fill_up(logits, size, left)
+            logits = left
+        sum_rows16(dense, whole // 16, chunk_total)
+        for k in range(16):
+            mass[k] += chunk_total[k]
+        sum_gaps16(dense, logits, whole // 16, finite_or_zero(block_max), 0, chunk_total)
+        for k in range(16):
+            gap[k] += chunk_total[k]
+    stats[MASS * stride] = sum_of_16(mass)
+    stats[GAP * stride] = sum_of_16(gap)
     stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
 
 
@@ -289,15 +309,6 @@ cdef inline void add_stats_of_floats(
     stats[RANK * stride] = count_before(
         block_logits, n, <float> tile.pivot_logit[row], tile.pivot[row] - first
     )
-
-
-cdef inline void fill_up(const floating* logits, Py_ssize_t n, floating* out) noexcept nogil:
-    """Copy n logits, and fill them up with ones that add nothing."""
-    cdef Py_ssize_t k
-    for k in range(n):
-        out[k] = logits[k]
-    for k in range(n, whole_lanes(n)):
-        out[k] = -INFINITY
 
 
 cdef inline floating sum_in_one_pass(

@@ -29,7 +29,7 @@ from cyce.kernels.streaming cimport choose_memory
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
-from cyce.kernels.transforms cimport restarts
+from cyce.kernels.transforms cimport has_slopes, restarts
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -127,6 +127,11 @@ cdef inline floating* exponentials_of_row(
     return exps + (row * call.n_classes if call.exps_wait_apart else tile.grad_at[row])
 
 
+cdef inline floating* slopes_of_row(const Call* call, Py_ssize_t row, floating* slopes) noexcept nogil:
+    """Where the slopes of a row wait; NULL if there are none."""
+    return slopes + row * call.n_classes if has_slopes(call) and call.grad.start != NULL else NULL
+
+
 cdef inline floating* packed_block(
     const Call* call, floating* exps, Py_ssize_t block, floating* packed
 ) noexcept nogil:
@@ -135,7 +140,8 @@ cdef inline floating* packed_block(
 
 
 cdef inline void reduce_block(
-    const Call* call, Tile* tile, floating* exps_out, Py_ssize_t block, double* stats, floating* packed
+    const Call* call, Tile* tile, floating* exps_out, floating* slopes_out, Py_ssize_t block, double* stats,
+    floating* packed,
 ) noexcept nogil:
     """Phase 1 for one block; exps_out: NULL if the exponentials are not kept."""
     cdef double* block_stats = stats + block * N_BLOCK_FIELDS * call.tile_width
@@ -150,8 +156,8 @@ cdef inline void reduce_block(
     for row in range(tile.width):
         if tile.counts[row]:
             row_reduce_block(
-                call, tile, row, exponentials_of_row(call, tile, row, exps_out), block, block_stats + row,
-                packed,
+                call, tile, row, exponentials_of_row(call, tile, row, exps_out),
+                slopes_of_row(call, row, slopes_out), block, block_stats + row, packed,
             )
         else:
             row_leave_out(call, block_stats + row)
@@ -159,8 +165,8 @@ cdef inline void reduce_block(
 
 
 cdef inline void finish_block(
-    const Call* call, const Tile* tile, floating* exps, Py_ssize_t block, const double* stats,
-    floating* packed,
+    const Call* call, const Tile* tile, floating* exps, floating* slopes, Py_ssize_t block,
+    const double* stats, floating* packed,
 ) noexcept nogil:
     """Phase 3 for one block."""
     cdef const double* block_stats = stats + block * N_BLOCK_FIELDS * call.tile_width
@@ -172,7 +178,8 @@ cdef inline void finish_block(
                 row_log_softmax_block(call, tile, row, block, packed)
             else:
                 row_finish_block(
-                    call, tile, row, exponentials_of_row(call, tile, row, exps), block, block_stats, packed
+                    call, tile, row, exponentials_of_row(call, tile, row, exps),
+                    slopes_of_row(call, row, slopes), block, block_stats,
                 )
     elif call.output == LOG_SOFTMAX:
         tile_log_softmax_block(call, tile, block, packed)
@@ -187,21 +194,22 @@ cdef inline void finish_block(
 
 
 cdef inline void reduce_block_apart(
-    const Call* call, Tile* tile, floating* exps_out, Py_ssize_t block, double* stats, floating* packed
-) noexcept nogil:
-    cdef cyce_environment found
-    cyce_enter(&found)
-    reduce_block(call, tile, exps_out, block, stats, packed)
-    cyce_leave(&found)
-
-
-cdef inline void finish_block_apart(
-    const Call* call, const Tile* tile, floating* exps, Py_ssize_t block, const double* stats,
+    const Call* call, Tile* tile, floating* exps_out, floating* slopes_out, Py_ssize_t block, double* stats,
     floating* packed,
 ) noexcept nogil:
     cdef cyce_environment found
     cyce_enter(&found)
-    finish_block(call, tile, exps, block, stats, packed)
+    reduce_block(call, tile, exps_out, slopes_out, block, stats, packed)
+    cyce_leave(&found)
+
+
+cdef inline void finish_block_apart(
+    const Call* call, const Tile* tile, floating* exps, floating* slopes, Py_ssize_t block,
+    const double* stats, floating* packed,
+) noexcept nogil:
+    cdef cyce_environment found
+    cyce_enter(&found)
+    finish_block(call, tile, exps, slopes, block, stats, packed)
     cyce_leave(&found)
 
 
@@ -215,7 +223,8 @@ cdef inline void run_tile(
     """
     cdef Tile* tile = <Tile*> scratch
     cdef double* stats = <double*> (scratch + sizes.tile)
-    cdef char* packed = scratch + sizes.tile + sizes.stats + sizes.exps
+    cdef floating* slopes = <floating*> (scratch + sizes.tile + sizes.stats + sizes.exps)
+    cdef char* packed = scratch + sizes.tile + sizes.stats + sizes.exps + sizes.slopes
     cdef bint has_gradient = call.grad.start != NULL
     cdef floating* exps = NULL
     cdef floating* exps_out
@@ -233,11 +242,12 @@ cdef inline void run_tile(
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             reduce_block_apart(
-                call, tile, exps_out, block, stats, <floating*> (packed + threadid() * sizes.packed)
+                call, tile, exps_out, slopes, block, stats,
+                <floating*> (packed + threadid() * sizes.packed),
             )
     else:
         for block in range(call.n_blocks):
-            reduce_block(call, tile, exps_out, block, stats, <floating*> packed)
+            reduce_block(call, tile, exps_out, slopes, block, stats, <floating*> packed)
 
     merge_blocks(call, tile, stats, like)
     if call.phase == REDUCE:
@@ -262,11 +272,12 @@ cdef inline void run_tile(
     if n_threads > 1:
         for block in prange(call.n_blocks, num_threads=n_threads, schedule="static"):
             finish_block_apart(
-                call, tile, exps, block, stats, <floating*> (packed + threadid() * sizes.packed)
+                call, tile, exps, slopes, block, stats,
+                <floating*> (packed + threadid() * sizes.packed),
             )
     else:
         for block in range(call.n_blocks):
-            finish_block(call, tile, exps, block, stats, <floating*> packed)
+            finish_block(call, tile, exps, slopes, block, stats, <floating*> packed)
     if call.streams:
         cyce_stream_end()
 
@@ -308,7 +319,7 @@ cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) 
     cdef bint target_changed = False
     choose_memory(call, split, like)
     sizes = scratch_of(call, like)
-    size = sizes.tile + sizes.stats + sizes.exps + sizes.packed
+    size = sizes.tile + sizes.stats + sizes.exps + sizes.slopes + sizes.packed
     n_more = n_threads - 1 if split else n_workers - 1
     more = sizes.packed if split else size
     # The bytes for 2**60 broadcast classes are more than can be counted.

@@ -13,7 +13,7 @@ from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t
 
 from cyce.kernels.call cimport Call, StatsOut, Tile
-from cyce.kernels.masses cimport fill_dense, mass_without
+from cyce.kernels.masses cimport dense_masses, mass_without
 from cyce.kernels.math cimport inverse_for_float, log1p_in_parts, log_for_float
 from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
@@ -218,7 +218,7 @@ cdef inline double sum_loses(const Call* call) noexcept nogil:
 cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
     """With class probabilities, make the maxima the pivots; split the masses at all pivots."""
     cdef double others, terms
-    cdef floating dense
+    cdef floating dense, room
     cdef Py_ssize_t k
     if call.target == NULL:
         for k in range(tile.width):
@@ -233,7 +233,7 @@ cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexce
     for k in range(tile.width):
         # There is no maximum where all is NaN or -inf.
         if tile.counts[k] and lies_within(tile.pivot[k], call.n_classes):
-            fill_dense(call, tile.probabilities_at[k], tile.pivot[k], 1, &dense)
+            dense = dense_masses(call, tile.probabilities_at[k], tile.pivot[k], 1, &room)[0]
             others = settled(tile.mass[k] - dense, tile.mass_lost[k])
             if floating is float:
                 # Where the target and the softmax put nearly all on one class, the sum of the masses is too
@@ -289,7 +289,7 @@ cdef inline void rank_without_order(
     tile.rank[k] = tile.argmax[k] = 0
     for c in range(call.n_classes):
         logit = logit_of(call, tile, k, c, like)
-        transform(call, <const floating*> &logit, 1, &logit)
+        transform(call, <const floating*> &logit, 1, &logit, <floating*> NULL)
         if c == 0 or logit > best or (logit != logit and best == best):
             tile.argmax[k] = <double> c
             best = logit

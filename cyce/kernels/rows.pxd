@@ -8,47 +8,56 @@ from cython cimport floating
 from libc.math cimport fabs
 
 from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
-from cyce.kernels.exponentials cimport exponentials_of_vectors
+from cyce.kernels.chunks cimport fetch_chunk_ahead, lanes_of, largest_of
 from cyce.kernels.machine cimport cyce_to_float
-from cyce.kernels.masses cimport fill_dense, is_uniform
-from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, REFERENCE, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
+from cyce.kernels.masses cimport dense_masses, is_uniform
+from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
 from cyce.kernels.one_pass cimport reduce_in_one_pass, settle_rests
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport at_most_1, less_mass, log_softmax_of, scaled_softmax
 from cyce.kernels.positions cimport log_softmax_parts
-from cyce.kernels.reference cimport exp_scaled, refer_to, without_headroom
+from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.storage cimport destination, load, store, store_lines, store_zeros
-from cyce.kernels.sums cimport whole_lanes
-from cyce.kernels.transforms cimport changes_logits, has_slopes, restarts, transform, write_slopes
+from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
 from cyce.kernels.two_passes cimport reduce_in_two_passes
 from cyce.kernels.vectors cimport HAS_VECTORS
 
 
 cdef inline const floating* row_logits(
-    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, floating* packed
+    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, floating* packed,
+    floating* slopes_out,
 ) noexcept nogil:
     """The logits of a block: where they lie, or in `packed`, with the options that change them."""
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef const floating* block_logits = load(&call.logits, tile.logits_at[row] + first, 1, n, packed)
-    if changes_logits(call):
-        transform(call, block_logits, n, packed)
-        return packed
-    return block_logits
+    cdef Py_ssize_t chunk, k
+    if not changes_logits(call):
+        return block_logits
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        k = chunk * CHUNK
+        fetch_chunk_ahead(block_logits + k)
+        transform(
+            call, block_logits + k, min(<Py_ssize_t> CHUNK, n - k), packed + k,
+            slopes_out + k if slopes_out != NULL else NULL,
+        )
+    return packed
 
 
 cdef inline void row_reduce_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, Py_ssize_t block, double* stats,
-    floating* packed,
+    const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, floating* row_slopes,
+    Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
-    """Reduce one block of a row; leave its exponentials in row_exps, unless that is NULL.
+    """Reduce one block of a row; leave its exponentials in row_exps, unless that is NULL, and its slopes.
 
     row_exps may be where the logits are. stats: of this block and row; its fields are call.tile_width apart.
     `rows_settle` has to follow.
     """
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
-    cdef const floating* block_logits = row_logits(call, tile, row, block, packed)
+    cdef const floating* block_logits = row_logits(
+        call, tile, row, block, packed, row_slopes + first if row_slopes != NULL else NULL
+    )
     cdef floating* exps_out = row_exps + first if row_exps != NULL else NULL
     if HAS_VECTORS:
         reduce_in_one_pass(call, tile, row, block_logits, first, n, exps_out, stats)
@@ -69,31 +78,15 @@ cdef inline void row_leave_out(const Call* call, double* stats) noexcept nogil:
         stats[field * call.tile_width] = 0
 
 
-cdef inline void exponentials_again(floating* values, Py_ssize_t n, floating reference) noexcept nogil:
-    """Replace n values by their exponentials."""
-    cdef floating shift, exponent_shift, lowest
+cdef inline floating largest_of_exponentials(const floating* exps, Py_ssize_t n) noexcept nogil:
+    """The largest of n exponentials; NaN is skipped."""
+    cdef Py_ssize_t lanes = lanes_of(<floating> 0)
+    cdef Py_ssize_t n_vectors = n // lanes
+    cdef floating largest = largest_of(exps, n_vectors, lanes)
     cdef Py_ssize_t k
-    refer_to(reference, &shift, &exponent_shift, &lowest)
-    for k in range(n):
-        values[k] = exp_scaled(values[k], shift, exponent_shift, lowest)
-
-
-cdef inline void row_restart_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, floating reference, floating* packed
-) noexcept nogil:
-    """Turn the logits of a block into exponentials again, in `packed`."""
-    cdef Py_ssize_t n = classes_of_block(call, block)
-    cdef const floating* logits = load(
-        &call.logits, tile.logits_at[row] + block * ROW_BLOCK, 1, n, packed
-    )
-    cdef Py_ssize_t k
-    transform(call, logits, n, packed)
-    for k in range(n, whole_lanes(n)):
-        packed[k] = 0
-    if HAS_VECTORS:
-        exponentials_of_vectors(<const floating*> packed, whole_lanes(n), reference, packed)
-    else:
-        exponentials_again(packed, n, reference)
+    for k in range(n_vectors * lanes, n):
+        largest = max(largest, exps[k])
+    return largest
 
 
 cdef inline void scale_exponentials(
@@ -107,8 +100,8 @@ cdef inline void scale_exponentials(
     cdef floating rounded = <floating> factor
     cdef double scaled = factor * <double> without_headroom(rounded)
     cdef Py_ssize_t k
-    if floating is float and in_double and fabs(factor) < 1e-60:
-        # Exponentials are below 2**112: all products are 0.
+    # Below 2**-150, products are 0.
+    if floating is float and in_double and largest_of_exponentials(exps, n) * fabs(scaled) < 7e-46:
         for k in range(n):
             out[k] = <floating> 0 - less
     elif floating is float and in_double:
@@ -120,8 +113,8 @@ cdef inline void scale_exponentials(
 
 
 cdef inline void row_finish_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, Py_ssize_t block,
-    const double* stats, floating* packed,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* row_exps,
+    const floating* row_slopes, Py_ssize_t block, const double* stats,
 ) noexcept nogil:
     """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row."""
     cdef Py_ssize_t first = block * ROW_BLOCK
@@ -137,11 +130,11 @@ cdef inline void row_finish_block(
     cdef double factor_below = factor
     cdef int below = 0
     cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
-    cdef floating dense[CHUNK]
+    cdef floating room[CHUNK]
+    cdef const floating* dense
     # What streams waits here until a cache line is whole.
     cdef floating local[CHUNK + 16]
-    cdef floating* block_exps = packed
-    cdef const floating* slopes = packed + ROW_BLOCK
+    cdef const floating* block_exps = row_exps + first
     cdef floating* chunk_grad
     cdef Py_ssize_t n_waiting = 0
     cdef Py_ssize_t chunk, k, size
@@ -149,22 +142,12 @@ cdef inline void row_finish_block(
     if not tile.counts[row]:
         store_zeros(n, &call.grad, grad_at)
         return
-    if has_slopes(call):
-        write_slopes(
-            call, load(&call.logits, tile.logits_at[row] + first, 1, n, packed), n, packed + ROW_BLOCK
+    if HAS_VECTORS:
+        below = <int> row_stats[BELOW * stride]
+    if below != 0:
+        factor_below = row_factor[floating](
+            tile, stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
         )
-    if restarts(call):
-        row_restart_block(
-            call, tile, row, block, <floating> row_stats[REFERENCE * stride], packed
-        )
-    else:
-        block_exps = row_exps + first
-        if HAS_VECTORS:
-            below = <int> row_stats[BELOW * stride]
-        if below != 0:
-            factor_below = row_factor[floating](
-                tile, stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
-            )
     in_double = HAS_VECTORS and (below != 0 or fabs(factor) < 1e-25)
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
@@ -177,12 +160,12 @@ cdef inline void row_finish_block(
             for k in range(size):
                 chunk_grad[k] = at_most_1(chunk_grad[k])
         if call.has_dense and not is_uniform(call):
-            fill_dense(call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
+            dense = dense_masses(call, tile.probabilities_at[row], first + chunk * CHUNK, size, room)
             for k in range(size):
                 chunk_grad[k] = less_mass(chunk_grad[k], dense[k], dense_factor)
         if has_slopes(call):
             for k in range(size):
-                chunk_grad[k] *= slopes[chunk * CHUNK + k]
+                chunk_grad[k] *= row_slopes[first + chunk * CHUNK + k]
         if call.output == GRADIENT and lies_within(pivot - chunk * CHUNK, size):
             chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
         if call.streams:

@@ -4,7 +4,7 @@ from cython cimport floating
 from cyce.kernels.call cimport LOG_SOFTMAX, Call, Tile
 from cyce.kernels.merge cimport N_BLOCK_FIELDS
 from cyce.kernels.storage cimport TILE, is_native
-from cyce.kernels.transforms cimport changes_logits, has_slopes
+from cyce.kernels.transforms cimport changes_logits, has_slopes, restarts
 
 cdef enum:
     CACHE_LINE = 64
@@ -15,6 +15,7 @@ cdef struct Scratch:
     size_t tile
     size_t stats
     size_t exps
+    size_t slopes
     size_t packed
 
 
@@ -24,7 +25,7 @@ cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
 
 
 cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
-    """What a thread needs: a tile, the fields of its blocks, exponentials, a packed block, and slopes."""
+    """What a thread needs: a tile, the fields of its blocks, exponentials, slopes, and a packed block."""
     cdef Scratch scratch
     cdef bint is_copied = changes_logits(call) or not is_native(call.logits.format, like) or (
         call.output == LOG_SOFTMAX and (call.streams or not is_native(call.grad.format, like))
@@ -32,7 +33,8 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     cdef size_t block = call.block_classes * call.tile_width
     if call.by_rows:
         block = call.block_classes if is_copied else 0
-    if has_slopes(call):
+    if restarts(call):
+        # Slopes of a block of a tile are packed, too.
         block *= 2
     scratch.tile = whole_lines(sizeof(Tile))
     scratch.stats = whole_lines(
@@ -43,5 +45,8 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
         scratch.exps = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
     elif call.exps_wait_apart:
         scratch.exps = whole_lines(<size_t> (call.n_blocks * call.block_classes * TILE) * sizeof(floating))
+    scratch.slopes = 0
+    if has_slopes(call) and call.by_rows and call.grad.start != NULL:
+        scratch.slopes = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
     scratch.packed = whole_lines(block * sizeof(floating))
     return scratch

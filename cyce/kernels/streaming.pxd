@@ -38,5 +38,9 @@ cdef inline void choose_memory(Call* call, bint split, floating like) noexcept n
     call.streams = may_stream(call, like) and not split
     call.exps_wait_apart = (
         call.grad.start != NULL and call.output != LOG_SOFTMAX and not restarts(call)
-        and (call.streams and call.by_rows or not is_native(call.grad.format, like))
+        and (
+            call.streams and call.by_rows or not is_native(call.grad.format, like)
+            # Slopes at the maxima are computed from the logits.
+            or has_slopes(call) and call.grad.start == call.logits.start
+        )
     )

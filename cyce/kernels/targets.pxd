@@ -67,7 +67,7 @@ cdef inline bint is_picked(int64_t target, Py_ssize_t n_classes, int64_t ignore_
 cdef inline void note_pick(const Call* call, Tile* tile, Py_ssize_t k, floating logit) noexcept nogil:
     """Note the target's logit of position k, after the options that change logits, and its slope."""
     tile.pivot_slope[k] = slope_at(call, logit)
-    transform(call, <const floating*> &logit, 1, &logit)
+    transform(call, <const floating*> &logit, 1, &logit, <floating*> NULL)
     tile.pivot_logit[k] = logit
 
 

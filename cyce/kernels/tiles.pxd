@@ -23,7 +23,7 @@ from cyce.kernels.reference cimport (
 from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
-from cyce.kernels.transforms cimport changes_logits, has_slopes, transform, write_slopes
+from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
 
 
 cdef inline void neutralize_ignored(const Tile* tile, Py_ssize_t n, floating* packed_out) noexcept nogil:
@@ -45,12 +45,15 @@ cdef inline void tile_load_logits(
 
 
 cdef inline void tile_transform(
-    const Call* call, const Tile* tile, Py_ssize_t n, floating* packed_out
+    const Call* call, const Tile* tile, Py_ssize_t n, floating* packed_out, floating* slopes_out
 ) noexcept nogil:
-    """Apply softcap and temperature to n packed classes."""
+    """Apply softcap and temperature to n packed classes; slopes_out: see `transform`."""
     cdef Py_ssize_t c
     for c in range(n):
-        transform(call, <const floating*> packed_out + c * TILE, tile.lanes, packed_out + c * TILE)
+        transform(
+            call, <const floating*> packed_out + c * TILE, tile.lanes, packed_out + c * TILE,
+            slopes_out + c * TILE if slopes_out != NULL else NULL,
+        )
 
 
 cdef inline void tile_reduce_stats(
@@ -178,7 +181,7 @@ cdef inline void tile_reduce_block(
     if call.target != NULL and not call.has_stats:
         pick_from_block(call, tile, packed, first, n)
     if changes_logits(call):
-        tile_transform(call, tile, n, packed)
+        tile_transform(call, tile, n, packed, <floating*> NULL)
     tile_maxima(tile, packed, n, row_max, argmax)
     for k in range(tile.lanes):
         refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
@@ -219,9 +222,7 @@ cdef inline void tile_restart_block(
     cdef floating* lane
     cdef Py_ssize_t c, k
     tile_load_logits(call, tile, first, n, packed)
-    for c in range(n):
-        write_slopes(call, <const floating*> packed + c * TILE, tile.lanes, slopes_out + c * TILE)
-    tile_transform(call, tile, n, packed)
+    tile_transform(call, tile, n, packed, slopes_out)
     for k in range(tile.lanes):
         refer_to(<floating> stats[MAX * TILE + k], &shift[k], &exponent_shift[k], &lowest[k])
     for c in range(n):

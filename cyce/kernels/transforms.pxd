@@ -2,9 +2,9 @@
 
 With softcap s and temperature T, the loss is that of x' = s * tanh(x / s) / T, rounded to the arithmetic's
 type. A block of logits is changed in scratch memory before it is reduced, so that the loops over it do not
-know. The gradient needs the softcap's slope, 1 / cosh(x / s)**2, at the original logits: these are read again
-when a block is finished. Where the gradient overwrites them, their exponentials are computed again, too
-(`restarts`). 1 / T is part of `Call.grad_scale`.
+know. The gradient needs the softcap's slope, 1 / cosh(x / s)**2, at the original logits. For rows, slopes
+wait in scratch memory. For tiles, they are computed from the logits again when a block is finished, as are
+then the exponentials (`restarts`). 1 / T is part of `Call.grad_scale`.
 """
 from cython cimport floating
 
@@ -57,11 +57,8 @@ cdef inline double slope_at(const Call* call, floating logit) noexcept nogil:
 
 
 cdef inline bint restarts(const Call* call) noexcept nogil:
-    """Whether exponentials cannot wait: their slopes need the logits, and those would be overwritten.
-
-    Tiles do not distinguish.
-    """
-    return has_slopes(call) and (not call.by_rows or call.grad.start == call.logits.start)
+    """Whether exponentials do not wait, but are computed again, with the slopes, from the logits."""
+    return has_slopes(call) and not call.by_rows
 
 
 # ---------------------------------------------------------------------------------------------
@@ -133,46 +130,49 @@ cdef inline float capped(float logit, float shortfall, const Softcap* softcap) n
 # Blocks
 
 
-cdef inline void cap(const Call* call, const floating* logits, Py_ssize_t n, floating* out) noexcept nogil:
-    """Apply the softcap to n logits; `out` may be `logits`."""
-    cdef Softcap softcap
-    cdef Py_ssize_t k
-    if has_float_softcap[floating](call, 0):
-        begin_softcap(call.softcap, &softcap)
-        for k in range(n):
-            out[k] = capped(
-                <float> logits[k], shortfall_of(fabsf(<float> logits[k]), &softcap), &softcap
-            )
-    else:
-        for k in range(n):
-            out[k] = <floating> (call.softcap * tanh_of(logits[k] / call.softcap))
-
-
-cdef inline void write_slopes(
-    const Call* call, const floating* logits, Py_ssize_t n, floating* slopes_out
+cdef inline void cap(
+    const Call* call, const floating* logits, Py_ssize_t n, floating* out, floating* slopes_out
 ) noexcept nogil:
-    """Write the softcap's slopes at n logits."""
+    """Apply the softcap to n logits, and write its slopes there unless slopes_out is NULL.
+
+    `out` may be `logits`.
+    """
     cdef Softcap softcap
+    cdef floating logit
     cdef float shortfall
     cdef Py_ssize_t k
     if has_float_softcap[floating](call, 0):
         begin_softcap(call.softcap, &softcap)
+        if slopes_out == NULL:
+            for k in range(n):
+                out[k] = capped(
+                    <float> logits[k], shortfall_of(fabsf(<float> logits[k]), &softcap), &softcap
+                )
+            return
         for k in range(n):
-            shortfall = shortfall_of(fabsf(<float> logits[k]), &softcap)
+            logit = logits[k]
+            shortfall = shortfall_of(fabsf(<float> logit), &softcap)
+            out[k] = capped(<float> logit, shortfall, &softcap)
             # 1 - tanh**2
             slopes_out[k] = shortfall * (<float> 2 - shortfall)
-    else:
+        return
+    if slopes_out != NULL:
         for k in range(n):
             slopes_out[k] = <floating> slope_at(call, logits[k])
+    for k in range(n):
+        out[k] = <floating> (call.softcap * tanh_of(logits[k] / call.softcap))
 
 
 cdef inline void transform(
-    const Call* call, const floating* logits, Py_ssize_t n, floating* out
+    const Call* call, const floating* logits, Py_ssize_t n, floating* out, floating* slopes_out
 ) noexcept nogil:
-    """Apply softcap and temperature to n logits; `out` may be `logits`."""
+    """Apply softcap and temperature to n logits, and write the softcap's slopes unless slopes_out is NULL.
+
+    `out` may be `logits`.
+    """
     cdef floating temperature = <floating> call.temperature
     if call.softcap > 0:
-        cap(call, logits, n, out)
+        cap(call, logits, n, out, slopes_out)
         if temperature != 1:
             divide(<const floating*> out, n, temperature, out)
     else:

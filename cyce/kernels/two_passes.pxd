@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 
 from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport prefetch
-from cyce.kernels.masses cimport fill_dense
+from cyce.kernels.masses cimport dense_lanes
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, UNIT,
 )
@@ -84,7 +84,8 @@ cdef inline void add_dense_of_row(
     cdef Py_ssize_t stride = call.tile_width
     cdef floating finite_max = finite_or_zero(block_max)
     cdef const floating* values
-    cdef floating dense[CHUNK]
+    cdef floating room[CHUNK]
+    cdef const floating* dense
     cdef double mass[LANES]
     cdef double mass_lost[LANES]
     cdef double gap[LANES]
@@ -95,9 +96,7 @@ cdef inline void add_dense_of_row(
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         values = block_logits + chunk * CHUNK if size == CHUNK else tail
-        fill_dense(call, tile.probabilities_at[row], first + chunk * CHUNK, size, dense)
-        for k in range(size, whole_lanes(size)):
-            dense[k] = 0
+        dense = dense_lanes(call, tile.probabilities_at[row], first + chunk * CHUNK, size, room)
         for group in range(whole_lanes(size) // LANES):
             for k in range(LANES):
                 add_dense(
