@@ -65,7 +65,7 @@ cdef struct Call:
     bint streams                    # the gradient goes past the caches; see streaming.pxd
     bint exps_wait_apart            # between the phases, exponentials wait in scratch memory
     bint by_rows                    # vectors run along the classes of a position
-    Py_ssize_t tile_width
+    Py_ssize_t tile_width           # positions
     Py_ssize_t n_tiles
     Py_ssize_t block_classes
     Py_ssize_t n_blocks
@@ -103,6 +103,7 @@ cdef struct Tile:
     Py_ssize_t first
     Py_ssize_t width
     Py_ssize_t lanes                # width, rounded up to whole vectors
+    Py_ssize_t pitch                # Call.tile_width: how far apart packed classes are, and statistics
     bint contiguous                 # the positions are neighbours in memory
     bint grad_contiguous
     bint probabilities_contiguous

@@ -11,7 +11,8 @@ whatever width the level has, and every width adds in the same order. The rooms,
     rows, tiles                     one block along the classes; one block across the positions
     one_pass, chunks, exponentials, vectors     a block of a row, where there are vectors
     two_passes                      a block of a row elsewhere
-    reference, transforms, masses, points, storage, math, sums, machine     what these are made of
+    reference, transforms, masses, points, storage, transposition, math, sums, machine
+                                    what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
 """
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE

@@ -1,8 +1,8 @@
-"""What plain C does not offer, or compilers do not vectorise: the only room with C of its own.
+"""What plain C does not offer, or compilers do not vectorise.
 
-Fused multiply-add, bit patterns, the floating point environment, prefetches, streaming stores, the
-transposition of 4 x 4 numbers, and assertions. All of it works with any C compiler; the faster variants are
-chosen by what the compiler may use at the level it compiles for.
+Fused multiply-add, bit patterns, the floating point environment, prefetches, streaming stores, and
+assertions. All of it works with any C compiler; the faster variants are chosen by what the compiler may use
+at the level it compiles for.
 """
 from cython cimport floating
 from libc.stdint cimport uint64_t
@@ -115,44 +115,6 @@ cdef extern from * nogil:
         return value;
     }
 
-    /* Transpose four runs of four numbers, in registers if the compiler has shuffles. */
-    #if defined(__has_builtin)
-    #if __has_builtin(__builtin_shufflevector)
-    #define CYCE_SHUFFLES 1
-    #endif
-    #endif
-    #if defined(CYCE_SHUFFLES)
-    #define CYCE_TRANSPOSE(name, type, size)                                                             \\
-        static inline void name(const type *a, const type *b, const type *c, const type *d,              \\
-                                type *w, type *x, type *y, type *z)                                      \\
-        {                                                                                                \\
-            typedef type vector __attribute__((vector_size(size), aligned(sizeof(type)), may_alias));    \\
-            const vector r0 = *(const vector *) a, r1 = *(const vector *) b;                             \\
-            const vector r2 = *(const vector *) c, r3 = *(const vector *) d;                             \\
-            const vector low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5);                            \\
-            const vector low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);                            \\
-            const vector high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);                           \\
-            const vector high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);                           \\
-            *(vector *) w = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);                           \\
-            *(vector *) x = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);                           \\
-            *(vector *) y = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);                         \\
-            *(vector *) z = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);                         \\
-        }
-    #else
-    #define CYCE_TRANSPOSE(name, type, size)                                                             \\
-        static inline void name(const type *a, const type *b, const type *c, const type *d,              \\
-                                type *w, type *x, type *y, type *z)                                      \\
-        {                                                                                                \\
-            int k;                                                                                       \\
-            for (k = 0; k < 4; k++) {                                                                    \\
-                type *const out = k == 0 ? w : k == 1 ? x : k == 2 ? y : z;                              \\
-                out[0] = a[k]; out[1] = b[k]; out[2] = c[k]; out[3] = d[k];                              \\
-            }                                                                                            \\
-        }
-    #endif
-    CYCE_TRANSPOSE(cyce_transpose_float, float, 16)
-    CYCE_TRANSPOSE(cyce_transpose_double, double, 32)
-
     /* Write one cache line past the caches, which need not read it first. The address is a multiple of 64. */
     #if defined(__AVX512F__)
     #include <immintrin.h>
@@ -211,13 +173,6 @@ cdef extern from * nogil:
     float cyce_to_float(double value) noexcept
     uint64_t cyce_bits(double value) noexcept
     double cyce_from_bits(uint64_t bits) noexcept
-    void cyce_transpose_float(
-        const float* a, const float* b, const float* c, const float* d, float* w, float* x, float* y, float* z
-    ) noexcept
-    void cyce_transpose_double(
-        const double* a, const double* b, const double* c, const double* d,
-        double* w, double* x, double* y, double* z,
-    ) noexcept
     void cyce_stream(void* to, const void* from_, size_t n_bytes) noexcept
     void cyce_stream_end() noexcept
 
@@ -243,14 +198,3 @@ cdef inline void prefetch(const char* start, Py_ssize_t n_bytes) noexcept nogil:
     cdef Py_ssize_t line
     for line in range(n_bytes // 64):
         cyce_prefetch(start + 64 * line)
-
-
-cdef inline void transpose(
-    const floating* a, const floating* b, const floating* c, const floating* d,
-    floating* w, floating* x, floating* y, floating* z,
-) noexcept nogil:
-    """Write the first, second, third and fourth elements of a, b, c and d to w, x, y and z."""
-    if floating is float:
-        cyce_transpose_float(a, b, c, d, w, x, y, z)
-    else:
-        cyce_transpose_double(a, b, c, d, w, x, y, z)

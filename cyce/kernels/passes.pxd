@@ -56,20 +56,22 @@ cdef struct TileResult:
 
 cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) noexcept nogil:
     """Where the positions of a tile are."""
-    cdef Py_ssize_t n_classes = call.n_classes
+    cdef Py_ssize_t width = call.tile_width
+    cdef Py_ssize_t size = width * call.n_classes
     cdef Py_ssize_t k
-    tile.first = number * call.tile_width
-    tile.width = min(call.tile_width, call.n_positions - tile.first)
+    tile.first = number * width
+    tile.pitch = width
+    tile.width = min(width, call.n_positions - tile.first)
     tile.lanes = tile.width if call.by_rows else whole_lanes(tile.width)
     tile.contiguous = offsets_of(&call.logits.positions, tile.first, tile.width, tile.logits_at)
     tile.next_at = tile.logits_at[0]
     tile.next_stride = 0
     if tile.contiguous:
-        tile.next_at += TILE
+        tile.next_at += width
         tile.next_stride = call.logits.class_stride
-    elif tile.width == TILE and tile.logits_at[TILE - 1] - tile.logits_at[0] == (TILE - 1) * n_classes:
-        tile.next_at += TILE * n_classes
-        tile.next_stride = TILE
+    elif tile.width == width and tile.logits_at[width - 1] - tile.logits_at[0] == size - call.n_classes:
+        tile.next_at += size
+        tile.next_stride = width
     tile.grad_contiguous = False
     if call.grad.start != NULL:
         tile.grad_contiguous = offsets_of(&call.grad.positions, tile.first, tile.width, tile.grad_at)
@@ -136,7 +138,7 @@ cdef inline floating* packed_block(
     const Call* call, floating* exps, Py_ssize_t block, floating* packed
 ) noexcept nogil:
     """Where a block of a tile is packed: where its exponentials wait, if that is apart."""
-    return exps + block * call.block_classes * TILE if call.exps_wait_apart else packed
+    return exps + block * call.block_classes * call.tile_width if call.exps_wait_apart else packed
 
 
 cdef inline void reduce_block(

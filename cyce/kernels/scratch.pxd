@@ -44,7 +44,7 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     if call.exps_wait_apart and call.by_rows:
         scratch.exps = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
     elif call.exps_wait_apart:
-        scratch.exps = whole_lines(<size_t> (call.n_blocks * call.block_classes * TILE) * sizeof(floating))
+        scratch.exps = whole_lines(call.n_blocks * block * sizeof(floating))
     scratch.slopes = 0
     if has_slopes(call) and call.by_rows and call.grad.start != NULL:
         scratch.slopes = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))

@@ -13,11 +13,12 @@ from cython cimport floating
 from libc.string cimport memcpy, memset
 
 from cyce.kernels.arrays cimport Operand
-from cyce.kernels.machine cimport check, cyce_stream, transpose
+from cyce.kernels.machine cimport check, cyce_stream
 from cyce.kernels.sums cimport whole_lanes
+from cyce.kernels.transposition cimport pack_rows, unpack_rows
 
 cdef enum:
-    # Positions in a tile, and so the distance of two classes in a packed one.
+    # The most positions of a tile.
     TILE = 128
 
 
@@ -165,7 +166,7 @@ cdef inline void store_zeros(Py_ssize_t n, const Operand* target, Py_ssize_t at)
 
 
 # ---------------------------------------------------------------------------------------------
-# Across the positions: n classes of up to TILE positions, packed to (n, TILE)
+# Across the positions: n classes of up to TILE positions, packed to (n, pitch)
 
 
 cdef inline void load_positions(
@@ -191,72 +192,59 @@ cdef inline void load_positions(
 
 cdef inline void load_tile(
     const Operand* source, Py_ssize_t first, const Py_ssize_t* at, bint contiguous, Py_ssize_t width,
-    Py_ssize_t n, floating* packed_out,
+    Py_ssize_t n, Py_ssize_t pitch, floating* packed_out,
 ) noexcept nogil:
     """Pack n classes from number `first` on; positions beyond `width`, up to whole lanes, become 0."""
     cdef Py_ssize_t class_stride = source.class_stride
     cdef Py_ssize_t n_whole = width // 4 * 4 if class_stride == 1 and n >= 4 else 0
     cdef const floating* start = <const floating*> source.start + first * class_stride
-    cdef const floating* row
-    cdef floating* lane
-    cdef Py_ssize_t c, k, part
+    cdef Py_ssize_t c, k
     if not is_native[floating](source.format, 0):
         for k in range(width):
-            convert(source, at[k] + first * class_stride, class_stride, n, packed_out + k, TILE)
+            convert(source, at[k] + first * class_stride, class_stride, n, packed_out + k, pitch)
     elif contiguous:
         for c in range(n):
-            memcpy(packed_out + c * TILE, start + c * class_stride + at[0], width * sizeof(floating))
+            memcpy(packed_out + c * pitch, start + c * class_stride + at[0], width * sizeof(floating))
     else:
         for k in range(0, n_whole, 4):
-            for part in range((n + 3) // 4):
-                # The last four overlap with those before them.
-                c = min(4 * part, n - 4)
-                row = start + c
-                lane = packed_out + c * TILE + k
-                transpose(
-                    row + at[k], row + at[k + 1], row + at[k + 2], row + at[k + 3],
-                    lane, lane + TILE, lane + 2 * TILE, lane + 3 * TILE,
-                )
+            pack_rows(
+                start + at[k], start + at[k + 1], start + at[k + 2], start + at[k + 3], n,
+                packed_out + k, pitch,
+            )
         for c in range(n):
             for k in range(n_whole, width):
-                packed_out[c * TILE + k] = start[c * class_stride + at[k]]
+                packed_out[c * pitch + k] = start[c * class_stride + at[k]]
     for c in range(n):
         for k in range(width, whole_lanes(width)):
-            packed_out[c * TILE + k] = 0
+            packed_out[c * pitch + k] = 0
 
 
 cdef inline void store_tile(
-    const floating* packed, const Operand* target, Py_ssize_t first, const Py_ssize_t* at, bint contiguous,
-    Py_ssize_t width, Py_ssize_t n, bint streams,
+    const floating* packed, Py_ssize_t pitch, const Operand* target, Py_ssize_t first, const Py_ssize_t* at,
+    bint contiguous, Py_ssize_t width, Py_ssize_t n, bint streams,
 ) noexcept nogil:
     """Write n packed classes from number `first` on, past the caches if `streams`."""
     cdef Py_ssize_t class_stride = target.class_stride
     cdef Py_ssize_t n_whole = width // 4 * 4 if class_stride == 1 and n >= 4 else 0
     cdef floating* start = <floating*> target.start + first * class_stride
     cdef floating* row
-    cdef const floating* lane
-    cdef Py_ssize_t c, k, part
+    cdef Py_ssize_t c, k
     if not is_native[floating](target.format, 0):
         for k in range(width):
-            convert_back(packed + k, TILE, n, target, at[k] + first * class_stride, class_stride)
+            convert_back(packed + k, pitch, n, target, at[k] + first * class_stride, class_stride)
         return
     if contiguous:
         for c in range(n):
             row = start + c * class_stride + at[0]
             if streams:
-                cyce_stream(row, packed + c * TILE, width * sizeof(floating))
+                cyce_stream(row, packed + c * pitch, width * sizeof(floating))
             else:
-                memcpy(row, packed + c * TILE, width * sizeof(floating))
+                memcpy(row, packed + c * pitch, width * sizeof(floating))
         return
     for k in range(0, n_whole, 4):
-        for part in range((n + 3) // 4):
-            c = min(4 * part, n - 4)
-            row = start + c
-            lane = packed + c * TILE + k
-            transpose(
-                lane, lane + TILE, lane + 2 * TILE, lane + 3 * TILE,
-                row + at[k], row + at[k + 1], row + at[k + 2], row + at[k + 3],
-            )
+        unpack_rows(
+            packed + k, pitch, n, start + at[k], start + at[k + 1], start + at[k + 2], start + at[k + 3]
+        )
     for c in range(n):
         for k in range(n_whole, width):
-            start[c * class_stride + at[k]] = packed[c * TILE + k]
+            start[c * class_stride + at[k]] = packed[c * pitch + k]

@@ -93,7 +93,7 @@ cdef inline void pick_from_block(
     cdef Py_ssize_t k
     for k in range(tile.width):
         if lies_within(tile.pivot[k] - first, n):
-            tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * TILE + k]
+            tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * tile.pitch + k]
     if changes_logits(call):
         for k in range(tile.width):
             if lies_within(tile.pivot[k] - first, n):

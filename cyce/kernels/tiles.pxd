@@ -26,6 +26,11 @@ from cyce.kernels.targets cimport pick_from_block
 from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
 
 
+cdef enum:
+    # Positions whose exponentials are added up at a time.
+    GROUP = 16
+
+
 cdef inline void neutralize_ignored(const Tile* tile, Py_ssize_t n, floating* packed_out) noexcept nogil:
     """Set n packed classes of ignored positions to 0: no NaN of theirs survives their scale, which is 0."""
     cdef Py_ssize_t c, k
@@ -33,14 +38,14 @@ cdef inline void neutralize_ignored(const Tile* tile, Py_ssize_t n, floating* pa
         for k in range(tile.width):
             if not tile.counts[k]:
                 for c in range(n):
-                    packed_out[c * TILE + k] = 0
+                    packed_out[c * tile.pitch + k] = 0
 
 
 cdef inline void tile_load_logits(
     const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, floating* packed_out
 ) noexcept nogil:
     """Pack the logits of n classes from number `first` on."""
-    load_tile(&call.logits, first, tile.logits_at, tile.contiguous, tile.width, n, packed_out)
+    load_tile(&call.logits, first, tile.logits_at, tile.contiguous, tile.width, n, tile.pitch, packed_out)
     neutralize_ignored(tile, n, packed_out)
 
 
@@ -51,8 +56,8 @@ cdef inline void tile_transform(
     cdef Py_ssize_t c
     for c in range(n):
         transform(
-            call, <const floating*> packed_out + c * TILE, tile.lanes, packed_out + c * TILE,
-            slopes_out + c * TILE if slopes_out != NULL else NULL,
+            call, <const floating*> packed_out + c * tile.pitch, tile.lanes, packed_out + c * tile.pitch,
+            slopes_out + c * tile.pitch if slopes_out != NULL else NULL,
         )
 
 
@@ -61,9 +66,9 @@ cdef inline void tile_reduce_stats(
     const floating* shift, const floating* exponent_shift, const floating* lowest, double* stats,
 ) noexcept nogil:
     """Reduce n classes of a tile, from number `first` on, to their spreads and ranks."""
-    cdef double* spread = stats + SPREAD * TILE
-    cdef double* rank = stats + RANK * TILE
-    cdef const double* unit = stats + UNIT * TILE
+    cdef double* spread = stats + SPREAD * tile.pitch
+    cdef double* rank = stats + RANK * tile.pitch
+    cdef const double* unit = stats + UNIT * tile.pitch
     cdef double lost[TILE]
     cdef floating exponential
     cdef const floating* lane
@@ -71,7 +76,7 @@ cdef inline void tile_reduce_stats(
     for k in range(tile.lanes):
         spread[k] = lost[k] = rank[k] = 0
     for c in range(n):
-        lane = packed + c * TILE
+        lane = packed + c * tile.pitch
         for k in range(tile.lanes):
             exponential = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
             add_spread(exponential, finite_or_zero(row_max[k]), lane[k], &spread[k], &lost[k])
@@ -85,17 +90,17 @@ cdef inline void tile_reduce_dense(
     const floating* row_max, double* stats,
 ) noexcept nogil:
     """Reduce n classes of a tile, from number `first` on, to their dense masses and gaps."""
-    cdef double* mass = stats + MASS * TILE
-    cdef double* mass_lost = stats + MASS_LOST * TILE
-    cdef double* gap = stats + GAP * TILE
-    cdef double* gap_lost = stats + GAP_LOST * TILE
+    cdef double* mass = stats + MASS * tile.pitch
+    cdef double* mass_lost = stats + MASS_LOST * tile.pitch
+    cdef double* gap = stats + GAP * tile.pitch
+    cdef double* gap_lost = stats + GAP_LOST * tile.pitch
     cdef floating dense[TILE]
     cdef const floating* lane
     cdef Py_ssize_t c, k
     for k in range(tile.lanes):
         mass[k] = gap[k] = mass_lost[k] = gap_lost[k] = 0
     for c in range(n):
-        lane = packed + c * TILE
+        lane = packed + c * tile.pitch
         fill_dense_of_tile(call, tile, first + c, dense)
         for k in range(tile.lanes):
             add_dense(
@@ -111,50 +116,56 @@ cdef inline void tile_maxima(
     const Tile* tile, const floating* packed, Py_ssize_t n, floating* row_max_out, floating* argmax_out
 ) noexcept nogil:
     """Maxima of n packed classes, and where they are: n where nothing is above -inf."""
-    cdef floating value, class_number
-    cdef const floating* lane
-    cdef Py_ssize_t c, k
-    for k in range(tile.lanes):
-        row_max_out[k] = -INFINITY
-        argmax_out[k] = <floating> n
-    for c in range(n):
-        lane = packed + c * TILE
-        class_number = <floating> c
-        for k in range(tile.lanes):
-            value = lane[k]
-            argmax_out[k] = class_number if value > row_max_out[k] else argmax_out[k]
-            row_max_out[k] = value if value > row_max_out[k] else row_max_out[k]
-
-
-cdef inline void tile_add_rests(
-    const Tile* tile, const floating* packed, Py_ssize_t n, const floating* row_max, const floating* argmax,
-    double* stats,
-) noexcept nogil:
-    """Sums of n packed classes of exponentials, without those at the maxima."""
-    cdef double* rest = stats + REST * TILE
-    cdef double* lost = stats + REST_LOST * TILE
-    cdef const double* unit = stats + UNIT * TILE
-    cdef double total[LANES]
-    cdef double total_lost[LANES]
+    cdef floating largest[LANES]
+    cdef floating at[LANES]
     cdef floating value, class_number
     cdef const floating* lane
     cdef Py_ssize_t c, group, k
-    # As many positions at a time as there are registers for their sums.
+    # As many positions at a time as there are registers.
     for group in range(tile.lanes // LANES):
         for k in range(LANES):
-            total[k] = total_lost[k] = 0
+            largest[k] = -INFINITY
+            at[k] = <floating> n
         for c in range(n):
-            lane = packed + c * TILE + group * LANES
+            lane = packed + c * tile.pitch + group * LANES
             class_number = <floating> c
             for k in range(LANES):
-                value = <floating> 0.0 if argmax[group * LANES + k] == class_number else lane[k]
-                add(&total[k], &total_lost[k], value)
+                value = lane[k]
+                # An addition of 0 elsewhere: GCC would make a choice a store with a branch.
+                at[k] += class_number - at[k] if value > largest[k] else <floating> 0.0
+                largest[k] = value if value > largest[k] else largest[k]
         for k in range(LANES):
-            rest[group * LANES + k] = total[k]
-            lost[group * LANES + k] = total_lost[k]
-    for k in range(tile.lanes):
-        rest[k] *= <double> without_headroom(row_max[k]) * unit[k]
-        lost[k] *= <double> without_headroom(row_max[k]) * unit[k]
+            row_max_out[group * LANES + k] = largest[k]
+            argmax_out[group * LANES + k] = at[k]
+
+
+cdef inline void tile_add_exponentials(
+    const Tile* tile, floating* packed, Py_ssize_t n, const floating* shift, const floating* exponent_shift,
+    const floating* lowest, const floating* argmax, double* total_out, double* lost_out,
+) noexcept nogil:
+    """Turn n packed classes of logits into exponentials; sums of these, without those at the maxima."""
+    cdef double total[GROUP]
+    cdef double lost[GROUP]
+    cdef floating exponential, class_number
+    cdef floating* lane
+    cdef Py_ssize_t c, group, first, k
+    for group in range(tile.lanes // GROUP):
+        first = group * GROUP
+        for k in range(GROUP):
+            total[k] = lost[k] = 0
+        for c in range(n):
+            lane = packed + c * tile.pitch + first
+            class_number = <floating> c
+            for k in range(GROUP):
+                exponential = exp_scaled(
+                    lane[k], shift[first + k], exponent_shift[first + k], lowest[first + k]
+                )
+                lane[k] = exponential
+                exponential = <floating> 0.0 if argmax[first + k] == class_number else exponential
+                add(&total[k], &lost[k], exponential)
+        for k in range(GROUP):
+            total_out[first + k] = total[k]
+            lost_out[first + k] = lost[k]
 
 
 cdef inline void tile_reduce_block(
@@ -174,7 +185,8 @@ cdef inline void tile_reduce_block(
     cdef floating lowest[TILE]
     cdef floating relative[TILE]
     cdef floating power[TILE]
-    cdef floating* lane
+    cdef double* rest = stats + REST * tile.pitch
+    cdef double* rest_lost = stats + REST_LOST * tile.pitch
     cdef Py_ssize_t c, k
 
     tile_load_logits(call, tile, first, n, packed)
@@ -190,24 +202,27 @@ cdef inline void tile_reduce_block(
         power[k] = power_at(relative[k])
     # A loop of its own, because it is all in double.
     for k in range(tile.lanes):
-        stats[UNIT * TILE + k] = unit_of[floating](relative[k], power[k], 0)
-        stats[MAX * TILE + k] = row_max[k]
+        stats[UNIT * tile.pitch + k] = unit_of[floating](relative[k], power[k], 0)
+        stats[MAX * tile.pitch + k] = row_max[k]
         # In double: a float does not hold all class numbers.
-        stats[ARGMAX * TILE + k] = <double> first + argmax[k]
+        stats[ARGMAX * tile.pitch + k] = <double> first + argmax[k]
     if call.has_stats:
         tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
     if call.has_dense:
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
     for c in range(n):
-        lane = packed + c * TILE
-        prefetch(address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride), TILE * itemsize)
-        for k in range(tile.lanes):
-            lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
-    tile_add_rests(tile, packed, n, row_max, argmax, stats)
+        prefetch(
+            address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride),
+            call.tile_width * itemsize,
+        )
+    tile_add_exponentials(tile, packed, n, shift, exponent_shift, lowest, argmax, rest, rest_lost)
+    for k in range(tile.lanes):
+        rest[k] *= <double> without_headroom(row_max[k]) * stats[UNIT * tile.pitch + k]
+        rest_lost[k] *= <double> without_headroom(row_max[k]) * stats[UNIT * tile.pitch + k]
     if exps_wait:
         store_tile(
-            <const floating*> packed, &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n,
-            False,
+            <const floating*> packed, tile.pitch, &call.grad, first, tile.grad_at, tile.grad_contiguous,
+            tile.width, n, False,
         )
 
 
@@ -224,9 +239,9 @@ cdef inline void tile_restart_block(
     tile_load_logits(call, tile, first, n, packed)
     tile_transform(call, tile, n, packed, slopes_out)
     for k in range(tile.lanes):
-        refer_to(<floating> stats[MAX * TILE + k], &shift[k], &exponent_shift[k], &lowest[k])
+        refer_to(<floating> stats[MAX * tile.pitch + k], &shift[k], &exponent_shift[k], &lowest[k])
     for c in range(n):
-        lane = packed + c * TILE
+        lane = packed + c * tile.pitch
         for k in range(tile.lanes):
             lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
 
@@ -241,19 +256,23 @@ cdef inline void tile_finish_block(
     cdef floating factor[TILE]
     cdef floating dense_factor[TILE]
     cdef floating dense[TILE]
-    cdef floating* slopes = packed + TILE * call.block_classes
+    cdef floating* slopes = packed + tile.pitch * call.block_classes
     cdef floating* lane
     cdef Py_ssize_t c, k
     if has_slopes(call):
         tile_restart_block(call, tile, first, n, stats, packed, slopes)
     elif exps_wait:
-        load_tile(&call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, packed)
+        load_tile(
+            &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, tile.pitch, packed
+        )
         neutralize_ignored(tile, n, packed)
     for k in range(tile.lanes):
-        factor[k] = <floating> (block_factor[floating](tile, stats, TILE, k, 0) * stats[UNIT * TILE + k])
+        factor[k] = <floating> (
+            block_factor[floating](tile, stats, tile.pitch, k, 0) * stats[UNIT * tile.pitch + k]
+        )
         dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
     for c in range(n):
-        lane = packed + c * TILE
+        lane = packed + c * tile.pitch
         for k in range(tile.lanes):
             lane[k] = scaled_softmax(lane[k], factor[k])
         if call.output == SOFTMAX:
@@ -265,14 +284,14 @@ cdef inline void tile_finish_block(
                 lane[k] = less_mass(lane[k], dense[k], dense_factor[k])
         if has_slopes(call):
             for k in range(tile.lanes):
-                lane[k] *= slopes[c * TILE + k]
+                lane[k] *= slopes[c * tile.pitch + k]
     if call.output == GRADIENT:
         for k in range(tile.width):
             if tile.counts[k] and lies_within(tile.pivot[k] - first, n):
-                packed[(tile.pivot[k] - first) * TILE + k] = <floating> tile.pivot_gradient[k]
+                packed[(tile.pivot[k] - first) * tile.pitch + k] = <floating> tile.pivot_gradient[k]
     store_tile(
-        <const floating*> packed, &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n,
-        call.streams,
+        <const floating*> packed, tile.pitch, &call.grad, first, tile.grad_at, tile.grad_contiguous,
+        tile.width, n, call.streams,
     )
 
 
@@ -290,10 +309,10 @@ cdef inline void tile_log_softmax_block(
     for k in range(tile.lanes):
         subtracted[k] = log_softmax_parts[floating](tile, k, &subtracted_then[k], 0)
     for c in range(n):
-        lane = packed + c * TILE
+        lane = packed + c * tile.pitch
         for k in range(tile.lanes):
             lane[k] = log_softmax_of(lane[k], subtracted[k], subtracted_then[k])
     store_tile(
-        <const floating*> packed, &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n,
-        False,
+        <const floating*> packed, tile.pitch, &call.grad, first, tile.grad_at, tile.grad_contiguous,
+        tile.width, n, False,
     )
