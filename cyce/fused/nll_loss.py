@@ -18,6 +18,7 @@ from cyce._arguments import (
 from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
+from cyce.threads.budget import budget
 
 
 def nll_loss(
@@ -40,41 +41,19 @@ def nll_loss(
     weight = as_weight(weight, log_probabilities, axis)
     ignore_index = as_ignore_index(ignore_index)
     positions = position_shape(log_probabilities, axis)
-    upstream, grad_output, grad_out = 1.0, None, None
-    if gradient is not None:
-        upstream, grad_output = as_grad_output(gradient[0], dtype, positions, reduction)
-        read = {"target": indices, "weight": weight, "grad_output": grad_output}
-        grad_out = as_grad_out(gradient[1], log_probabilities, read)
-    # A copy: another thread may change the target between the check and its use.
-    classes = np.array(indices).reshape(positions)
     call = CrossEntropyArguments()
-    call.logits, call.axis, call.target = log_probabilities, axis, classes
+    call.logits, call.axis, call.target = log_probabilities, axis, indices
     call.weight, call.ignore_index = weight, ignore_index
-    counts = np.empty(positions, bool)
+    call.mean = reduction == "mean"
+    call.num_threads = budget()
+    if reduction == "none":
+        call.loss_out = np.empty(positions, dtype)
+    if gradient is not None:
+        call.upstream, call.grad_output = as_grad_output(gradient[0], dtype, positions, reduction)
+        read = {"target": indices, "weight": weight, "grad_output": call.grad_output}
+        call.grad_out = as_grad_out(gradient[1], log_probabilities, read)
     try:
-        denominator, _ = dispatch.kernels.denominator(call, counts)
+        value = dispatch.kernels.nll_loss(call)
     except IndexError as error:
         raise IndexError(describe_bad_target(error.args[0], indices, n_classes, ignore_index)) from None
-    classes = np.where(counts, classes, 0).astype(np.intp)
-    with np.errstate(all="ignore"):
-        if n_classes == 0:
-            masses = losses = np.zeros(positions, dtype)
-        else:
-            at = np.expand_dims(classes, axis)
-            masses = np.where(counts, dtype.type(1) if weight is None else weight[classes], dtype.type(0))
-            picked = np.take_along_axis(log_probabilities, at, axis).reshape(positions)
-            # As in cross_entropy, a position of weight 0 has loss 0 even if its class is impossible, and a
-            # perfect row has loss +0.0: hence + 0.
-            nothing = ~counts | ((masses == 0) & (picked == -np.inf))
-            losses = np.where(nothing, dtype.type(0), -masses * picked) + dtype.type(0)
-        divisor = np.float64(denominator if reduction == "mean" else 1)
-        loss = losses
-        if reduction != "none":
-            loss = dtype.type(losses.sum(dtype=np.float64) / divisor)
-        if grad_out is not None:
-            scale = (upstream if grad_output is None else grad_output) / divisor
-            grad_out[...] = 0
-            if n_classes:
-                slopes = np.where(counts, -masses * scale, 0).astype(dtype)
-                np.put_along_axis(grad_out, at, np.expand_dims(slopes, axis), axis)
-    return loss, grad_out
+    return call.loss_out if reduction == "none" else dtype.type(value), call.grad_out

@@ -14,6 +14,7 @@ whatever width the level has, and every width adds in the same order. The rooms,
     reference, transforms, masses, points, storage, transposition, math, sums, machine
                                     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
+    picks                           negative log-likelihoods, which need none of these
 """
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 from libc.stdint cimport INT64_MIN, int64_t
@@ -29,6 +30,7 @@ from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_p
 from cyce.kernels.machine cimport CYCE_DEBUG
 from cyce.kernels.merge cimport N_STATE_FIELDS, merge_states
 from cyce.kernels.passes cimport MIN_SHARE, run
+from cyce.kernels.picks cimport run_all_picks
 from cyce.kernels.plan cimport plan
 from cyce.kernels.storage cimport arithmetic_of, size_of
 from cyce.kernels.sums cimport quotient_lost
@@ -175,18 +177,34 @@ cdef inline int run_in(char format, Call* call, int n_threads, double* sum_out) 
     return run[double](call, n_threads, sum_out, 0)
 
 
+cdef inline bint pick_in(char format, Call* call, int n_threads, double* sum_out) except -1 nogil:
+    """Negative log-likelihoods in the arithmetic's type; sum_out becomes their sum.
+
+    Returns whether a target was bad.
+    """
+    if format == c"f":
+        return run_all_picks[float](call, n_threads, sum_out, 0)
+    return run_all_picks[double](call, n_threads, sum_out, 0)
+
+
 cdef double compute(
-    CrossEntropyArguments arguments, char format, int n_threads, Call* call
+    CrossEntropyArguments arguments, bint picks, char format, int n_threads, Call* call
 ) except? -1 nogil:
-    """Count the positions and run the pass; returns the sum of the losses, or their mean."""
+    """Count the positions and run the pass; returns the sum of the losses, or their mean.
+
+    picks: whether the logits are log-probabilities already.
+    """
     cdef PositionCount count
     cdef double value = 0
     cdef double denominator
     cdef bint is_empty
-    count_positions(call, format, n_threads, NULL, &count)
-    if count.bad >= 0:
-        with gil:
-            raise IndexError(count.bad)
+    count.weight = 0
+    # Log-probabilities are looked up, and targets checked, in one go where nothing depends on the check.
+    if not picks or arguments.mean or call.grad.start != NULL or call.n_classes == 0:
+        count_positions(call, format, n_threads, NULL, &count)
+        if count.bad >= 0:
+            with gil:
+                raise IndexError(count.bad)
     denominator = choose_denominator(
         count.weight, call.n_positions, arguments.normalizer, arguments.zero_if_empty, &is_empty
     )
@@ -196,7 +214,12 @@ cdef double compute(
         call.grad_scale /= denominator
     call.grad_scale /= call.temperature
     if call.n_positions > 0 and call.n_classes > 0:
-        run_in(format, call, n_threads, &value)
+        if not picks:
+            run_in(format, call, n_threads, &value)
+        elif pick_in(format, call, n_threads, &value):
+            count_positions(call, format, n_threads, NULL, &count)
+            with gil:
+                raise IndexError(count.bad)
     elif call.loss_out != NULL and call.n_positions > 0:
         # No classes: a sum over nothing.
         memset(call.loss_out, 0, call.n_positions * size_of(format))
@@ -207,27 +230,25 @@ cdef double compute(
 
 
 cdef double run_call(
-    CrossEntropyArguments arguments, char format, CallScope* scope, Call* call
+    CrossEntropyArguments arguments, bint picks, char format, CallScope* scope, Call* call
 ) except? -1:
     """Cut up the work and compute, without the GIL unless that would take as long as the call."""
-    cdef Py_ssize_t n_logits = call.n_positions * call.n_classes
+    cdef Py_ssize_t n_numbers = call.n_positions * call.n_classes
     cdef double value
     cdef int n_threads
     plan(call)
-    n_threads = take_threads(arguments.num_threads, n_logits // MIN_SHARE, scope)
-    if max(call.n_positions, n_logits) < MIN_SHARE:
-        return compute(arguments, format, 1, call)
+    if picks and call.grad.start == NULL:
+        n_numbers = call.n_positions
+    n_threads = take_threads(arguments.num_threads, n_numbers // MIN_SHARE, scope)
+    if max(call.n_positions, n_numbers) < MIN_SHARE:
+        return compute(arguments, picks, format, 1, call)
     with nogil:
-        value = compute(arguments, format, n_threads, call)
+        value = compute(arguments, picks, format, n_threads, call)
     return value
 
 
-def cross_entropy(CrossEntropyArguments arguments not None):
-    """Sum or mean of the losses; writes the outputs that are not None.
-
-    Raises IndexError(position) for a target that is no class, before anything is written, and
-    IndexError(-1) where another thread made a target bad during the call.
-    """
+cdef double evaluate(CrossEntropyArguments arguments, bint picks) except? -1:
+    """Take all arrays and compute."""
     cdef CallScope scope
     cdef Call call
     cdef char format
@@ -236,9 +257,24 @@ def cross_entropy(CrossEntropyArguments arguments not None):
     try:
         format = read_arguments(arguments, &scope, &call)
         read_outputs(arguments, format, &scope, &call)
-        return run_call(arguments, format, &scope, &call)
+        return run_call(arguments, picks, format, &scope, &call)
     finally:
         close_scope(&scope)
+
+
+def cross_entropy(CrossEntropyArguments arguments not None):
+    """Sum or mean of the losses; writes the outputs that are not None.
+
+    Raises IndexError(position) for a target that is no class, before anything is written, and
+    IndexError(-1) where another thread made a target bad during the call.
+    """
+    return evaluate(arguments, False)
+
+
+def nll_loss(CrossEntropyArguments arguments not None):
+    """`cross_entropy` of log-probabilities and class indices, without options that are not in torch."""
+    expect(arguments.target is not None, "class indices are needed")
+    return evaluate(arguments, True)
 
 
 def denominator(CrossEntropyArguments arguments not None, counts_out=None):
@@ -316,7 +352,7 @@ cdef double run_phase(CrossEntropyArguments arguments, object states, Phase phas
         expect(not call.has_stats, "there are no statistics of shards")
         call.phase = phase
         call.states = take_states(states, call.n_positions, &scope)
-        return run_call(arguments, format, &scope, &call)
+        return run_call(arguments, False, format, &scope, &call)
     finally:
         close_scope(&scope)
 

@@ -103,6 +103,8 @@ cdef inline const char* address_of(const Operand* operand, Py_ssize_t at) noexce
 cdef inline floating load_one(const Operand* source, Py_ssize_t at, floating like) noexcept nogil:
     """Element `at`."""
     cdef floating value = 0
+    if is_native[floating](source.format, 0):
+        return (<const floating*> source.start)[at]
     convert(source, at, 1, 1, &value, 1)
     return value
 

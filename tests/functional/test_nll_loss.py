@@ -50,6 +50,55 @@ def test_the_gradient_by_differences(rng, shape, reduction):
         np.testing.assert_allclose(gradient[index], difference, rtol=1e-11, atol=1e-12)
 
 
+LAYOUTS = {
+    "classes last": lambda array: np.ascontiguousarray(array),
+    "classes first": lambda array: np.asfortranarray(array),
+    "rows apart": lambda array: np.repeat(array, 2, axis=0)[::2],
+    "every other": lambda array: np.repeat(array, 2, axis=1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("out_layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_many_positions_in_any_layout(dtype, rng, layout, out_layout):
+    # Several shares of 4096 positions, the last one of an odd size; each target is looked up by NumPy.
+    n, n_classes = 10_001, 7
+    log_probabilities = rng.standard_normal((n, n_classes)).astype(dtype)
+    target = rng.integers(n_classes, size=n)
+    target[::3] = -100
+    weight = rng.uniform(0.5, 2, n_classes).astype(dtype)
+    rows, classes = np.arange(n), np.where(target >= 0, target, 0)
+    masses = np.where(target >= 0, weight[classes], dtype.type(0))
+    losses = -masses * log_probabilities[rows, classes]
+    gradient = np.zeros((n, n_classes))
+    gradient[rows, classes] = -masses.astype(np.float64) / masses.sum(dtype=np.float64)
+    given = LAYOUTS[layout](log_probabilities)
+    out = LAYOUTS[out_layout](np.ones_like(log_probabilities))
+    none = F.nll_loss(given, target, weight, reduction="none")
+    np.testing.assert_array_equal(none, losses)
+    loss, _ = LOSS_AND_GRADIENT(given, target, weight, out=out)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(loss, losses.sum(dtype=np.float64) / masses.sum(dtype=np.float64), rtol=eps)
+    np.testing.assert_allclose(out, gradient, rtol=eps)
+    LOSS_AND_GRADIENT(given, target, weight, out=given)
+    np.testing.assert_array_equal(given, out)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("n_classes", [0, 3])
+def test_a_bad_target_among_many(rng, n_classes, reduction):
+    target = np.full(10_000, -100)
+    target[7001] = 3
+    log_probabilities = np.zeros((10_000, n_classes))
+    message = r"Target 3 is out of bounds\. target\[7001\]"
+    with pytest.raises(IndexError, match=message):
+        F.nll_loss(log_probabilities, target, reduction=reduction)
+    out = np.full_like(log_probabilities, 5)
+    with pytest.raises(IndexError, match=message):
+        LOSS_AND_GRADIENT(log_probabilities, target, reduction=reduction, out=out)
+    assert (out == 5).all()
+
+
 def test_in_place_and_strided_gradients(dtype, rng):
     _, log_probabilities, target = make_case(rng, (6, 5), dtype)
     expected = LOSS_AND_GRADIENT(log_probabilities, target)[1]
