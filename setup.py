@@ -62,6 +62,7 @@ LEVEL_SOURCES = ("cross_entropy", "elementwise")
 GENERAL_MODULES = (
     "cyce.kernels._cpu",
     "cyce.kernels.arguments",
+    "cyce.memory.pool",
     "cyce.threads.handover",
     "cyce.threads.team",
 )
@@ -94,7 +95,7 @@ GENERAL = ["-fvisibility=hidden", *(["-UNDEBUG"] if DEBUG else ["-DNDEBUG", "-g0
 STRIP: list[str] = [] if DEBUG else ["-Wl,--strip-all", "-Wl,-x"]
 
 # Modules without OpenMP can be imported before any of its runtimes.
-WITHOUT_OPENMP = {"cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.threads.handover"}
+WITHOUT_OPENMP = {"cyce.kernels._cpu", "cyce.kernels.arguments", "cyce.memory.pool", "cyce.threads.handover"}
 
 OPENMP_PROGRAM = """
 #include <omp.h>

@@ -7,6 +7,7 @@ import numpy as np
 
 import cyce
 from cyce.kernels import _cpu, dispatch
+from cyce.memory import pool
 from cyce.threads import budget, team
 
 
@@ -59,7 +60,9 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> Config:
         str: levels or "openmp" that this build lacks, and the reason), "level", "openmp" and "debug" (bool:
         built with CYCE_DEBUG=1, slow and checked), "threads" (int: of a call from this thread, if it is the
         only one), "serial after fork" (bool: whether this process was forked from one whose calls had used
-        threads). ``str(config)`` is the printed table; notebooks show the dict as a table.
+        threads), "idle memory" and "idle memory limit" (int, bytes: what is kept of large arrays that are
+        gone, for the next ones, and the most that is, see `CYCE_POOL` in the README). ``str(config)`` is the
+        printed table; notebooks show the dict as a table.
 
     Raises
     ------
@@ -87,6 +90,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> Config:
             "debug": dispatch.kernels.HAS_CHECKS,
             "threads": budget.get_num_threads(),
             "serial after fork": team.forked_after_use(),
+            "idle memory": pool.get_idle(),
+            "idle memory limit": pool.get_limit(),
         }
     )
     if mode == "stdout":

@@ -72,7 +72,8 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
             means 1.
         out : ndarray of the shape and dtype of `input`, default=None
             Array to write the gradient to, with any strides. It may be `input` itself, which is then
-            overwritten; any other overlap with an argument is an error. None means a new array.
+            overwritten; any other overlap with an argument is an error. None means a new array, whose
+            memory is kept for the next ones when nothing refers to it any more.
 
         `value` is what `loss` returns: the same bits, or up to rounding if the class strides of `out` and
         `input` differ. `gradient` has the shape and dtype of `input`, and is `out` if that is given.

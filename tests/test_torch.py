@@ -23,6 +23,7 @@ with warnings.catch_warnings():
 import cyce
 import cyce.functional as F
 from cyce.linear import chunks
+from cyce.memory import pool
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -512,3 +513,16 @@ def test_no_further_from_the_truth_than_torch(rng, n_classes, scale, dtype):
     ):
         # Half a unit in the last place is what any rounded result may be off.
         assert np.abs(our - truth).max() <= np.abs(their - truth).max() + eps / 2 * np.abs(truth).max()
+
+
+@pytest.mark.thread_unsafe
+def test_a_tensor_keeps_the_memory_of_a_gradient():
+    gradient = cyce.value_and_grad(F.cross_entropy)(np.zeros((1024, 1024), np.float32), np.zeros(1024, int))[
+        1
+    ]
+    tensor = torch.from_numpy(gradient)[1:]
+    before = pool.get_idle()
+    del gradient
+    assert pool.get_idle() == before
+    del tensor
+    assert pool.get_idle() > before

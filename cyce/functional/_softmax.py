@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 
 from cyce._arguments import as_array, as_axis, as_flag, as_floating, as_out, implicit_axis
 from cyce.kernels import dispatch
+from cyce.memory.arrays import empty_like
 from cyce.threads.budget import budget
 
 
@@ -23,7 +24,7 @@ def _normalize(
     """Apply a kernel that maps logits to an array of their shape."""
     logits = as_floating(input, dtype)
     axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
-    result = np.empty_like(logits) if out is None else as_out(out, logits, {})
+    result = empty_like(logits) if out is None else as_out(out, logits, {})
     # A scalar is a single class.
     arrays = (array.reshape(1) if array.ndim == 0 else array for array in (logits, result))
     kernel(next(arrays), axis, next(arrays), budget())

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyce._arguments import as_out
+from cyce.memory.arrays import empty_like
 
 # What `value_and_grad` takes beyond the arguments of the loss, as given: `grad_output` and `out`.
 GradientRequest = tuple[Any, Any]
@@ -29,6 +30,5 @@ def as_grad_out(value: Any, like: NDArray[Any], read: Mapping[str, NDArray[Any] 
     like: the input. read: the other arrays that are read while the gradient is written.
     """
     if value is None:
-        # The layout of the input, unless it is broadcast.
-        return np.empty_like(like, order="C" if 0 in like.strides else "K")
+        return empty_like(like)
     return as_out(value, like, read)

@@ -1,0 +1,1 @@
+"""New arrays, and the memory that they come from."""

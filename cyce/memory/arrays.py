@@ -1,0 +1,44 @@
+"""New arrays, in memory that was used before if there is some (pool.pyx)."""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce.memory import pool
+
+MIN_BYTES = 1 << 20
+"""Size of the smallest arrays that come from the pool. The system's allocator keeps smaller ones itself."""
+
+
+def _default_limit() -> int:
+    """CYCE_POOL, or 1 GiB, or a sixteenth of the memory if that is less; in bytes."""
+    own = os.environ.get("CYCE_POOL", "").strip()
+    if own:
+        if not own.isdecimal():
+            raise ValueError(f"CYCE_POOL: must be a number of bytes, 0 for no pool, got {own!r}")
+        return int(own)
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
+    return min(1 << 30, memory // 16)
+
+
+def empty_like(like: NDArray[Any]) -> NDArray[Any]:
+    """Return a new array in the layout of another one, or C-contiguous if that is broadcast."""
+    keeps_layout = 0 not in like.strides
+    if like.nbytes < MIN_BYTES or not pool.get_limit():
+        return np.empty_like(like, order="K" if keeps_layout else "C")
+    flat: NDArray[Any] = np.frombuffer(memoryview(pool.Buffer(like.nbytes)), like.dtype)
+    if not keeps_layout or like.flags.c_contiguous:
+        return flat.reshape(like.shape)
+    # From the axis of the longest strides to that of the shortest.
+    axes = np.argsort([-abs(stride) for stride in like.strides], kind="stable")
+    return flat.reshape([like.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+
+if pool.HAS_POOL:
+    pool.set_limit(_default_limit())
+    os.register_at_fork(after_in_child=pool.begin_child)
