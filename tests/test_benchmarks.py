@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import oracle
-from benchmarks import cases, compare, elementwise, linear, report
+from benchmarks import cases, compare, elementwise, linear, report, waiting
 from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, address
 
 
@@ -245,3 +245,14 @@ def test_a_run_of_elementwise_reports_times(capsys):
     with pytest.raises(SystemExit):
         elementwise.main([*arguments, "--contenders", "nobody"])
     assert "'nobody' is none of cyce, torch, torch.compile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("name", waiting.CONTENDERS)
+def test_contenders_of_waiting_are_right(name, gradient):
+    # Preparing compares with NumPy.
+    worker = waiting.Worker(name, 2)
+    worker.prepare((30, 70), gradient)
+    times = worker.round(0.01)
+    assert len(times) >= 1
+    assert min(times) > 0

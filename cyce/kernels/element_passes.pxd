@@ -7,7 +7,7 @@ change a bit.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.element_points cimport (
@@ -16,6 +16,7 @@ from cyce.kernels.element_points cimport (
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.kernels.storage cimport convert_back, load, load_positions
 from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes
+from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef enum:
     # Elements that are computed together: operands, losses and slopes fit into L1.
@@ -221,10 +222,14 @@ cdef inline bint run_shares(
     Py_ssize_t n_shares, floating like,
 ) noexcept nogil:
     """Run all shares; returns whether one of them is wrong."""
+    cdef Progress progress
     cdef Py_ssize_t share
     cdef bint is_wrong = False
-    for share in prange(n_shares, num_threads=n_threads, schedule="static"):
+    begin_progress(&progress)
+    for share in prange(n_shares, num_threads=n_threads, schedule="dynamic"):
         run_share[floating](call, share, checks, computes, results + share, 0)
+        note_progress(&progress, threadid(), True)
+    report_progress(&progress, n_threads, n_shares)
     for share in range(n_shares):
         is_wrong = is_wrong or results[share].is_wrong
     return is_wrong

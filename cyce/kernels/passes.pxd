@@ -30,6 +30,7 @@ from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
 from cyce.kernels.transforms cimport has_slopes, restarts
+from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -316,6 +317,7 @@ cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) 
     cdef char* memory = NULL
     cdef char* scratch
     cdef TileResult* results = <TileResult*> PyMem_RawMalloc(call.n_tiles * sizeof(TileResult))
+    cdef Progress progress
     cdef Py_ssize_t number
     cdef double lost = 0
     cdef bint target_changed = False
@@ -334,12 +336,17 @@ cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) 
         with gil:
             raise MemoryError("no memory for the scratch space of the loss")
     if n_workers > 1:
+        begin_progress(&progress)
         for number in prange(
             call.n_tiles, num_threads=n_workers, schedule="dynamic", chunksize=n_at_once
         ):
             run_tile_apart[floating](
                 call, number, &sizes, scratch + threadid() * size, results + number, 0
             )
+            note_progress(
+                &progress, threadid(), (number + 1) % n_at_once == 0 or number + 1 == call.n_tiles
+            )
+        report_progress(&progress, n_workers, call.n_tiles)
     else:
         for number in range(call.n_tiles):
             run_tile[floating](

@@ -6,7 +6,7 @@ impossible.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memset
@@ -17,6 +17,7 @@ from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.kernels.storage cimport TILE, convert_back, load_one, store_zeros
 from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes, whole_lanes
 from cyce.kernels.targets cimport is_bad, is_picked, load_targets
+from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef enum:
     # Positions whose losses are added up together, at most, and how many numbers of a gradient they have.
@@ -150,14 +151,18 @@ cdef inline bint run_all_picks(
         size = max(<Py_ssize_t> 1, min(size, PICKS_SHARE_NUMBERS // call.n_classes))
     cdef Py_ssize_t n_shares = (call.n_positions + size - 1) // size
     cdef PicksResult* results = <PicksResult*> PyMem_RawMalloc(n_shares * sizeof(PicksResult))
+    cdef Progress progress
     cdef bint any_bad = False
     cdef double lost = 0
     cdef Py_ssize_t share
     if results == NULL:
         with gil:
             raise MemoryError("no memory for the sums of the loss")
+    begin_progress(&progress)
     for share in prange(n_shares, num_threads=n_threads, schedule="dynamic"):
         run_picks_share[floating](call, share, size, results + share, 0)
+        note_progress(&progress, threadid(), True)
+    report_progress(&progress, n_threads, n_shares)
     loss_out[0] = 0
     for share in range(n_shares):
         add[double](loss_out, &lost, settled(results[share].total[0], results[share].lost[0]))

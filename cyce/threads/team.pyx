@@ -20,6 +20,9 @@ or if the system refuses threads (`prove`).
   threads may be part of it.
 * libgomp ends the process where the system refuses a thread. So threads are tried before they are needed
   (`prove`), and a call does without those that cannot be had.
+* Where other processes want the CPUs, a call may wait many times as long as it computes, for a thread that
+  has no CPU. When calls lose much time against calls with one thread less, the next ones do without some
+  threads (`n_missing`), for a time that doubles while that goes on.
 
 Simpler rules break a promise: to keep every pool leaves callers x CPUs threads; to keep none makes a call
 of 100 us a third longer; to hand a pool from one thread to another is not possible in libgomp, where a pool
@@ -31,6 +34,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pythread cimport (
     WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock,
 )
+
+from libc.math cimport INFINITY
 
 from cyce.threads.openmp cimport (
     CYCE_LIBGOMP, CYCE_OPENMP, CYCE_UNLIMITED, cyce_at_fork, cyce_create_mark, cyce_end_pool,
@@ -48,6 +53,12 @@ cdef enum:
 
 # Seconds after which a keeper that did not call no longer counts.
 cdef double DORMANT = 0.1
+# Seconds of calls that count as recent; how many of these must be lost before calls do without threads, more
+# than a single interruption takes; and for how many seconds they do, at first and at most.
+cdef double RECENT = 0.02
+cdef double MUCH_LOST = 0.01
+cdef double MIN_PATIENCE = 0.02
+cdef double MAX_PATIENCE = 2.0
 
 HAS_OPENMP = bool(CYCE_OPENMP)
 
@@ -71,6 +82,11 @@ cdef int openmp_threads = omp_get_num_procs()
 cdef size_t stack_size = cyce_stack_size()
 cdef int n_proven = 0               # the largest n_in_use for which threads were to be had
 cdef unsigned long long proven_limit = 0    # of threads, at that time
+cdef int n_missing = 0              # threads that calls do without, because the CPUs are crowded
+cdef double recently_lost = 0       # seconds
+cdef double crowded_until = 0       # when calls try with more threads
+cdef double crowded_last = 0        # when threads were last taken away
+cdef double patience = MIN_PATIENCE
 
 
 cdef inline int limited(int budget) noexcept nogil:
@@ -98,6 +114,8 @@ cdef void acquire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     if budget <= 1 or n_shares <= 1:
         return
     budget = limited(budget)
+    if n_missing > 0:
+        budget = without_missing(budget)
     if budget <= 1:
         return
     caller = PyThread_get_thread_ident()
@@ -200,7 +218,7 @@ cdef void prove(Team* team, int n_new) noexcept nogil:
     """
     global n_in_use, n_kept, n_proven, proven_limit
     cdef unsigned long long limit = cyce_limit_of_threads()
-    cdef int n_missing, n
+    cdef int n_refused, n
     cdef bint is_proven
     PyThread_acquire_lock(lock, WAIT_LOCK)
     n = n_in_use
@@ -208,17 +226,66 @@ cdef void prove(Team* team, int n_new) noexcept nogil:
     PyThread_release_lock(lock)
     if is_proven:
         return
-    n_missing = n_new - cyce_threads_to_be_had(n_new, stack_size)
+    n_refused = n_new - cyce_threads_to_be_had(n_new, stack_size)
     PyThread_acquire_lock(lock, WAIT_LOCK)
-    if n_missing > 0:
-        team.n_threads -= n_missing
-        n_in_use -= n_missing
+    if n_refused > 0:
+        team.n_threads -= n_refused
+        n_in_use -= n_refused
         if bears_mark_of_keeper():
-            n_kept -= n_missing
+            n_kept -= n_refused
     else:
         n_proven = n if limit != proven_limit else max(n, n_proven)
         proven_limit = limit
     PyThread_release_lock(lock)
+
+
+# ---------------------------------------------------------------------------------------------
+# Crowded CPUs
+
+
+cdef void report_progress(const Progress* progress, int n_threads, Py_ssize_t n_parts) noexcept nogil:
+    """Note how long a loop took, against what it would have taken with one thread less.
+
+    n_threads, n_parts: of the loop. What its fastest thread did tells how long all parts take.
+    """
+    global n_missing, recently_lost, crowded_until, crowded_last, patience
+    cdef double now = cyce_wall()
+    cdef double took = now - progress.began
+    cdef double alone = INFINITY
+    cdef double lost
+    cdef bint goes_on
+    cdef int thread
+    for thread in range(min(n_threads, N_CLOCKS)):
+        if progress.clocks[thread].n_parts > 0:
+            alone = min(alone, progress.clocks[thread].computed * n_parts / progress.clocks[thread].n_parts)
+    if n_threads <= 1 or alone == INFINITY:
+        return
+    lost = max(0.0, took - alone / (n_threads - 1))
+    if lost == 0 and recently_lost < 1e-4:
+        return
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    recently_lost = (recently_lost + lost) * RECENT / (RECENT + took)
+    if recently_lost > MUCH_LOST:
+        recently_lost = 0
+        goes_on = now - crowded_last < 0.5 + 4 * patience
+        patience = min(2 * patience, MAX_PATIENCE) if goes_on else MIN_PATIENCE
+        n_missing = min(2 * n_missing + 1, n_missing + n_threads - 1)
+        crowded_last = now
+        crowded_until = now + patience
+    PyThread_release_lock(lock)
+
+
+cdef int without_missing(int budget) noexcept nogil:
+    """The budget without the threads that calls do without; from time to time, one call tries with more."""
+    global n_missing, crowded_until
+    cdef double now = cyce_wall()
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    if now >= crowded_until:
+        n_missing //= 2
+        crowded_until = now + patience
+    budget = max(1, budget - n_missing)
+    PyThread_release_lock(lock)
+    return budget
 
 
 # ---------------------------------------------------------------------------------------------
@@ -320,7 +387,9 @@ cdef void after_fork_in_parent() noexcept nogil:
 
 cdef void after_fork_in_child() noexcept nogil:
     """Forget the threads that only the parent has."""
-    global n_calls, n_in_use, has_former_keeper, last_caller, serial
+    global n_calls, n_in_use, has_former_keeper, last_caller, serial, n_missing, recently_lost
+    n_missing = 0
+    recently_lost = 0
     forget_keeper()
     has_former_keeper = False
     cyce_set_mark(NULL)
