@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cyce.memory import pool
 
-MIN_BYTES = 1 << 20
+MIN_BYTES = 2 << 20
 """Size of the smallest arrays that come from the pool. The system's allocator keeps smaller ones itself."""
 
 

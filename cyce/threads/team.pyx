@@ -35,8 +35,6 @@ from cpython.pythread cimport (
     WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock,
 )
 
-from libc.math cimport INFINITY
-
 from cyce.threads.openmp cimport (
     CYCE_LIBGOMP, CYCE_OPENMP, CYCE_UNLIMITED, cyce_at_fork, cyce_create_mark, cyce_end_pool,
     cyce_limit_of_memory, cyce_limit_of_threads, cyce_mark, cyce_now, cyce_set_mark, cyce_stack_size,
@@ -246,20 +244,22 @@ cdef void prove(Team* team, int n_new) noexcept nogil:
 cdef void report_progress(const Progress* progress, int n_threads, Py_ssize_t n_parts) noexcept nogil:
     """Note how long a loop took, against what it would have taken with one thread less.
 
-    n_threads, n_parts: of the loop. What its fastest thread did tells how long all parts take.
+    n_threads, n_parts: of the loop. What two threads did of it tells how long all parts take.
     """
     global n_missing, recently_lost, crowded_until, crowded_last, patience
     cdef double now = cyce_wall()
     cdef double took = now - progress.began
-    cdef double alone = INFINITY
-    cdef double lost
+    cdef double computed = 0
+    cdef Py_ssize_t n_computed = 0
+    cdef double alone, lost
     cdef bint goes_on
     cdef int thread
     for thread in range(min(n_threads, N_CLOCKS)):
-        if progress.clocks[thread].n_parts > 0:
-            alone = min(alone, progress.clocks[thread].computed * n_parts / progress.clocks[thread].n_parts)
-    if n_threads <= 1 or alone == INFINITY:
+        computed += progress.clocks[thread].computed
+        n_computed += progress.clocks[thread].n_parts
+    if n_threads <= 1 or n_computed == 0:
         return
+    alone = computed * n_parts / n_computed
     lost = max(0.0, took - alone / (n_threads - 1))
     if lost == 0 and recently_lost < 1e-4:
         return
