@@ -198,9 +198,12 @@ cdef double compute(
     cdef double value = 0
     cdef double denominator
     cdef bint is_empty
-    count.weight = 0
     # Log-probabilities are looked up, and targets checked, in one go where nothing depends on the check.
-    if not picks or arguments.mean or call.grad.start != NULL or call.n_classes == 0:
+    cdef bint checks_first = (
+        not picks or arguments.mean or call.grad.start != NULL or call.n_classes == 0
+    )
+    count.weight = 0
+    if checks_first:
         count_positions(call, format, n_threads, NULL, &count)
         if count.bad >= 0:
             with gil:
@@ -217,7 +220,9 @@ cdef double compute(
         if not picks:
             run_in(format, call, n_threads, &value)
         elif pick_in(format, call, n_threads, &value):
-            count_positions(call, format, n_threads, NULL, &count)
+            # Another thread made it bad, if they were all good before.
+            if not checks_first:
+                count_positions(call, format, n_threads, NULL, &count)
             with gil:
                 raise IndexError(count.bad)
     elif call.loss_out != NULL and call.n_positions > 0:

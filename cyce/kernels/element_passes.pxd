@@ -222,14 +222,15 @@ cdef inline bint run_shares(
     Py_ssize_t n_shares, floating like,
 ) noexcept nogil:
     """Run all shares; returns whether one of them is wrong."""
+    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
     cdef Progress progress
     cdef Py_ssize_t share
     cdef bint is_wrong = False
     begin_progress(&progress)
-    for share in prange(n_shares, num_threads=n_threads, schedule="dynamic"):
+    for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
         run_share[floating](call, share, checks, computes, results + share, 0)
         note_progress(&progress, threadid(), True)
-    report_progress(&progress, n_threads, n_shares)
+    report_progress(&progress, n_workers, n_shares)
     for share in range(n_shares):
         is_wrong = is_wrong or results[share].is_wrong
     return is_wrong

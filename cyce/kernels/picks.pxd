@@ -150,6 +150,7 @@ cdef inline bint run_all_picks(
     if call.grad.start != NULL:
         size = max(<Py_ssize_t> 1, min(size, PICKS_SHARE_NUMBERS // call.n_classes))
     cdef Py_ssize_t n_shares = (call.n_positions + size - 1) // size
+    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
     cdef PicksResult* results = <PicksResult*> PyMem_RawMalloc(n_shares * sizeof(PicksResult))
     cdef Progress progress
     cdef bint any_bad = False
@@ -159,10 +160,10 @@ cdef inline bint run_all_picks(
         with gil:
             raise MemoryError("no memory for the sums of the loss")
     begin_progress(&progress)
-    for share in prange(n_shares, num_threads=n_threads, schedule="dynamic"):
+    for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
         run_picks_share[floating](call, share, size, results + share, 0)
         note_progress(&progress, threadid(), True)
-    report_progress(&progress, n_threads, n_shares)
+    report_progress(&progress, n_workers, n_shares)
     loss_out[0] = 0
     for share in range(n_shares):
         add[double](loss_out, &lost, settled(results[share].total[0], results[share].lost[0]))

@@ -1,6 +1,7 @@
 """New arrays, in memory that was used before if there is some (pool.pyx)."""
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,22 +14,30 @@ MIN_BYTES = 2 << 20
 
 
 def _default_limit() -> int:
-    """CYCE_POOL, or 1 GiB, or a sixteenth of the memory if that is less; in bytes."""
+    """CYCE_POOL, or 1 GiB, or a sixteenth of the memory if that is less; in bytes.
+
+    None where the address space is limited, of which idle memory would still take its part.
+    """
     own = os.environ.get("CYCE_POOL", "").strip()
     if own:
         if not own.isdecimal():
             raise ValueError(f"CYCE_POOL: must be a number of bytes, 0 for no pool, got {own!r}")
-        return int(own)
+        return min(int(own), sys.maxsize)
     try:
+        import resource
+
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            return 0
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
+    except (ImportError, AttributeError, OSError, ValueError):
         return 0
-    return min(1 << 30, memory // 16)
+    return max(0, min(1 << 30, memory // 16))
 
 
 def empty_like(like: NDArray[Any]) -> NDArray[Any]:
     """Return a new array in the layout of another one, or C-contiguous if that is broadcast."""
-    keeps_layout = 0 not in like.strides
+    sizes = zip(like.strides, like.shape, strict=True)
+    keeps_layout = not any(stride == 0 and size > 1 for stride, size in sizes)
     if like.nbytes < MIN_BYTES or not pool.get_limit():
         return np.empty_like(like, order="K" if keeps_layout else "C")
     flat: NDArray[Any] = np.frombuffer(memoryview(pool.Buffer(like.nbytes)), like.dtype)
@@ -41,4 +50,8 @@ def empty_like(like: NDArray[Any]) -> NDArray[Any]:
 
 if pool.HAS_POOL:
     pool.set_limit(_default_limit())
-    os.register_at_fork(after_in_child=pool.begin_child)
+    os.register_at_fork(
+        before=pool.before_fork,
+        after_in_parent=pool.after_fork_in_parent,
+        after_in_child=pool.after_fork_in_child,
+    )

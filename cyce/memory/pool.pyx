@@ -9,9 +9,12 @@ Idle memory is bounded: the oldest is returned to the system first. While it is 
 pages back where memory is short (MADV_FREE). A forked child returns what is idle, and keeps nothing that its
 parent had taken.
 
-All of this happens under the GIL.
+Arrays come and go in any thread, and there are Pythons without a GIL: a lock guards what is idle. No Python
+code runs under it. It is held across a fork, so that the child finds the pool consistent.
 """
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.pythread cimport (
+    WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_release_lock, PyThread_type_lock,
+)
 
 cdef extern from * nogil:
     """
@@ -70,6 +73,8 @@ cdef struct Block:
     size_t n_bytes
 
 
+# Under the lock.
+cdef PyThread_type_lock lock = PyThread_allocate_lock()
 cdef Block idle[MAX_IDLE]           # the oldest first
 cdef int n_idle = 0
 cdef size_t n_bytes_idle = 0
@@ -80,7 +85,7 @@ HAS_POOL = bool(CYCE_HAS_POOL)
 
 
 cdef Block remove(int number) noexcept:
-    """Remove an idle block from the pool."""
+    """Remove an idle block from the pool, by its index."""
     global n_idle, n_bytes_idle
     cdef Block block = idle[number]
     cdef int i
@@ -104,12 +109,19 @@ cdef Block take(size_t n_bytes) noexcept:
     cdef Block block
     cdef int i
     block.n_bytes = (n_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    block.start = NULL
+    PyThread_acquire_lock(lock, WAIT_LOCK)
     for i in range(n_idle - 1, -1, -1):
         if block.n_bytes <= idle[i].n_bytes <= block.n_bytes + block.n_bytes // 4:
-            return remove(i)
-    block.start = <char*> cyce_map(block.n_bytes, ALIGNMENT)
+            block = remove(i)
+            break
+    PyThread_release_lock(lock)
     if block.start == NULL:
+        block.start = <char*> cyce_map(block.n_bytes, ALIGNMENT)
+    if block.start == NULL:
+        PyThread_acquire_lock(lock, WAIT_LOCK)
         return_idle(0)
+        PyThread_release_lock(lock)
         block.start = <char*> cyce_map(block.n_bytes, ALIGNMENT)
     return block
 
@@ -117,16 +129,22 @@ cdef Block take(size_t n_bytes) noexcept:
 cdef void give(Block block) noexcept:
     """Keep a block as idle, within the limit, or return it to the system."""
     global n_idle, n_bytes_idle
-    if block.n_bytes > limit:
+    cdef Block oldest
+    cdef bint is_kept
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+    is_kept = block.n_bytes <= limit
+    if is_kept:
+        return_idle(limit - block.n_bytes)
+        if n_idle == MAX_IDLE:
+            oldest = remove(0)
+            cyce_unmap(oldest.start, oldest.n_bytes)
+        cyce_lend(block.start, block.n_bytes)
+        idle[n_idle] = block
+        n_idle += 1
+        n_bytes_idle += block.n_bytes
+    PyThread_release_lock(lock)
+    if not is_kept:
         cyce_unmap(block.start, block.n_bytes)
-        return
-    return_idle(limit - block.n_bytes)
-    if n_idle == MAX_IDLE:
-        return_idle(n_bytes_idle - idle[0].n_bytes)
-    cyce_lend(block.start, block.n_bytes)
-    idle[n_idle] = block
-    n_idle += 1
-    n_bytes_idle += block.n_bytes
 
 
 cdef class Buffer:
@@ -137,6 +155,8 @@ cdef class Buffer:
     cdef int of_fork
 
     def __cinit__(self, Py_ssize_t n_bytes):
+        if n_bytes <= 0:
+            raise ValueError(f"n_bytes: must be positive, got {n_bytes}")
         self.block = take(n_bytes)
         if self.block.start == NULL:
             raise MemoryError(f"no memory for an array of {n_bytes} bytes")
@@ -144,7 +164,17 @@ cdef class Buffer:
         self.of_fork = n_forks
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.block.start, self.n_bytes, False, flags)
+        view.obj = self
+        view.buf = self.block.start
+        view.len = self.n_bytes
+        view.itemsize = 1
+        view.readonly = False
+        view.format = b"B"
+        view.ndim = 1
+        view.shape = &self.n_bytes
+        view.strides = &view.itemsize
+        view.suboffsets = NULL
+        view.internal = NULL
 
     def __dealloc__(self):
         if self.block.start == NULL:
@@ -158,8 +188,10 @@ cdef class Buffer:
 def set_limit(size_t n_bytes):
     """Set how many bytes may be idle."""
     global limit
+    PyThread_acquire_lock(lock, WAIT_LOCK)
     limit = n_bytes
     return_idle(limit)
+    PyThread_release_lock(lock)
 
 
 def get_limit():
@@ -172,8 +204,23 @@ def get_idle():
     return n_bytes_idle
 
 
-def begin_child():
-    """Return what is idle to the system, in a forked child."""
+def before_fork():
+    """Keep the lock, so that the child finds a consistent pool."""
+    PyThread_acquire_lock(lock, WAIT_LOCK)
+
+
+def after_fork_in_parent():
+    """Release the lock."""
+    PyThread_release_lock(lock)
+
+
+def after_fork_in_child():
+    """Return what is idle to the system."""
     global n_forks
     n_forks += 1
     return_idle(0)
+    PyThread_release_lock(lock)
+
+
+if lock == NULL:
+    raise MemoryError("no memory for a lock")

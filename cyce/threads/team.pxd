@@ -3,14 +3,22 @@ from libc.string cimport memset
 
 cdef extern from * nogil:
     """
-    #ifdef _OPENMP
+    #if !defined(_WIN32)
+    #include <time.h>
+    static inline double cyce_wall(void)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
+    }
+    #elif defined(_OPENMP)
     #include <omp.h>
     #define cyce_wall() omp_get_wtime()
     #else
     #define cyce_wall() 0.0
     #endif
     """
-    # Seconds since some time.
+    # Seconds since some time, of a clock that nobody sets.
     double cyce_wall() noexcept
 
 
@@ -21,7 +29,7 @@ cdef struct Team:
 
 
 cdef enum:
-    # Threads of a loop whose progress is noted.
+    # Threads of a loop whose progress is noted: one of them may have no CPU.
     N_CLOCKS = 2
 
 

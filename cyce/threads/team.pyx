@@ -21,8 +21,8 @@ or if the system refuses threads (`prove`).
 * libgomp ends the process where the system refuses a thread. So threads are tried before they are needed
   (`prove`), and a call does without those that cannot be had.
 * Where other processes want the CPUs, a call may wait many times as long as it computes, for a thread that
-  has no CPU. When calls lose much time against calls with one thread less, the next ones do without some
-  threads (`n_missing`), for a time that doubles while that goes on.
+  has no CPU. When calls lose much time against calls with one thread less, the next ones use fewer threads
+  (`n_useful`), for a time that doubles while that goes on.
 
 Simpler rules break a promise: to keep every pool leaves callers x CPUs threads; to keep none makes a call
 of 100 us a third longer; to hand a pool from one thread to another is not possible in libgomp, where a pool
@@ -51,10 +51,11 @@ cdef enum:
 
 # Seconds after which a keeper that did not call no longer counts.
 cdef double DORMANT = 0.1
-# Seconds of calls that count as recent; how many of these must be lost before calls do without threads, more
-# than a single interruption takes; and for how many seconds they do, at first and at most.
+# Threads are too many when calls lose more than half of RECENT seconds: MUCH_LOST, more than one interruption
+# takes. Then fewer are used, for MIN_PATIENCE to MAX_PATIENCE seconds. What it takes to start is not lost.
 cdef double RECENT = 0.02
 cdef double MUCH_LOST = 0.01
+cdef double START = 1e-4
 cdef double MIN_PATIENCE = 0.02
 cdef double MAX_PATIENCE = 2.0
 
@@ -80,10 +81,11 @@ cdef int openmp_threads = omp_get_num_procs()
 cdef size_t stack_size = cyce_stack_size()
 cdef int n_proven = 0               # the largest n_in_use for which threads were to be had
 cdef unsigned long long proven_limit = 0    # of threads, at that time
-cdef int n_missing = 0              # threads that calls do without, because the CPUs are crowded
+cdef int n_useful = 0               # the most threads that a call uses while CPUs are crowded; 0: no bound
+cdef int n_less = 0                 # by how many threads that was lowered last
 cdef double recently_lost = 0       # seconds
 cdef double crowded_until = 0       # when calls try with more threads
-cdef double crowded_last = 0        # when threads were last taken away
+cdef double crowded_last = 0        # when the bound was last lowered
 cdef double patience = MIN_PATIENCE
 
 
@@ -112,12 +114,14 @@ cdef void acquire(Team* team, int budget, Py_ssize_t n_shares) noexcept nogil:
     if budget <= 1 or n_shares <= 1:
         return
     budget = limited(budget)
-    if n_missing > 0:
-        budget = without_missing(budget)
     if budget <= 1:
         return
     caller = PyThread_get_thread_ident()
     PyThread_acquire_lock(lock, WAIT_LOCK)
+    budget = within_crowd(budget)
+    if budget <= 1:
+        PyThread_release_lock(lock)
+        return
     is_keeper = bears_mark_of_keeper()
     team.alone = last_caller == caller or last_caller == 0
     last_caller = caller
@@ -246,46 +250,33 @@ cdef void report_progress(const Progress* progress, int n_threads, Py_ssize_t n_
 
     n_threads, n_parts: of the loop. What two threads did of it tells how long all parts take.
     """
-    global n_missing, recently_lost, crowded_until, crowded_last, patience
+    global n_useful, n_less, recently_lost, crowded_until, crowded_last, patience
     cdef double now = cyce_wall()
     cdef double took = now - progress.began
     cdef double computed = 0
     cdef Py_ssize_t n_computed = 0
-    cdef double alone, lost
+    cdef double lost
     cdef bint goes_on
     cdef int thread
     for thread in range(min(n_threads, N_CLOCKS)):
         computed += progress.clocks[thread].computed
         n_computed += progress.clocks[thread].n_parts
-    if n_threads <= 1 or n_computed == 0:
+    # Of few parts, some threads have more than others.
+    if n_threads <= 1 or n_computed == 0 or n_parts < 4 * n_threads:
         return
-    alone = computed * n_parts / n_computed
-    lost = max(0.0, took - alone / (n_threads - 1))
-    if lost == 0 and recently_lost < 1e-4:
-        return
+    lost = max(0.0, took - START - computed * n_parts / n_computed / (n_threads - 1))
     PyThread_acquire_lock(lock, WAIT_LOCK)
     recently_lost = (recently_lost + lost) * RECENT / (RECENT + took)
     if recently_lost > MUCH_LOST:
         recently_lost = 0
         goes_on = now - crowded_last < 0.5 + 4 * patience
-        patience = min(2 * patience, MAX_PATIENCE) if goes_on else MIN_PATIENCE
-        n_missing = min(2 * n_missing + 1, n_missing + n_threads - 1)
+        # Each time that more threads were tried (`within_crowd`) has halved it.
+        patience = min(4 * patience, MAX_PATIENCE) if goes_on else MIN_PATIENCE
+        n_less = 2 * n_less if goes_on and n_less > 0 else 1
+        n_useful = max(1, n_threads - n_less)
         crowded_last = now
         crowded_until = now + patience
     PyThread_release_lock(lock)
-
-
-cdef int without_missing(int budget) noexcept nogil:
-    """The budget without the threads that calls do without; from time to time, one call tries with more."""
-    global n_missing, crowded_until
-    cdef double now = cyce_wall()
-    PyThread_acquire_lock(lock, WAIT_LOCK)
-    if now >= crowded_until:
-        n_missing //= 2
-        crowded_until = now + patience
-    budget = max(1, budget - n_missing)
-    PyThread_release_lock(lock)
-    return budget
 
 
 # ---------------------------------------------------------------------------------------------
@@ -302,6 +293,23 @@ cdef inline int begin_call(int budget, Py_ssize_t n_shares, int n_idle) noexcept
     n_calls += 1
     n = min(budget - n_in_use + n_idle, budget // n_calls)
     return <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> n, n_shares))
+
+
+cdef inline int within_crowd(int budget) noexcept nogil:
+    """The budget while CPUs are crowded; from time to time, one call tries with more threads."""
+    global n_useful, crowded_until, patience
+    cdef double now
+    if n_useful == 0:
+        return budget
+    now = cyce_wall()
+    if now >= crowded_until:
+        patience = max(patience / 2, MIN_PATIENCE)
+        crowded_until = now + patience
+        n_useful = 2 * n_useful + 1
+        if n_useful >= budget:
+            n_useful = 0
+            return budget
+    return min(budget, n_useful)
 
 
 cdef inline void end_call(int n_threads) noexcept nogil:
@@ -387,8 +395,8 @@ cdef void after_fork_in_parent() noexcept nogil:
 
 cdef void after_fork_in_child() noexcept nogil:
     """Forget the threads that only the parent has."""
-    global n_calls, n_in_use, has_former_keeper, last_caller, serial, n_missing, recently_lost
-    n_missing = 0
+    global n_calls, n_in_use, has_former_keeper, last_caller, serial, n_useful, recently_lost
+    n_useful = 0
     recently_lost = 0
     forget_keeper()
     has_former_keeper = False
