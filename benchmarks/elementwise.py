@@ -196,12 +196,10 @@ def main(arguments=None):
                     median = statistics.median(seconds[name])
                     cells.append(f"{median * 1e3:.3g}" + (f" ({median / base:.1f}x)" if base else ""))
                 print("| " + " | ".join(cells) + " |", flush=True)
-    machine = report.describe_machine()
     print(
         f"\nMilliseconds at {settings.shape}, medians over {settings.rounds} rounds of each round's shortest "
         "call; in parentheses, how many times as long as cyce's;",
-        f"{machine.get('model name', machine['system'])}, {settings.threads} threads,",
-        *(f"{name} {version}" for name, version in versions.items()),
+        report.describe_run(settings.threads, versions),
     )
     return int(failed)
 

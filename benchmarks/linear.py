@@ -297,12 +297,10 @@ def main(arguments=None):
             peak = "" if peaks[name] is None else f", {peaks[name] / 1e6:.0f} MB"
             cells.append(f"{median:.3g} s{ratio}{peak}")
         print("| " + " | ".join(cells) + " |", flush=True)
-    machine = report.describe_machine()
     print(
         f"\nSeconds, medians of {settings.rounds} calls; how many times as long as cyce's; and the memory "
         "beyond inputs and gradients;",
-        f"{machine.get('model name', machine['system'])}, {settings.threads} threads,",
-        *(f"{name} {version}" for name, version in versions.items()),
+        report.describe_run(settings.threads, versions),
     )
     return int(failed)
 

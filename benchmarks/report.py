@@ -81,6 +81,13 @@ def milliseconds(seconds):
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"
 
 
+def describe_run(n_threads, versions):
+    """Return the CPU, the number of threads and the versions of a run, in one line."""
+    machine = describe_machine()
+    packages = " ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{machine.get('model name', machine['system'])}, {n_threads} threads, {packages}"
+
+
 def describe_machine():
     """Return what the times depend on."""
     machine = {

@@ -133,11 +133,9 @@ def main(arguments=None):
     for (name, n_busy), times in sorted(took.items()):
         figures = [np.mean(times), *np.quantile(times, [0.5, 0.99, 1])]
         print(f"| {name} | {n_busy} | " + " | ".join(f"{1e3 * figure:.3g}" for figure in figures) + " |")
-    machine = report.describe_machine()
     print(
         f"\nMilliseconds at {settings.shape};",
-        f"{machine.get('model name', machine['system'])}, {settings.threads} threads,",
-        *(f"{name} {version}" for name, version in versions.items()),
+        report.describe_run(settings.threads, versions),
     )
     return 0
 
