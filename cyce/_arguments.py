@@ -3,10 +3,15 @@
 Each function takes one argument as the caller gave it and returns what the kernels take. Errors begin with
 torch's message, if torch has one, and say what to do. Arrays of the size of the logits are copied only if
 their dtype, byte order or alignment requires it.
+
+Logits are stored as float16, bfloat16, float32 or float64. What is computed, and returned for each position,
+is float64 for float64 and float32 for the others: the dtype of the arithmetic.
 """
 
+import importlib
 import inspect
 import operator
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +21,12 @@ from numpy.typing import NDArray
 
 from cyce.kernels.arguments import CrossEntropyArguments
 
+FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
+# The dtypes of the arithmetic.
 FLOATS = (FLOAT32, FLOAT64)
+UINT16 = np.dtype(np.uint16)
 # The most frequent first.
 INTEGERS = tuple(map(np.dtype, ("int64", "int32", "uint8", "int16", "int8", "uint16", "uint32", "uint64")))
 
@@ -44,6 +52,35 @@ def _torch_name(dtype: np.dtype[Any]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------
+# Dtypes
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Return whether this is the bfloat16 of ml_dtypes, which NumPy does not count among the floats."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Return whether numbers of this dtype are stored in half precision, in any byte order."""
+    return (dtype.kind == "f" and dtype.itemsize == 2) or is_bfloat16(dtype)
+
+
+def _is_floating(dtype: np.dtype[Any]) -> bool:
+    """Return whether this is a floating point dtype."""
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what is computed with, for logits of a dtype: itself, or float32 for half precision."""
+    return dtype if dtype in FLOATS else FLOAT32
+
+
+def as_stored(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array in the form that the kernels take: bfloat16, which buffers cannot name, as its bits."""
+    return array.view(UINT16) if is_bfloat16(array.dtype) else array
+
+
+# ---------------------------------------------------------------------------------------------
 # Arrays of any origin: lists, tensors, foreign arrays
 
 
@@ -59,16 +96,41 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
     if not isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
         _check_foreign(value, name)
     try:
+        if _is_tensor(value) and str(value.dtype) == "torch.bfloat16":
+            return _view_bfloat16_of_tensor(value)
+        if _speaks_only_dlpack(value):
+            return np.from_dlpack(value)
         return np.asarray(value)
+    except ModuleNotFoundError as error:
+        raise TypeError(f"{name}: {error}") from None
     except Exception as error:
         # A foreign __array__ may raise anything; torch raises RuntimeError if a tensor requires a gradient.
-        advice = f"; convert it: {name}.detach().cpu().float().numpy()" if _is_tensor(value) else ""
+        advice = f"; convert it: {name}.detach().cpu()" if _is_tensor(value) else ""
         raise TypeError(f"{name}: cannot be read as an array: {error}{advice}") from error
 
 
 def _is_tensor(value: Any) -> bool:
     """Return whether this is a torch tensor."""
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+
+
+def _view_bfloat16_of_tensor(tensor: Any) -> NDArray[Any]:
+    """Return a view of a tensor of bfloat16, which its own method `numpy` refuses."""
+    if tensor.requires_grad:
+        raise TypeError("it is a tensor that requires a gradient")
+    bits: NDArray[Any] = tensor.view(sys.modules["torch"].uint16).numpy()
+    try:
+        return bits.view(importlib.import_module("ml_dtypes").bfloat16)
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "NumPy has no bfloat16 of its own; install the package that has: pip install ml_dtypes"
+        ) from None
+
+
+def _speaks_only_dlpack(value: Any) -> bool:
+    """Return whether an object offers its memory by DLPack, and in no older way."""
+    older = ("__array__", "__array_interface__", "__array_struct__")
+    return hasattr(value, "__dlpack__") and not any(hasattr(value, name) for name in older)
 
 
 def _check_foreign(value: Any, name: str) -> None:
@@ -94,6 +156,11 @@ def _cast(value: Any, name: str, dtype: str) -> str:
     return f"np.asarray({name}, dtype={dtype})"
 
 
+def _view_as_bfloat16(value: Any, name: str) -> str:
+    """Return the code that says that bits are those of bfloat16."""
+    return f"{name}.view({'torch' if _is_tensor(value) else 'ml_dtypes'}.bfloat16)"
+
+
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the array if it has this dtype and is aligned, else a copy."""
     if array.dtype != dtype or not array.flags.aligned:
@@ -108,7 +175,7 @@ def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any = None) -> NDArray[Any]:
-    """Return logits as a native, aligned float32 or float64 array of at least one dimension.
+    """Return logits as a native, aligned floating point array of at least one dimension.
 
     what, name: content and name of the argument, for errors. target: the next argument, to detect that the
     two are swapped.
@@ -124,28 +191,27 @@ def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any
         )
     if kind in "uV" and array.dtype.itemsize == 2 and array.dtype.name in ("uint16", "void16"):
         raise TypeError(
-            f"{name}: {what} must be float32 or float64, got {array.dtype.name}; if these are the bits of "
-            f"bfloat16, view them as such: {name}.view(ml_dtypes.bfloat16).astype(np.float32)"
+            f"{name}: {what} must be floating point, got {array.dtype.name}; if these are the bits of "
+            f"bfloat16, view them as such: {_view_as_bfloat16(value, name)}"
         )
     if kind in "iub":
         raise TypeError(
             f"{name}: {what} must be floating point, got {array.dtype.name}; cast them: "
             f"{_cast(value, name, 'float32')}"
         )
-    if (kind == "f" and array.dtype.itemsize not in (4, 8)) or array.dtype.name == "bfloat16":
-        dtype = "float32" if array.dtype.itemsize < 4 else "float64"
-        raise TypeError(
-            f"{name}: {what} must be float32 or float64, got {array.dtype.name}; cast them: "
-            f"{_cast(value, name, dtype)}"
-        )
     if kind == "c":
         raise TypeError(
             f"{name}: {what} must be real, got {array.dtype.name}; pass {name}.real or abs({name})"
         )
-    if kind != "f":
+    if kind == "f" and array.dtype.itemsize > 8:
         raise TypeError(
-            f"{name}: {what} must be an array of float32 or float64, got dtype {array.dtype.name}; "
-            f"convert them: np.asarray({name}, dtype=np.float32)"
+            f"{name}: {what} must be float16, bfloat16, float32 or float64, got {array.dtype.name}; cast "
+            f"them: {_cast(value, name, 'float64')}"
+        )
+    if not _is_floating(array.dtype):
+        raise TypeError(
+            f"{name}: {what} must be an array of float16, bfloat16, float32 or float64, got dtype "
+            f"{array.dtype.name}; convert them: np.asarray({name}, dtype=np.float32)"
         )
     if not array.ndim:
         raise ValueError(f"{name}: {what} need at least one dimension, the classes; got a scalar")
@@ -153,26 +219,30 @@ def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any
 
 
 def as_floating(value: Any, dtype: Any = None, what: str = "logits", name: str = "input") -> NDArray[Any]:
-    """Return the same as `as_logits`, cast to dtype unless that is None; scalars are allowed."""
+    """Return the same as `as_logits`, cast to dtype unless that is None; scalars are allowed.
+
+    Half precision is not cast to float32, which it is computed in anyway.
+    """
     array = as_array(value, name)
     if dtype is not None:
         wanted = as_dtype(dtype)
-        if array.dtype.kind not in "iubf":
+        if array.dtype.kind not in "iubf" and not is_bfloat16(array.dtype):
             raise TypeError(f"{name}: must hold real numbers, got dtype {array.dtype.name}")
-        array = _native(array, wanted)
+        if not (wanted == FLOAT32 and is_half(array.dtype)):
+            array = _native(array, wanted)
     logits = as_logits(np.atleast_1d(array), what, name)
     return logits.reshape(()) if array.ndim == 0 else logits
 
 
 def as_dtype(value: Any) -> np.dtype[Any]:
-    """Return float32 or float64."""
-    message = f"dtype: must be numpy.float32 or numpy.float64, got {value!r}"
+    """Return a native floating point dtype of at most 64 bits."""
+    message = f"dtype: must be float16, bfloat16 (of ml_dtypes), float32 or float64, got {value!r}"
     try:
         dtype: np.dtype[Any] = np.dtype(value)
     except Exception as error:
         # For strings that it cannot parse, NumPy raises TypeError, ValueError or SyntaxError.
         raise TypeError(message) from error
-    if dtype not in FLOATS:
+    if dtype not in FLOATS and not (is_half(dtype) and dtype.isnative):
         raise TypeError(message)
     return dtype
 
@@ -296,7 +366,7 @@ def as_indices(
 
 
 def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, name: str) -> NDArray[Any]:
-    """Return class probabilities as a native float32 or float64 array."""
+    """Return class probabilities as a native floating point array of at most 64 bits."""
     kind = target.dtype.kind
     if kind in "iub":
         raise TypeError(
@@ -305,14 +375,15 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, nam
             f"dtype {target.dtype.name}. If it is one-hot, pass the class indices, "
             f"target.argmax(axis={axis}), or cast it, target.astype({logits.dtype.name!r})"
         )
-    if kind != "f":
+    if not _is_floating(target.dtype):
         raise TypeError(
             "Expected floating point type for target with class probabilities, got "
-            f"{_torch_name(target.dtype)}: target must be float32 or float64, got {target.dtype.name}"
+            f"{_torch_name(target.dtype)}: target must be float16, bfloat16, float32 or float64, got "
+            f"{target.dtype.name}"
         )
-    if target.dtype.itemsize in (4, 8):
+    if target.dtype.itemsize <= 8:
         return _native(target, target.dtype.newbyteorder("="))
-    return _native(target, logits.dtype)
+    return _native(target, arithmetic_dtype(logits.dtype))
 
 
 def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int, name: str) -> None:
@@ -360,17 +431,25 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
 
 
 def as_operand(value: Any, name: str, dtype: np.dtype[Any], kinds: str = "biuf") -> NDArray[Any]:
-    """Return an operand of an elementwise loss in the dtype of `input`."""
+    """Return an operand of an elementwise loss: in half precision as it is, else in the arithmetic's dtype.
+
+    dtype: that of `input`.
+    """
     array = as_array(value, name)
-    if array.dtype.kind not in kinds:
+    if array.dtype.kind not in kinds and not is_bfloat16(array.dtype):
         needed = "real" if "i" in kinds else "floating point"
         raise TypeError(f"{name}: must hold {needed} numbers, got dtype {array.dtype.name}")
-    return _native(array, dtype)
+    if is_half(array.dtype):
+        return _native(array, array.dtype.newbyteorder("="))
+    return _native(array, arithmetic_dtype(dtype))
 
 
 def _contiguous(value: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return real numbers as a C-contiguous array of the logits' dtype."""
-    return np.asarray(as_operand(value, name, dtype), order="C")
+    """Return real numbers as a C-contiguous array of the arithmetic's dtype.
+
+    dtype: that of the logits.
+    """
+    return np.asarray(_native(as_operand(value, name, dtype), arithmetic_dtype(dtype)), order="C")
 
 
 def as_factor(value: Any, name: str, input: NDArray[Any]) -> NDArray[Any] | None:
@@ -447,7 +526,7 @@ def _check_no_reduction(value: Any, name: str) -> None:
 
 
 def as_weight(value: Any, logits: NDArray[Any], axis: int, name: str = "input") -> NDArray[Any] | None:
-    """Return class weights in the logits' dtype, or None."""
+    """Return class weights in the arithmetic's dtype, or None."""
     if value is None:
         return None
     _check_no_reduction(value, "weight")
@@ -490,12 +569,12 @@ def set_extensions(
     call.zero_if_empty = empty == "zero"
     call.z_loss = _as_number(z_loss, "z_loss", FLOAT64, positive=False)
     if softcap is not None:
-        call.softcap = _as_number(softcap, "softcap", logits.dtype)
-    call.temperature = _as_number(temperature, "temperature", logits.dtype)
+        call.softcap = _as_number(softcap, "softcap", arithmetic_dtype(logits.dtype))
+    call.temperature = _as_number(temperature, "temperature", arithmetic_dtype(logits.dtype))
 
 
 def _as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Return weights of the positions in the logits' dtype."""
+    """Return weights of the positions in the arithmetic's dtype."""
     sample_weight = _contiguous(value, "sample_weight", logits.dtype)
     positions = position_shape(logits, axis)
     if sample_weight.shape != positions:
@@ -519,9 +598,10 @@ def _as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = Tru
 def _number(value: Any, name: str) -> float:
     """Return a number as a float; infinity for an int that no dtype holds."""
     array = as_array(value, name)
-    if array.ndim or not (array.dtype.kind in "fiu" or type(value) is int):
+    is_number = array.dtype.kind in "fiu" or is_bfloat16(array.dtype)
+    if array.ndim or not (is_number or type(value) is int):
         raise TypeError(f"{name}: must be a number, got {described(value)}")
-    return float(array) if array.dtype.kind in "fiu" else np.inf
+    return float(array) if is_number else np.inf
 
 
 def described(value: Any) -> str:
@@ -623,7 +703,7 @@ def as_grad_output(
 ) -> tuple[float, NDArray[Any] | None]:
     """Return the upstream gradient as (number, None) or (1.0, array of the loss's shape).
 
-    loss_shape: shape of the loss before the reduction.
+    dtype: that of the logits. loss_shape: shape of the loss before the reduction.
     """
     if value is None:
         return 1.0, None
@@ -648,16 +728,17 @@ def as_out(
 ) -> NDArray[Any]:
     """Return a view of `out` that has the shape and dtype of `logits` and can be written.
 
-    It may be the logits themselves; any other overlap with them, or with `others`, is an error: both are
-    read while `out` is written.
+    For half precision, float32 will do as well. It may be the logits themselves; any other overlap with them,
+    or with `others`, is an error: both are read while `out` is written.
     """
     array = as_array(value, "out")
     if array.size and not (array is value or np.may_share_memory(array, as_array(value, "out"))):
         raise TypeError(f"out: must be an array whose memory can be written, got {type(value).__name__}")
     if not array.dtype.isnative:
         raise TypeError(f"out: must be in native byte order, got dtype {array.dtype.str}")
-    if array.dtype != logits.dtype:
-        raise TypeError(f"out: must have {whose} dtype {logits.dtype.name}, got {array.dtype.name}")
+    if array.dtype != logits.dtype and array.dtype != arithmetic_dtype(logits.dtype):
+        allowed = f"{logits.dtype.name}, or float32" if is_half(logits.dtype) else logits.dtype.name
+        raise TypeError(f"out: must have {whose} dtype {allowed}, got {array.dtype.name}")
     if array.shape != logits.shape:
         raise ValueError(f"out: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
     flags = array.flags
@@ -678,8 +759,8 @@ def as_out(
 
 
 def _same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Return whether two arrays of one shape and dtype have the same elements in memory."""
-    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
+    """Return whether two arrays of one shape have the same elements in memory."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype
 
 
 def _share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:

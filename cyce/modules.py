@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cyce import functional
-from cyce._arguments import FLOAT32, as_array, as_dtype, as_flag, as_out, as_size
+from cyce._arguments import FLOAT32, arithmetic_dtype, as_array, as_dtype, as_flag, as_out, as_size
 from cyce._losses import LossModule
 from cyce._signatures import KLDivReduction, Reduction
 from cyce.fused.requests import GradientRequest
@@ -393,10 +393,10 @@ def _uniform(
     rng: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
     """Return random numbers between -bound and bound."""
-    array: NDArray[Any] = rng.random(shape, dtype)
+    array: NDArray[Any] = rng.random(shape, arithmetic_dtype(dtype))
     array *= 2 * bound
     array -= bound
-    return array
+    return array.astype(dtype, copy=False)
 
 
 class LinearCrossEntropyLoss(LossModule):
@@ -419,7 +419,7 @@ class LinearCrossEntropyLoss(LossModule):
     device : None or "cpu", default=None
         Accepted for compatibility with torch.
     dtype : dtype, default=None
-        Dtype of the parameters, float32 or float64. None means float32.
+        Dtype of the parameters, float16, bfloat16, float32 or float64. None means float32.
     reduction : {"mean", "sum", "none"}, default="mean"
         How to reduce the losses of the positions to one number; "none" returns them all.
     weight : array_like of shape (C,), default=None
@@ -449,7 +449,7 @@ class LinearCrossEntropyLoss(LossModule):
     Raises
     ------
     TypeError
-        If a size is not an integer, or `dtype` is neither float32 nor float64.
+        If a size is not an integer, or `dtype` is none of those above.
     ValueError
         If a size is negative, `device` is not the CPU, `weight` is not of shape (C,), or `label_smoothing`
         is outside [0, 1].

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_indices, as_logits, class_axis, describe_bad_target
+from cyce._arguments import arithmetic_dtype, as_indices, as_logits, class_axis, describe_bad_target
 from cyce.functional import cross_entropy_stats, softmax
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def probabilities(
             raise IndexError(describe_bad_target(int(bad[0]), classes, scores.shape[-1], IGNORE_INDEX))
     if not scores.size:
         raise ValueError(f"logits: must have at least one sample and one class, got {list(scores.shape)}")
-    shown = softmax(scores, dim=-1).reshape(-1, scores.shape[-1])
+    shown = softmax(scores, dim=-1, dtype=arithmetic_dtype(scores.dtype)).reshape(-1, scores.shape[-1])
     n_samples, n_classes = shown.shape
     if np.isnan(shown).any():
         raise ValueError(NO_PROBABILITIES)

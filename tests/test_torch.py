@@ -26,6 +26,7 @@ from cyce.linear import chunks
 from cyce.memory import pool
 
 DTYPES = [torch.float32, torch.float64]
+HALVES = [torch.float16, torch.bfloat16]
 
 # float32: what torch's own tests allow, and what its reductions need. float64: a few eps of the terms.
 TOLERANCE = {torch.float32: {"rtol": 1.3e-6, "atol": 1e-5}, torch.float64: {"rtol": 1e-13, "atol": 1e-14}}
@@ -81,12 +82,12 @@ FUNCTIONS = [
 ]
 
 
-def function_samples():
+def function_samples(dtypes):
     """Yield torch's own samples of the functions that cyce has."""
     for name, ours, n_least, is_loss in FUNCTIONS:
         n_samples = 0
         for op in (op for op in op_db if op.name == name):
-            for dtype in DTYPES:
+            for dtype in dtypes:
                 torch.manual_seed(0)
                 for number, sample in enumerate(op.sample_inputs("cpu", dtype, requires_grad=False)):
                     n_samples += 1
@@ -96,7 +97,7 @@ def function_samples():
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice", "ignore:reduction. 'mean' divides")
-@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(function_samples()))
+@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(function_samples(DTYPES)))
 def test_samples_of_functions(ours, theirs, sample, is_loss):
     assert_agree(ours, theirs, sample.input, sample.args, sample.kwargs, with_gradient=is_loss)
 
@@ -117,7 +118,7 @@ MODULES = [
 ]
 
 
-def module_samples(errors):
+def module_samples(dtypes, errors=False):
     """Yield torch's own samples, or error cases, of the modules that cyce has."""
     for ours, n_samples, n_errors, is_loss in MODULES:
         if n_samples == 0 and not errors:
@@ -128,7 +129,7 @@ def module_samples(errors):
             assert errors
             assert n_errors == 0
             continue
-        for dtype in DTYPES:
+        for dtype in dtypes:
             torch.manual_seed(0)
             samples = make(info, device="cpu", dtype=dtype, requires_grad=False, training=True)
             assert len(samples) >= (n_errors if errors else n_samples), f"{len(samples)} of {ours.__name__}"
@@ -138,7 +139,7 @@ def module_samples(errors):
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice", "ignore:reduction. 'mean' divides")
-@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(module_samples(errors=False)))
+@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(module_samples(DTYPES)))
 def test_samples_of_modules(ours, theirs, sample, is_loss):
     arguments, named = sample.constructor_input.args, sample.constructor_input.kwargs
     logits, *others = sample.forward_input.args
@@ -148,7 +149,7 @@ def test_samples_of_modules(ours, theirs, sample, is_loss):
 
 
 @pytest.mark.filterwarnings("ignore:Possible nested set")
-@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(module_samples(errors=True)))
+@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(module_samples(DTYPES, errors=True)))
 def test_error_cases_of_modules(ours, theirs, sample, is_loss):
     case = sample.module_error_input
     arguments, named = case.constructor_input.args, case.constructor_input.kwargs
@@ -182,12 +183,12 @@ def assert_linear_agree(loss, gradients, expected, variables, shapes=None):
         np.testing.assert_allclose(gradient, variable.grad.numpy(), **tolerance)
 
 
-def linear_samples():
+def linear_samples(dtypes):
     """Yield torch's own samples of linear_cross_entropy, of its variants in chunks, too."""
     variants = [op for op in op_db if op.name == "nn.functional.linear_cross_entropy"]
     assert {op.variant_test_name for op in variants} == {"", "chunked", "chunked_none"}
     for op in variants:
-        for dtype in DTYPES:
+        for dtype in dtypes:
             torch.manual_seed(0)
             samples = list(op.sample_inputs("cpu", dtype, requires_grad=False))
             assert len(samples) >= 30, f"{len(samples)} of {op.variant_test_name}"
@@ -197,7 +198,7 @@ def linear_samples():
 
 
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored")
-@pytest.mark.parametrize(("theirs", "sample"), list(linear_samples()))
+@pytest.mark.parametrize(("theirs", "sample"), list(linear_samples(DTYPES)))
 def test_samples_of_linear_cross_entropy(theirs, sample):
     torch.manual_seed(0)
     named = dict(sample.kwargs)
@@ -233,6 +234,94 @@ def test_error_cases_of_linear_cross_entropy():
                 *map(detached, sample.args),
                 **{name: detached(value) for name, value in sample.kwargs.items()},
             )
+
+
+# torch computes half precision in various ways. What counts is the exact result for the numbers as they are,
+# which torch computes in float64.
+
+
+def in_double(value):
+    """Return torch's arguments with the same numbers in float64."""
+    if isinstance(value, torch.Tensor) and value.dtype in HALVES:
+        return value.detach().double()
+    return torch.float64 if isinstance(value, torch.dtype) else value
+
+
+def assert_half_agrees(array, expected, dtype):
+    """Assert that an array has torch's values: float32, or rounded to half precision."""
+    tolerance = {**TOLERANCE[torch.float32]}
+    if array.dtype != np.float32:
+        assert array.dtype == detached(dtype)
+        # Half an ulp, at most this relative to a number.
+        tolerance["rtol"] += torch.finfo(dtype).eps / 2
+    np.testing.assert_allclose(array.astype(np.float64), expected.detach().numpy(), **tolerance)
+
+
+def assert_half_agrees_with_gradient(ours, theirs, logits, arguments, named, is_loss):
+    """Assert the values of logits in half precision and, of a loss, the gradient."""
+    variable = in_double(logits).requires_grad_(is_loss)
+    named_in_double = {name: in_double(value) for name, value in named.items()}
+    expected = theirs(variable, *map(in_double, arguments), **named_in_double)
+    given = [detached(value) for value in arguments]
+    given_named = {name: detached(value) for name, value in named.items()}
+    value = ours(logits, *given, **given_named)
+    assert value.shape == tuple(expected.shape)
+    assert_half_agrees(value, expected, logits.dtype)
+    if is_loss:
+        assert value.dtype == np.float32
+        upstream = torch.randn_like(expected).to(logits.dtype)
+        expected.backward(upstream.double())
+        _, gradient = cyce.value_and_grad(ours)(logits, *given, **given_named, grad_output=upstream)
+        assert gradient.dtype == detached(logits.dtype)
+        assert_half_agrees(gradient, variable.grad, logits.dtype)
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice", "ignore:reduction. 'mean' divides")
+@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(function_samples(HALVES)))
+def test_samples_of_functions_in_half_precision(ours, theirs, sample, is_loss):
+    torch.manual_seed(0)
+    named = dict(sample.kwargs)
+    if "dtype" in named:
+        # torch's samples cast to float64.
+        named["dtype"] = torch.float32
+    assert_half_agrees_with_gradient(ours, theirs, sample.input, sample.args, named, is_loss)
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice", "ignore:reduction. 'mean' divides")
+@pytest.mark.parametrize(("ours", "theirs", "sample", "is_loss"), list(module_samples([torch.bfloat16])))
+def test_samples_of_modules_in_half_precision(ours, theirs, sample, is_loss):
+    torch.manual_seed(0)
+    arguments, named = sample.constructor_input.args, sample.constructor_input.kwargs
+    logits, *others = sample.forward_input.args
+    module = ours(*map(detached, arguments), **{name: detached(value) for name, value in named.items()})
+    reference = theirs(*map(in_double, arguments), **{name: in_double(v) for name, v in named.items()})
+    assert_half_agrees_with_gradient(module, reference, logits, others, {}, is_loss)
+
+
+@pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored")
+@pytest.mark.parametrize(("theirs", "sample"), list(linear_samples(HALVES)))
+def test_samples_of_linear_cross_entropy_in_half_precision(theirs, sample):
+    torch.manual_seed(0)
+    named = dict(sample.kwargs)
+    given = [
+        value for value in (sample.input, sample.args[0], named.pop("linear_bias", None)) if value is not None
+    ]
+    variables = [in_double(value).requires_grad_() for value in given]
+    bias = {"linear_bias": variables[2]} if len(variables) == 3 else {}
+    in_doubles = {name: in_double(value) for name, value in named.items() if name != "options"}
+    expected = theirs(*variables[:2], in_double(sample.args[1]), **bias, **in_doubles)
+    upstream = torch.randn_like(expected).to(sample.input.dtype)
+    expected.backward(upstream.double())
+    ours = {name: detached(value) for name, value in named.items()}
+    ours["options"] = numpy_options(named.get("options"))
+    if bias:
+        ours["linear_bias"] = detached(given[2])
+    loss, gradients = cyce.value_and_grad(F.linear_cross_entropy)(
+        *map(detached, given[:2]), detached(sample.args[1]), **ours, grad_output=upstream
+    )
+    assert_half_agrees(loss, expected, sample.input.dtype)
+    for gradient, variable in zip(gradients, variables, strict=True):
+        assert_half_agrees(gradient, variable.grad, sample.input.dtype)
 
 
 def linear_module_samples():
@@ -456,12 +545,15 @@ class TestWhereTheTwoDiffer:
         with pytest.raises(TypeError, match="input"):
             F.cross_entropy(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([0, 1]))
 
-    def test_half_precision(self):
-        for dtype in (torch.float16, torch.bfloat16):
-            logits = torch.zeros(2, 3, dtype=dtype)
-            torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]))
-            with pytest.raises(TypeError, match="input"):
-                F.cross_entropy(logits, torch.tensor([0, 1]))
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_losses_of_half_precision(self, dtype):
+        logits, target = torch.tensor([[0.0, 1.0, 2.0]], dtype=dtype), torch.tensor([1])
+        rounded = torch.nn.functional.cross_entropy(logits, target)
+        assert rounded.dtype == dtype
+        loss = F.cross_entropy(logits, target)
+        assert loss == F.cross_entropy(np.float32([[0, 1, 2]]), [1])
+        assert loss.dtype == np.float32
+        assert float(rounded) == float(torch.tensor(loss).to(dtype)) != loss
 
     def test_deprecated_arguments(self):
         logits, target = torch.zeros(2, 3), torch.tensor([0, 1])

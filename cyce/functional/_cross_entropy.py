@@ -5,7 +5,14 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_axis, as_logits, as_target, class_axis, position_shape
+from cyce._arguments import (
+    arithmetic_dtype,
+    as_axis,
+    as_logits,
+    as_target,
+    class_axis,
+    position_shape,
+)
 from cyce._losses import has_gradient
 from cyce._signatures import Reduction
 from cyce.fused import cross_entropy as fused
@@ -388,7 +395,8 @@ def cross_entropy_stats(
             f"target: must be class indices, got class probabilities; pass target.argmax(axis={axis})"
         )
     positions = position_shape(logits, axis)
-    loss, lse, probability, entropy = (np.zeros(positions, logits.dtype) for _ in range(4))
+    dtype = arithmetic_dtype(logits.dtype)
+    loss, lse, probability, entropy = (np.zeros(positions, dtype) for _ in range(4))
     prediction, rank = (np.full(positions, -1, np.int64) for _ in range(2))
     mean_loss, _ = fused.cross_entropy(
         logits,
@@ -406,7 +414,7 @@ def cross_entropy_stats(
     counts = rank >= 0
     with np.errstate(all="ignore"):
         means = (
-            logits.dtype.type(values.sum(where=counts, dtype=np.float64) / np.count_nonzero(counts))
+            dtype.type(values.sum(where=counts, dtype=np.float64) / np.count_nonzero(counts))
             for values in (lse, correct, probability, entropy, rank)
         )
         return CrossEntropyStats(

@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cyce._arguments import as_array, as_axis, as_flag, as_floating, as_out, implicit_axis
+from cyce._arguments import (
+    arithmetic_dtype,
+    as_array,
+    as_axis,
+    as_dtype,
+    as_flag,
+    as_floating,
+    as_out,
+    as_stored,
+    implicit_axis,
+)
 from cyce.kernels import dispatch
 from cyce.memory.arrays import empty_like
 from cyce.threads.budget import budget
@@ -20,13 +30,20 @@ def _normalize(
     stacklevel: int,
     dtype: DTypeLike | None,
     out: Any,
+    negate: bool = False,
 ) -> Any:
-    """Apply a kernel that maps logits to an array of their shape."""
+    """Apply a kernel that maps logits, or their negatives, to an array of their shape."""
     logits = as_floating(input, dtype)
     axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
-    result = empty_like(logits) if out is None else as_out(out, logits, {})
+    result_dtype = logits.dtype if dtype is None else as_dtype(dtype)
+    result = empty_like(logits, result_dtype) if out is None else as_out(out, logits, {})
+    if dtype is not None and result.dtype != result_dtype:
+        raise TypeError(f"out: must have the dtype {result_dtype.name}, got {result.dtype.name}")
+    if negate:
+        # Exact, as the result has at least the digits of the logits.
+        logits = np.negative(logits, out=result)
     # A scalar is a single class.
-    arrays = (array.reshape(1) if array.ndim == 0 else array for array in (logits, result))
+    arrays = (as_stored(array.reshape(1) if array.ndim == 0 else array) for array in (logits, result))
     kernel(next(arrays), axis, next(arrays), budget())
     return result if out is None else out
 
@@ -216,11 +233,7 @@ def softmin(
     >>> print(F.softmin([2.0, 0.5, 0.3], dim=0).round(3))
     [0.091 0.409 0.5  ]
     """
-    logits = as_floating(input, dtype)
-    negative = np.negative(logits, out=np.empty_like(logits))
-    if out is None:
-        return _normalize(dispatch.kernels.softmax, "softmin", negative, dim, _stacklevel, None, negative)
-    return _normalize(dispatch.kernels.softmax, "softmin", negative, dim, _stacklevel, None, out)
+    return _normalize(dispatch.kernels.softmax, "softmin", input, dim, _stacklevel, dtype, out, negate=True)
 
 
 def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, out: Any = None) -> Any:
@@ -275,9 +288,9 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
     result = result.reshape(1) if n_dims == 0 else result
     for axis in sorted(axes, reverse=True):
         # One axis after the other: a partial result is as accurate as a logit.
-        summed = np.empty(result.shape[:axis] + result.shape[axis + 1 :], result.dtype)
+        summed = np.empty(result.shape[:axis] + result.shape[axis + 1 :], arithmetic_dtype(result.dtype))
         if result.shape[axis]:
-            dispatch.kernels.logsumexp(result, axis, summed, budget())
+            dispatch.kernels.logsumexp(as_stored(result), axis, summed, budget())
         else:
             summed[...] = -np.inf
         result = summed

@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 
 from cyce._arguments import (
+    arithmetic_dtype,
     as_axis,
     as_grad_output,
     as_ignore_index,
     as_label_smoothing,
     as_logits,
     as_reduction,
+    as_stored,
     as_target,
     as_weight,
     class_axis,
@@ -47,7 +49,7 @@ def cross_entropy(
     """Return the loss and its gradient, None unless requested; fill the arrays of `stats`."""
     reduction = as_reduction(reduction, size_average, reduce)
     logits = as_logits(input, target=target)
-    dtype = logits.dtype
+    dtype = arithmetic_dtype(logits.dtype)
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
     indices, probabilities = as_target(target, logits, axis)
     # Arguments at their defaults need no validation, which takes most of the time of a small call. Check the
@@ -64,6 +66,7 @@ def cross_entropy(
             f"ignore_index must be negative; got {ignore_index}"
         )
     call = CrossEntropyArguments()
+    grad_out = None
     if not (
         sample_weight is normalizer is softcap is None
         and (type(empty) is str and empty == "nan")
@@ -73,13 +76,14 @@ def cross_entropy(
         set_extensions(
             call, sample_weight, normalizer, empty, z_loss, softcap, temperature, logits, axis, reduction
         )
-    call.logits = logits
+    is_half = dtype is not logits.dtype
+    call.logits = as_stored(logits) if is_half else logits
     call.axis = axis
     call.target = indices
     call.num_threads = budget()
     # An assignment takes 20 ns.
     if probabilities is not None:
-        call.probabilities = probabilities
+        call.probabilities = as_stored(probabilities)
     if weight is not None:
         call.weight = weight
     if ignore_index != -100:
@@ -106,7 +110,8 @@ def cross_entropy(
             "sample_weight": call.sample_weight,
             "grad_output": grad_output,
         }
-        call.grad_out = as_grad_out(out, logits, read)
+        grad_out = as_grad_out(out, logits, read)
+        call.grad_out = as_stored(grad_out) if is_half else grad_out
     try:
         value = dispatch.kernels.cross_entropy(call)
     except IndexError as error:
@@ -115,4 +120,4 @@ def cross_entropy(
         raise IndexError(
             describe_bad_target(error.args[0], indices, logits.shape[axis], ignore_index)
         ) from None
-    return call.loss_out if reduction == "none" else dtype.type(value), call.grad_out
+    return call.loss_out if reduction == "none" else dtype.type(value), grad_out

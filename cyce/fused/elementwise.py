@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyce._arguments import (
+    arithmetic_dtype,
     as_factor,
     as_flag,
     as_floating,
     as_grad_output,
     as_operand,
     as_reduction,
+    as_stored,
     check_probabilities,
     check_same_size,
     common_shape,
@@ -120,6 +122,7 @@ def _of_elements(
 
     shape: the common shape that input and operands are broadcast to.
     """
+    dtype = arithmetic_dtype(input.dtype)
     divisor = 1
     if reduction == "mean":
         divisor = math.prod(shape)
@@ -132,9 +135,9 @@ def _of_elements(
     is_broadcast = input.shape != shape
     full_grad, loss_out = grad_out, None
     if grad_out is not None and is_broadcast:
-        full_grad = np.empty(shape, input.dtype)
+        full_grad = np.empty(shape, dtype)
     if reduction == "none":
-        loss_out = np.empty(shape, input.dtype) if is_broadcast else np.empty_like(input)
+        loss_out = np.empty(shape, dtype) if is_broadcast else np.empty_like(input, dtype)
     call = ElementwiseArguments()
     others = [*operands.values(), loss_out, full_grad, grad_output]
     laid_out = iter(_in_memory_order(input, shape, others))
@@ -150,16 +153,16 @@ def _of_elements(
         n_new = len(shape) - input.ndim
         repeated = tuple(i for i in range(len(shape)) if i < n_new or input.shape[i - n_new] != shape[i])
         grad_out[...] = full_grad.sum(axis=repeated, dtype=np.float64).reshape(input.shape)
-    return input.dtype.type(value) if loss_out is None else loss_out, grad_out
+    return dtype.type(value) if loss_out is None else loss_out, grad_out
 
 
 def _in_memory_order(
     input: NDArray[Any], shape: tuple[int, ...], others: list[NDArray[Any] | None]
 ) -> list[NDArray[Any] | None]:
-    """Return views of one shape, with the axes in the order of the strides of `input`."""
+    """Return views of one shape as stored, with the axes in the order of the strides of `input`."""
+    stored = [None if array is None else as_stored(array) for array in (input, *others)]
     views = [
-        array if array is None or array.shape == shape else np.broadcast_to(array, shape)
-        for array in (input, *others)
+        array if array is None or array.shape == shape else np.broadcast_to(array, shape) for array in stored
     ]
     if input.flags.c_contiguous:
         return views

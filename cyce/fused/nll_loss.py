@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 
 from cyce._arguments import (
+    arithmetic_dtype,
     as_grad_output,
     as_ignore_index,
     as_indices,
     as_logits,
     as_reduction,
+    as_stored,
     as_weight,
     class_axis,
     describe_bad_target,
@@ -35,14 +37,15 @@ def nll_loss(
     """Return the loss and its gradient, None unless requested."""
     reduction = as_reduction(reduction, size_average, reduce)
     log_probabilities = as_logits(input, "log-probabilities", target=target)
-    dtype, axis = log_probabilities.dtype, class_axis(log_probabilities)
+    dtype, axis = arithmetic_dtype(log_probabilities.dtype), class_axis(log_probabilities)
     n_classes = log_probabilities.shape[axis]
     indices = as_indices(target, log_probabilities, axis)
     weight = as_weight(weight, log_probabilities, axis)
     ignore_index = as_ignore_index(ignore_index)
     positions = position_shape(log_probabilities, axis)
     call = CrossEntropyArguments()
-    call.logits, call.axis, call.target = log_probabilities, axis, indices
+    call.logits, call.axis, call.target = as_stored(log_probabilities), axis, indices
+    grad_out = None
     call.weight, call.ignore_index = weight, ignore_index
     call.mean = reduction == "mean"
     call.num_threads = budget()
@@ -51,9 +54,10 @@ def nll_loss(
     if gradient is not None:
         call.upstream, call.grad_output = as_grad_output(gradient[0], dtype, positions, reduction)
         read = {"target": indices, "weight": weight, "grad_output": call.grad_output}
-        call.grad_out = as_grad_out(gradient[1], log_probabilities, read)
+        grad_out = as_grad_out(gradient[1], log_probabilities, read)
+        call.grad_out = as_stored(grad_out)
     try:
         value = dispatch.kernels.nll_loss(call)
     except IndexError as error:
         raise IndexError(describe_bad_target(error.args[0], indices, n_classes, ignore_index)) from None
-    return call.loss_out if reduction == "none" else dtype.type(value), call.grad_out
+    return call.loss_out if reduction == "none" else dtype.type(value), grad_out

@@ -7,11 +7,18 @@ instructions anywhere, so a level's module cannot be asked whether it can run.
 cdef extern from * nogil:
     """
     #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+    #include <cpuid.h>
+    /* __builtin_cpu_supports does not know it before GCC 11. */
+    static int cyce_has_f16c(void)
+    {
+        unsigned int a, b, c, d;
+        return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    }
     /* the features that setup.py lets the compiler use, by level */
     static int cyce_runs_x86_64_v3(void)
     {
         __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cyce_has_f16c()
             && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
     }
     static int cyce_runs_x86_64_v4(void)

@@ -88,11 +88,11 @@ cdef inline void fetch_ahead(const void* logits) noexcept nogil:
     cyce_prefetch_to_l2(<const char*> logits + AHEAD_TO_L2)
 
 
-cdef inline void fetch_chunk_ahead(const floating* logits) noexcept nogil:
+cdef inline void fetch_chunk_ahead(const char* logits, Py_ssize_t itemsize) noexcept nogil:
     """Prefetch as many numbers as a chunk has, for loops that do not."""
-    cdef Py_ssize_t k
-    for k in range(CHUNK // lanes_of(<floating> 0)):
-        fetch_ahead(logits + k * lanes_of(<floating> 0))
+    cdef Py_ssize_t line
+    for line in range(CHUNK * itemsize // 64):
+        fetch_ahead(logits + 64 * line)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ whatever width the level has, and every width adds in the same order. The rooms,
     rows, tiles                     one block along the classes; one block across the positions
     one_pass, chunks, exponentials, vectors     a block of a row, where there are vectors
     two_passes                      a block of a row elsewhere
-    reference, transforms, masses, points, storage, transposition, math, sums, machine
+    reference, transforms, masses, points, storage, half, transposition, math, sums, machine
                                     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
     picks                           negative log-likelihoods, which need none of these
@@ -49,7 +49,7 @@ cdef char take_logits(object logits, int axis, CallScope* scope, Call* call) exc
     cdef int dim
     expect(axis >= 0, "no such axis")
     place(view, axis, &call.logits)
-    expect(size_of(call.logits.format) > 0, "logits are neither float nor double")
+    expect(size_of(call.logits.format) > 0, "logits are not floating point")
     call.n_classes = call.n_all_classes = view.shape[axis]
     call.n_positions = 1
     for dim in range(view.ndim):
@@ -65,7 +65,7 @@ cdef int take_like_logits(
     cdef Py_buffer* view = take_view(array, PyBUF_STRIDES | flags, scope)
     expect(same_shape(view, &scope.views[0]), " not of the logits' shape", what)
     place(view, axis, operand)
-    expect(size_of(operand.format) > 0, " neither float nor double", what)
+    expect(size_of(operand.format) > 0, " not floating point", what)
     return 0
 
 

@@ -14,7 +14,7 @@ from cyce.kernels.element_points cimport (
     bce, bce_with_logits, exp_of, kl, kl_of_log, slope_of_bce, slope_of_bce_with_logits, tail_of, weighed,
 )
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
-from cyce.kernels.storage cimport convert_back, load, load_positions
+from cyce.kernels.storage cimport convert_back, load, load_positions, store_one
 from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
@@ -70,17 +70,33 @@ cdef inline const floating* gather(
 
 
 cdef inline void scatter(
-    const double* values, Py_ssize_t first, Py_ssize_t n, const Operand* target
+    const floating* values, Py_ssize_t first, Py_ssize_t n, const Operand* target
 ) noexcept nogil:
     """Write values to elements first to first + n."""
     cdef Py_ssize_t at[ELEMENT_CHUNK]
     cdef Py_ssize_t k
     at[0] = 0
     if offsets_of(&target.positions, first, n, at):
-        convert_back(values, 1, n, target, at[0], 1)
+        convert_back(values, n, target, at[0])
     else:
         for k in range(n):
-            convert_back(values + k, 1, 1, target, at[k], 1)
+            store_one(values[k], target, at[k])
+
+
+cdef inline void copy_elements(const Operand* source, const Operand* target, floating like) noexcept nogil:
+    """Copy all elements, from one storage to another, rounded once."""
+    cdef floating gathered[ELEMENT_CHUNK]
+    cdef const floating* values
+    cdef cyce_environment found
+    cdef Py_ssize_t first = 0
+    cdef Py_ssize_t n
+    cyce_enter(&found)
+    while first < source.positions.n:
+        n = min(<Py_ssize_t> ELEMENT_CHUNK, source.positions.n - first)
+        values = gather(source, first, n, gathered)
+        scatter(values, first, n, target)
+        first += n
+    cyce_leave(&found)
 
 
 cdef inline void chunk_losses(
@@ -184,7 +200,7 @@ cdef inline double run_chunk(
             for k in range(n):
                 slope[k] = weighed(factor[k], slope[k])
     if call.loss_out.start != NULL:
-        scatter(loss, first, n, &call.loss_out)
+        scatter(<const double*> loss, first, n, &call.loss_out)
     if call.grad_out.start != NULL:
         for k in range(n):
             slope[k] *= call.grad_scale
@@ -192,7 +208,7 @@ cdef inline double run_chunk(
             factor = gather(&call.grad_output, first, n, gathered[2])
             for k in range(n):
                 slope[k] *= factor[k]
-        scatter(slope, first, n, &call.grad_out)
+        scatter(<const double*> slope, first, n, &call.grad_out)
     return sum_of_chunk(loss, n, like)
 
 

@@ -12,21 +12,20 @@ from cyce.kernels.arguments cimport ElementwiseArguments
 from cyce.kernels.arrays cimport Operand, expect, format_of, n_elements, place, same_shape
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.element_passes cimport (
-    BCE, BCE_WITH_LOGITS, KL, KL_OF_LOG, SHARE, ElementCall, ElementLoss, run_elements,
+    BCE, BCE_WITH_LOGITS, KL, KL_OF_LOG, SHARE, ElementCall, ElementLoss, copy_elements, run_elements,
 )
 from cyce.kernels.storage cimport arithmetic_of, size_of
 
 
 cdef int take_operand(object array, int flags, CallScope* scope, Operand* operand) except -1:
-    """Take an array of the input's shape and storage, or None."""
+    """Take an array of the input's shape, in any storage, or None."""
     cdef Py_buffer* view
     if array is None:
         return 0
     view = take_view(array, PyBUF_STRIDES | flags, scope)
     place(view, -1, operand)
-    expect(size_of(operand.format) > 0, "an operand is neither float nor double")
+    expect(size_of(operand.format) > 0, "an operand is not floating point")
     expect(same_shape(view, &scope.views[0]), "an operand is not of the input's shape")
-    expect(operand.format == format_of(&scope.views[0]), "an operand is not of the input's dtype")
     return 0
 
 
@@ -71,8 +70,8 @@ cdef double evaluate(ElementLoss loss, ElementwiseArguments arguments) except? -
 def binary_cross_entropy_with_logits(ElementwiseArguments arguments not None):
     """Sum of the losses / divisor; writes the outputs that are not None.
 
-    All arrays have input's shape and dtype, any strides, and are native and aligned. grad_out may be input
-    itself.
+    All arrays have input's shape, any strides and storage (see storage.pxd), and are native and aligned.
+    grad_out may be input itself.
     """
     return evaluate(BCE_WITH_LOGITS, arguments)
 
@@ -93,6 +92,24 @@ def kl_div(ElementwiseArguments arguments not None):
 def kl_div_of_log_target(ElementwiseArguments arguments not None):
     """Compute the same from log-probabilities and the logarithms of their targets."""
     return evaluate(KL_OF_LOG, arguments)
+
+
+def copy(source, target_out):
+    """Copy an array to another one of its shape, in any storage and with any strides, rounded once."""
+    cdef CallScope scope
+    cdef Operand operand
+    cdef Operand target
+    open_scope(&scope)
+    try:
+        take_operand(source, 0, &scope, &operand)
+        take_operand(target_out, PyBUF_WRITABLE, &scope, &target)
+        with nogil:
+            if arithmetic_of(operand.format) == c"f":
+                copy_elements[float](&operand, &target, 0)
+            else:
+                copy_elements[double](&operand, &target, 0)
+    finally:
+        close_scope(&scope)
 
 
 def accumulate(addend, total, lost):

@@ -25,11 +25,11 @@ from cyce.kernels.rows cimport (
 )
 from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
 from cyce.kernels.storage cimport TILE
-from cyce.kernels.streaming cimport choose_memory
+from cyce.kernels.streaming cimport choose_memory, restarts
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
-from cyce.kernels.transforms cimport has_slopes, restarts
+from cyce.kernels.transforms cimport has_slopes
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef extern from *:
@@ -135,13 +135,6 @@ cdef inline floating* slopes_of_row(const Call* call, Py_ssize_t row, floating* 
     return slopes + row * call.n_classes if has_slopes(call) and call.grad.start != NULL else NULL
 
 
-cdef inline floating* packed_block(
-    const Call* call, floating* exps, Py_ssize_t block, floating* packed
-) noexcept nogil:
-    """Where a block of a tile is packed: where its exponentials wait, if that is apart."""
-    return exps + block * call.block_classes * call.tile_width if call.exps_wait_apart else packed
-
-
 cdef inline void reduce_block(
     const Call* call, Tile* tile, floating* exps_out, floating* slopes_out, Py_ssize_t block, double* stats,
     floating* packed,
@@ -151,10 +144,7 @@ cdef inline void reduce_block(
     cdef Py_ssize_t row
     check_block(call, tile, block)
     if not call.by_rows:
-        tile_reduce_block(
-            call, tile, exps_out != NULL and call.n_blocks > 1 and not call.exps_wait_apart, block,
-            block_stats, packed_block(call, exps_out, block, packed),
-        )
+        tile_reduce_block(call, tile, exps_out != NULL and call.n_blocks > 1, block, block_stats, packed)
         return
     for row in range(tile.width):
         if tile.counts[row]:
@@ -187,10 +177,7 @@ cdef inline void finish_block(
     elif call.output == LOG_SOFTMAX:
         tile_log_softmax_block(call, tile, block, packed)
     else:
-        tile_finish_block(
-            call, tile, call.n_blocks > 1 and not call.exps_wait_apart, block, block_stats,
-            packed_block(call, exps, block, packed),
-        )
+        tile_finish_block(call, tile, block, block_stats, packed)
 
 
 # The same in another thread, which has its own floating point environment.
@@ -237,7 +224,7 @@ cdef inline void run_tile(
         if call.exps_wait_apart:
             exps = <floating*> (scratch + sizes.tile + sizes.stats)
     # Log-softmax comes from the logits again, not from their exponentials.
-    exps_out = NULL if call.output == LOG_SOFTMAX or restarts(call) else exps
+    exps_out = NULL if call.output == LOG_SOFTMAX or restarts(call, like) else exps
     begin_tile(call, number, tile, like)
     result.target_changed = tile.target_changed
     result.loss = 0

@@ -14,7 +14,7 @@ from libc.string cimport memset
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.call cimport Call
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
-from cyce.kernels.storage cimport TILE, convert_back, load_one, store_zeros
+from cyce.kernels.storage cimport TILE, load_one, store_one, store_zeros
 from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes, whole_lanes
 from cyce.kernels.targets cimport is_bad, is_picked, load_targets
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
@@ -44,7 +44,6 @@ cdef inline void zero_gradient(
     floating like,
 ) noexcept nogil:
     """Write zeros to all classes of some positions."""
-    cdef floating zero = 0
     cdef Py_ssize_t c, k
     if grad.class_stride == 1 and grad.positions.n_dims == 1 and grad.positions.stride[0] == n_classes:
         store_zeros(width * n_classes, grad, at[0])
@@ -57,7 +56,7 @@ cdef inline void zero_gradient(
     else:
         for c in range(n_classes):
             for k in range(width):
-                convert_back(<const floating*> &zero, 1, 1, grad, at[k] + c * grad.class_stride, 1)
+                store_one(<floating> 0, grad, at[k] + c * grad.class_stride)
 
 
 cdef inline void run_picks(
@@ -120,10 +119,7 @@ cdef inline void run_picks(
             if grad_output != NULL:
                 scale *= grad_output[first + k]
             slope = <floating> (-<double> mass[k] * scale)
-            convert_back(
-                <const floating*> &slope, 1, 1, &call.grad,
-                picks.grad_at[k] + picks.target[k] * call.grad.class_stride, 1,
-            )
+            store_one(slope, &call.grad, picks.grad_at[k] + picks.target[k] * call.grad.class_stride)
 
 
 cdef inline void run_picks_share(

@@ -17,7 +17,9 @@ from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
 from cyce.kernels.points cimport at_most_1, less_mass, log_softmax_of, scaled_softmax
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport without_headroom
-from cyce.kernels.storage cimport destination, load, store, store_lines, store_zeros
+from cyce.kernels.storage cimport (
+    MOST_WAITING, address_of, destination, is_native, load, size_of, store, store_lines, store_zeros,
+)
 from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
 from cyce.kernels.two_passes cimport reduce_in_two_passes
 from cyce.kernels.vectors cimport HAS_VECTORS
@@ -30,17 +32,20 @@ cdef inline const floating* row_logits(
     """The logits of a block: where they lie, or in `packed`, with the options that change them."""
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
-    cdef const floating* block_logits = load(&call.logits, tile.logits_at[row] + first, 1, n, packed)
-    cdef Py_ssize_t chunk, k
-    if not changes_logits(call):
-        return block_logits
+    cdef Py_ssize_t at = tile.logits_at[row] + first
+    cdef const floating* chunk_logits
+    cdef Py_ssize_t chunk, size, k
+    if not changes_logits(call) and is_native[floating](call.logits.format, 0):
+        return <const floating*> call.logits.start + at
     for chunk in range((n + CHUNK - 1) // CHUNK):
         k = chunk * CHUNK
-        fetch_chunk_ahead(block_logits + k)
-        transform(
-            call, block_logits + k, min(<Py_ssize_t> CHUNK, n - k), packed + k,
-            slopes_out + k if slopes_out != NULL else NULL,
-        )
+        size = min(<Py_ssize_t> CHUNK, n - k)
+        fetch_chunk_ahead(address_of(&call.logits, at + k), size_of(call.logits.format))
+        chunk_logits = load(&call.logits, at + k, 1, size, packed + k)
+        if changes_logits(call):
+            transform(
+                call, chunk_logits, size, packed + k, slopes_out + k if slopes_out != NULL else NULL
+            )
     return packed
 
 
@@ -133,7 +138,7 @@ cdef inline void row_finish_block(
     cdef floating room[CHUNK]
     cdef const floating* dense
     # What streams waits here until a cache line is whole.
-    cdef floating local[CHUNK + 16]
+    cdef floating local[CHUNK + MOST_WAITING]
     cdef const floating* block_exps = row_exps + first
     cdef floating* chunk_grad
     cdef Py_ssize_t n_waiting = 0

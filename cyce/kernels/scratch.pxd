@@ -4,7 +4,7 @@ from cython cimport floating
 from cyce.kernels.call cimport LOG_SOFTMAX, Call, Tile
 from cyce.kernels.merge cimport N_BLOCK_FIELDS
 from cyce.kernels.storage cimport TILE, is_native
-from cyce.kernels.transforms cimport changes_logits, has_slopes, restarts
+from cyce.kernels.transforms cimport changes_logits, has_slopes
 
 cdef enum:
     CACHE_LINE = 64
@@ -33,7 +33,7 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     cdef size_t block = call.block_classes * call.tile_width
     if call.by_rows:
         block = call.block_classes if is_copied else 0
-    if restarts(call):
+    elif has_slopes(call):
         # Slopes of a block of a tile are packed, too.
         block *= 2
     scratch.tile = whole_lines(sizeof(Tile))
@@ -41,10 +41,8 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
         <size_t> (call.n_blocks * N_BLOCK_FIELDS * call.tile_width) * sizeof(double)
     )
     scratch.exps = 0
-    if call.exps_wait_apart and call.by_rows:
+    if call.exps_wait_apart:
         scratch.exps = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
-    elif call.exps_wait_apart:
-        scratch.exps = whole_lines(call.n_blocks * block * sizeof(floating))
     scratch.slopes = 0
     if has_slopes(call) and call.by_rows and call.grad.start != NULL:
         scratch.slopes = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))

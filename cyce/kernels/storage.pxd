@@ -3,7 +3,7 @@
 Everything else computes on float or double (`floating`, the arithmetic). Logits, class probabilities and
 outputs may be stored otherwise: an `Operand` carries its storage as a type code of the buffer protocol, and
 each output has its own. A new storage needs a code in `size_of`, a branch in `convert` and `convert_back`,
-with a loop of its own if C has no such type, and a line in `arithmetic_of` if that is not float. Class
+with a type in half.pxd if C has none, and a line in `arithmetic_of` if that is not float. Class
 weights and losses are always of the arithmetic's type; integer targets are read by targets.pxd.
 
 What is stored in the type of the arithmetic is not copied: `load` returns where it lies, `destination`
@@ -13,6 +13,10 @@ from cython cimport floating
 from libc.string cimport memcpy, memset
 
 from cyce.kernels.arrays cimport Operand
+from cyce.kernels.half cimport (
+    bfloat16, cyce_load_bfloat16, cyce_load_float16, cyce_store_bfloat16, cyce_store_float16, float16,
+    from_stored, stored, to_stored,
+)
 from cyce.kernels.machine cimport check, cyce_stream
 from cyce.kernels.sums cimport whole_lanes
 from cyce.kernels.transposition cimport pack_rows, unpack_rows
@@ -20,6 +24,17 @@ from cyce.kernels.transposition cimport pack_rows, unpack_rows
 cdef enum:
     # The most positions of a tile.
     TILE = 128
+    # Classes of four rows that are packed at a time.
+    RUN = 128
+    # Numbers that wait for a cache line to be whole, at most, and those with a chunk of a row.
+    MOST_WAITING = 32
+    MOST_IN_LINES = 288
+
+cdef extern from *:
+    # Type codes of storages that C does not have. The buffer protocol has none for bfloat16, which comes as
+    # the uint16 of its bits.
+    const char FLOAT16 "'e'"
+    const char BFLOAT16 "'H'"
 
 
 cdef inline Py_ssize_t size_of(char format) noexcept nogil:
@@ -28,6 +43,8 @@ cdef inline Py_ssize_t size_of(char format) noexcept nogil:
         return 4
     if format == c"d":
         return 8
+    if format in (FLOAT16, BFLOAT16):
+        return 2
     return 0
 
 
@@ -44,51 +61,85 @@ cdef inline bint is_native(char format, floating like) noexcept nogil:
         return format == c"d"
 
 
-ctypedef fused stored:
-    float
-    double
+cdef inline floating load_one(const Operand* source, Py_ssize_t at, floating like) noexcept nogil:
+    """Element `at`."""
+    if is_native[floating](source.format, 0):
+        return (<const floating*> source.start)[at]
+    if source.format == c"f":
+        return from_stored(<const float*> source.start + at, like)
+    if source.format == c"d":
+        return from_stored(<const double*> source.start + at, like)
+    if source.format == FLOAT16:
+        return from_stored(<const float16*> source.start + at, like)
+    check(source.format == BFLOAT16)
+    return from_stored(<const bfloat16*> source.start + at, like)
 
 
-cdef inline void convert_from(
-    const stored* source, Py_ssize_t stride, Py_ssize_t n, floating* values_out, Py_ssize_t out_stride
-) noexcept nogil:
-    """Copy n numbers, `stride` apart, to values_out, out_stride apart."""
+cdef inline void store_one(floating value, const Operand* target, Py_ssize_t at) noexcept nogil:
+    """Write element `at`."""
+    if target.format == c"f":
+        to_stored(value, <float*> target.start + at)
+    elif target.format == c"d":
+        to_stored(value, <double*> target.start + at)
+    elif target.format == FLOAT16:
+        to_stored(value, <float16*> target.start + at)
+    else:
+        check(target.format == BFLOAT16)
+        to_stored(value, <bfloat16*> target.start + at)
+
+
+cdef inline void convert_from(const stored* source, Py_ssize_t n, floating* values_out) noexcept nogil:
+    """Copy n numbers from memory."""
     cdef Py_ssize_t i
-    for i in range(n):
-        values_out[i * out_stride] = <floating> source[i * stride]
+    if stored is float16 and floating is float:
+        cyce_load_float16(source, n, values_out)
+    elif stored is bfloat16 and floating is float:
+        cyce_load_bfloat16(source, n, values_out)
+    else:
+        for i in range(n):
+            values_out[i] = from_stored(source + i, <floating> 0)
 
 
-cdef inline void convert_to(
-    const floating* values, Py_ssize_t in_stride, Py_ssize_t n, stored* target_out, Py_ssize_t stride
-) noexcept nogil:
-    """Copy n values, in_stride apart, to target_out, `stride` apart."""
+cdef inline void convert_to(const floating* values, Py_ssize_t n, stored* target_out) noexcept nogil:
+    """Copy n numbers to memory."""
     cdef Py_ssize_t i
-    for i in range(n):
-        target_out[i * stride] = <stored> values[i * in_stride]
+    if stored is float16 and floating is float:
+        cyce_store_float16(values, n, target_out)
+    elif stored is bfloat16 and floating is float:
+        cyce_store_bfloat16(values, n, target_out)
+    else:
+        for i in range(n):
+            to_stored(values[i], target_out + i)
 
 
 cdef inline void convert(
-    const Operand* source, Py_ssize_t at, Py_ssize_t stride, Py_ssize_t n, floating* values_out,
-    Py_ssize_t out_stride,
+    const Operand* source, Py_ssize_t at, Py_ssize_t n, floating* values_out
 ) noexcept nogil:
-    """Load n numbers from element `at` on, `stride` apart, to values_out, out_stride apart."""
+    """Load n numbers from element `at` on."""
     if source.format == c"f":
-        convert_from(<const float*> source.start + at, stride, n, values_out, out_stride)
+        convert_from(<const float*> source.start + at, n, values_out)
+    elif source.format == c"d":
+        convert_from(<const double*> source.start + at, n, values_out)
+    elif source.format == FLOAT16:
+        convert_from(<const float16*> source.start + at, n, values_out)
     else:
-        check(source.format == c"d")
-        convert_from(<const double*> source.start + at, stride, n, values_out, out_stride)
+        check(source.format == BFLOAT16)
+        convert_from(<const bfloat16*> source.start + at, n, values_out)
 
 
 cdef inline void convert_back(
-    const floating* values, Py_ssize_t in_stride, Py_ssize_t n, const Operand* target, Py_ssize_t at,
-    Py_ssize_t stride,
+    const floating* values, Py_ssize_t n, const Operand* target, Py_ssize_t at
 ) noexcept nogil:
-    """Store n values, in_stride apart, from element `at` on, `stride` apart."""
+    """Store n values from element `at` on."""
     if target.format == c"f":
-        convert_to(values, in_stride, n, <float*> target.start + at, stride)
+        convert_to(values, n, <float*> target.start + at)
+    elif target.format == c"d":
+        convert_to(values, n, <double*> target.start + at)
+    elif target.format == FLOAT16:
+        convert_to(values, n, <float16*> target.start + at)
     else:
-        check(target.format == c"d")
-        convert_to(values, in_stride, n, <double*> target.start + at, stride)
+        check(target.format == BFLOAT16)
+        convert_to(values, n, <bfloat16*> target.start + at)
 
 
 cdef inline const char* address_of(const Operand* operand, Py_ssize_t at) noexcept nogil:
@@ -100,23 +151,29 @@ cdef inline const char* address_of(const Operand* operand, Py_ssize_t at) noexce
 # Along the classes
 
 
-cdef inline floating load_one(const Operand* source, Py_ssize_t at, floating like) noexcept nogil:
-    """Element `at`."""
-    cdef floating value = 0
-    if is_native[floating](source.format, 0):
-        return (<const floating*> source.start)[at]
-    convert(source, at, 1, 1, &value, 1)
-    return value
-
-
 cdef inline const floating* load(
     const Operand* source, Py_ssize_t at, Py_ssize_t stride, Py_ssize_t n, floating* scratch
 ) noexcept nogil:
     """n numbers from element `at` on, `stride` apart: where they lie, or copied to scratch."""
-    if stride == 1 and is_native[floating](source.format, 0):
+    cdef Py_ssize_t i
+    if stride != 1:
+        for i in range(n):
+            scratch[i] = load_one[floating](source, at + i * stride, 0)
+        return scratch
+    if is_native[floating](source.format, 0):
         return <const floating*> source.start + at
-    convert(source, at, stride, n, scratch, 1)
+    convert(source, at, n, scratch)
     return scratch
+
+
+cdef inline void load_neighbours(
+    const Operand* source, Py_ssize_t at, Py_ssize_t n, floating* values_out
+) noexcept nogil:
+    """Copy n numbers from element `at` on."""
+    if is_native[floating](source.format, 0):
+        memcpy(values_out, <const floating*> source.start + at, n * sizeof(floating))
+    else:
+        convert(source, at, n, values_out)
 
 
 cdef inline floating* destination(
@@ -141,7 +198,7 @@ cdef inline void store(
         elif values != <floating*> target.start + at:
             memcpy(<floating*> target.start + at, values, n * sizeof(floating))
     else:
-        convert_back(values, 1, n, target, at, 1)
+        convert_back(values, n, target, at)
 
 
 cdef inline Py_ssize_t store_lines(
@@ -149,14 +206,25 @@ cdef inline Py_ssize_t store_lines(
 ) noexcept nogil:
     """Write n values from element `at` on past the caches, whole cache lines unless `rest_too`.
 
-    Those of the last line move to the front; returns their number.
+    Those of the last line move to the front; returns their number. n is at most MOST_IN_LINES.
     """
-    cdef floating* start = <floating*> target.start + at
+    cdef char* start = target.start + at * size_of(target.format)
+    cdef floating converted[MOST_IN_LINES]
+    cdef Operand there
     cdef Py_ssize_t n_left = 0
     cdef Py_ssize_t k
     if not rest_too:
-        n_left = min(n, <Py_ssize_t> (<size_t> (start + n) % 64 // sizeof(floating)))
-    cyce_stream(start, values, (n - n_left) * sizeof(floating))
+        n_left = min(
+            n, <Py_ssize_t> (<size_t> (start + n * size_of(target.format)) % 64) // size_of(target.format)
+        )
+    if is_native[floating](target.format, 0):
+        cyce_stream(start, values, (n - n_left) * sizeof(floating))
+    else:
+        check(n <= MOST_IN_LINES)
+        there.start = <char*> converted
+        there.format = target.format
+        convert_back(values, n - n_left, <const Operand*> &there, 0)
+        cyce_stream(start, converted, (n - n_left) * size_of(target.format))
     for k in range(n_left):
         values[k] = values[n - n_left + k]
     return n_left
@@ -178,18 +246,93 @@ cdef inline void load_positions(
     """One number of each position, `offset` behind its start."""
     cdef const floating* native = <const floating*> source.start + offset
     cdef Py_ssize_t k
-    if not is_native[floating](source.format, 0):
-        if contiguous:
-            convert(source, at[0] + offset, 1, width, values_out, 1)
-            return
-        for k in range(width):
-            values_out[k] = load_one[floating](source, at[k] + offset, 0)
-    elif contiguous:
-        for k in range(width):
-            values_out[k] = native[at[0] + k]
-    else:
+    if contiguous:
+        load_neighbours(source, at[0] + offset, width, values_out)
+    elif is_native[floating](source.format, 0):
         for k in range(width):
             values_out[k] = native[at[k]]
+    else:
+        for k in range(width):
+            values_out[k] = load_one[floating](source, at[k] + offset, 0)
+
+
+cdef inline void store_positions(
+    const floating* values, const Operand* target, const Py_ssize_t* at, bint contiguous, Py_ssize_t offset,
+    Py_ssize_t width, bint streams,
+) noexcept nogil:
+    """Write one number of each position, `offset` behind its start; past the caches if `streams`."""
+    cdef floating* native = <floating*> target.start + offset
+    cdef Py_ssize_t k
+    if contiguous:
+        store(values, width, target, at[0] + offset, streams)
+    elif is_native[floating](target.format, 0):
+        for k in range(width):
+            native[at[k]] = values[k]
+    else:
+        for k in range(width):
+            store_one(values[k], target, at[k] + offset)
+
+
+cdef inline Py_ssize_t rows_to_convert(const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n) noexcept nogil:
+    """How many of some rows, a multiple of four, are converted at a time: more where they are neighbours."""
+    cdef Py_ssize_t size = min(n_rows, 4 * RUN // n // 4 * 4)
+    cdef Py_ssize_t k
+    for k in range(1, size):
+        if at[k] != at[0] + k * n:
+            return 4
+    return max(<Py_ssize_t> 4, size)
+
+
+cdef inline void pack_converted(
+    const Operand* source, Py_ssize_t first, const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n,
+    Py_ssize_t pitch, floating* packed_out,
+) noexcept nogil:
+    """Convert n contiguous classes of some rows, a multiple of four, and pack them."""
+    cdef floating room[4 * RUN]
+    cdef Py_ssize_t row = 0
+    cdef Py_ssize_t run, begin, size, n_at_once, k
+    while row < n_rows:
+        n_at_once = rows_to_convert(at + row, n_rows - row, n)
+        for run in range((n + RUN - 1) // RUN):
+            begin = run * RUN
+            size = min(<Py_ssize_t> RUN, n - begin)
+            if n_at_once > 4:
+                convert(source, at[row] + first, n_at_once * n, room)
+            else:
+                for k in range(4):
+                    convert(source, at[row + k] + first + begin, size, room + k * size)
+            for k in range(0, n_at_once, 4):
+                pack_rows(
+                    room + k * size, room + (k + 1) * size, room + (k + 2) * size, room + (k + 3) * size,
+                    size, packed_out + begin * pitch + row + k, pitch,
+                )
+        row += n_at_once
+
+
+cdef inline void unpack_converted(
+    const floating* packed, Py_ssize_t pitch, Py_ssize_t n_rows, Py_ssize_t n, const Operand* target,
+    Py_ssize_t first, const Py_ssize_t* at,
+) noexcept nogil:
+    """Unpack n contiguous classes of some rows, a multiple of four, and convert them."""
+    cdef floating room[4 * RUN]
+    cdef Py_ssize_t row = 0
+    cdef Py_ssize_t run, begin, size, n_at_once, k
+    while row < n_rows:
+        n_at_once = rows_to_convert(at + row, n_rows - row, n)
+        for run in range((n + RUN - 1) // RUN):
+            begin = run * RUN
+            size = min(<Py_ssize_t> RUN, n - begin)
+            for k in range(0, n_at_once, 4):
+                unpack_rows(
+                    packed + begin * pitch + row + k, pitch, size, room + k * size, room + (k + 1) * size,
+                    room + (k + 2) * size, room + (k + 3) * size,
+                )
+            if n_at_once > 4:
+                convert_back(room, n_at_once * n, target, at[row] + first)
+            else:
+                for k in range(4):
+                    convert_back(room + k * size, size, target, at[row + k] + first + begin)
+        row += n_at_once
 
 
 cdef inline void load_tile(
@@ -198,24 +341,23 @@ cdef inline void load_tile(
 ) noexcept nogil:
     """Pack n classes from number `first` on; positions beyond `width`, up to whole lanes, become 0."""
     cdef Py_ssize_t class_stride = source.class_stride
-    cdef Py_ssize_t n_whole = width // 4 * 4 if class_stride == 1 and n >= 4 else 0
-    cdef const floating* start = <const floating*> source.start + first * class_stride
+    cdef Py_ssize_t n_whole = width // 4 * 4 if not contiguous and class_stride == 1 and n >= 4 else 0
+    cdef const floating* start = <const floating*> source.start + first
     cdef Py_ssize_t c, k
     if not is_native[floating](source.format, 0):
-        for k in range(width):
-            convert(source, at[k] + first * class_stride, class_stride, n, packed_out + k, pitch)
-    elif contiguous:
-        for c in range(n):
-            memcpy(packed_out + c * pitch, start + c * class_stride + at[0], width * sizeof(floating))
+        pack_converted(source, first, at, n_whole, n, pitch, packed_out)
     else:
         for k in range(0, n_whole, 4):
             pack_rows(
                 start + at[k], start + at[k + 1], start + at[k + 2], start + at[k + 3], n,
                 packed_out + k, pitch,
             )
+    if n_whole < width:
         for c in range(n):
-            for k in range(n_whole, width):
-                packed_out[c * pitch + k] = start[c * class_stride + at[k]]
+            load_positions(
+                source, at + n_whole, contiguous, (first + c) * class_stride, width - n_whole,
+                packed_out + c * pitch + n_whole,
+            )
     for c in range(n):
         for k in range(width, whole_lanes(width)):
             packed_out[c * pitch + k] = 0
@@ -227,26 +369,19 @@ cdef inline void store_tile(
 ) noexcept nogil:
     """Write n packed classes from number `first` on, past the caches if `streams`."""
     cdef Py_ssize_t class_stride = target.class_stride
-    cdef Py_ssize_t n_whole = width // 4 * 4 if class_stride == 1 and n >= 4 else 0
-    cdef floating* start = <floating*> target.start + first * class_stride
-    cdef floating* row
+    cdef Py_ssize_t n_whole = width // 4 * 4 if not contiguous and class_stride == 1 and n >= 4 else 0
+    cdef floating* start = <floating*> target.start + first
     cdef Py_ssize_t c, k
     if not is_native[floating](target.format, 0):
-        for k in range(width):
-            convert_back(packed + k, pitch, n, target, at[k] + first * class_stride, class_stride)
-        return
-    if contiguous:
+        unpack_converted(packed, pitch, n_whole, n, target, first, at)
+    else:
+        for k in range(0, n_whole, 4):
+            unpack_rows(
+                packed + k, pitch, n, start + at[k], start + at[k + 1], start + at[k + 2], start + at[k + 3]
+            )
+    if n_whole < width:
         for c in range(n):
-            row = start + c * class_stride + at[0]
-            if streams:
-                cyce_stream(row, packed + c * pitch, width * sizeof(floating))
-            else:
-                memcpy(row, packed + c * pitch, width * sizeof(floating))
-        return
-    for k in range(0, n_whole, 4):
-        unpack_rows(
-            packed + k, pitch, n, start + at[k], start + at[k + 1], start + at[k + 2], start + at[k + 3]
-        )
-    for c in range(n):
-        for k in range(n_whole, width):
-            start[c * class_stride + at[k]] = packed[c * pitch + k]
+            store_positions(
+                packed + c * pitch + n_whole, target, at + n_whole, contiguous, (first + c) * class_stride,
+                width - n_whole, streams,
+            )

@@ -1,15 +1,15 @@
 """When a gradient goes past the caches (streaming stores), and where exponentials wait for it.
 
-Between the phases, the exponentials of a tile wait in the gradient's own memory, which may be that of the
-logits: a block is read before it is written. Where that is not possible they wait in scratch memory: a
-gradient much larger than the caches goes past them (`Call.streams`), or has another storage than the
-arithmetic.
+Between the phases, exponentials wait in the gradient's own memory, which may be that of the logits: a block
+is read before it is written. Where that is not possible, because a gradient much larger than the caches goes
+past them (`Call.streams`), or has another storage than the arithmetic, those of rows wait in scratch memory,
+and those of tiles, which would not fit into the caches, are computed again. A tile of one block stays packed.
 """
 from cython cimport floating
 
 from cyce.kernels.call cimport LOG_SOFTMAX, Call
-from cyce.kernels.storage cimport is_native
-from cyce.kernels.transforms cimport has_slopes, restarts
+from cyce.kernels.storage cimport is_native, size_of
+from cyce.kernels.transforms cimport has_slopes
 
 cdef enum:
     # Gradients of at least this many bytes stream, unless they overwrite the logits: nothing of them would
@@ -20,26 +20,34 @@ cdef enum:
     MAX_STREAM_TILE = 2 << 20
 
 
+cdef inline bint restarts(const Call* call, floating like) noexcept nogil:
+    """Whether exponentials do not wait, but are computed again, with the slopes, from the logits."""
+    return not call.by_rows and (
+        has_slopes(call) or call.n_blocks > 1 and not is_native(call.grad.format, like)
+    )
+
+
 cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
     """Whether the gradient may go past the caches."""
     if call.grad.start == NULL or call.grad.start == call.logits.start:
         return False
-    if not is_native(call.grad.format, like):
-        return False
-    if <size_t> (call.n_positions * call.n_classes) * sizeof(floating) < MIN_STREAM:
+    if <size_t> (call.n_positions * call.n_classes * size_of(call.grad.format)) < MIN_STREAM:
         return False
     if call.by_rows:
         return <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MAX_STREAM_TILE
-    return call.n_blocks == 1 and call.output != LOG_SOFTMAX and not has_slopes(call)
+    return (
+        is_native(call.grad.format, like)
+        and call.n_blocks == 1 and call.output != LOG_SOFTMAX and not has_slopes(call)
+    )
 
 
 cdef inline void choose_memory(Call* call, bint split, floating like) noexcept nogil:
     """Choose where the gradient goes, and where exponentials wait for it."""
     call.streams = may_stream(call, like) and not split
     call.exps_wait_apart = (
-        call.grad.start != NULL and call.output != LOG_SOFTMAX and not restarts(call)
+        call.grad.start != NULL and call.output != LOG_SOFTMAX and call.by_rows
         and (
-            call.streams and call.by_rows or not is_native(call.grad.format, like)
+            call.streams or not is_native(call.grad.format, like)
             # Slopes at the maxima are computed from the logits.
             or has_slopes(call) and call.grad.start == call.logits.start
         )

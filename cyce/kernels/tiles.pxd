@@ -21,6 +21,7 @@ from cyce.kernels.reference cimport (
     exp_scaled, power_at, refer_to, relative_at, unit_of, without_headroom,
 )
 from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
+from cyce.kernels.streaming cimport restarts
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
 from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
@@ -230,14 +231,15 @@ cdef inline void tile_restart_block(
     const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, const double* stats,
     floating* packed, floating* slopes_out,
 ) noexcept nogil:
-    """Turn the logits of one block of a tile into exponentials again, with the softcap's slopes."""
+    """Turn the logits of one block of a tile into exponentials again, with the softcap's slopes, if any."""
     cdef floating shift[TILE]
     cdef floating exponent_shift[TILE]
     cdef floating lowest[TILE]
     cdef floating* lane
     cdef Py_ssize_t c, k
     tile_load_logits(call, tile, first, n, packed)
-    tile_transform(call, tile, n, packed, slopes_out)
+    if changes_logits(call):
+        tile_transform(call, tile, n, packed, slopes_out if has_slopes(call) else <floating*> NULL)
     for k in range(tile.lanes):
         refer_to(<floating> stats[MAX * tile.pitch + k], &shift[k], &exponent_shift[k], &lowest[k])
     for c in range(n):
@@ -247,10 +249,9 @@ cdef inline void tile_restart_block(
 
 
 cdef inline void tile_finish_block(
-    const Call* call, const Tile* tile, bint exps_wait, Py_ssize_t block, const double* stats,
-    floating* packed,
+    const Call* call, const Tile* tile, Py_ssize_t block, const double* stats, floating* packed
 ) noexcept nogil:
-    """Turn the exponentials of one block of a tile into the gradient; exps_wait: see `tile_reduce_block`."""
+    """Turn the exponentials of one block of a tile into the gradient."""
     cdef Py_ssize_t first = block * call.block_classes
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef floating factor[TILE]
@@ -259,9 +260,9 @@ cdef inline void tile_finish_block(
     cdef floating* slopes = packed + tile.pitch * call.block_classes
     cdef floating* lane
     cdef Py_ssize_t c, k
-    if has_slopes(call):
+    if restarts(call, <floating> 0):
         tile_restart_block(call, tile, first, n, stats, packed, slopes)
-    elif exps_wait:
+    elif call.n_blocks > 1:
         load_tile(
             &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, tile.pitch, packed
         )

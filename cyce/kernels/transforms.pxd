@@ -4,7 +4,7 @@ With softcap s and temperature T, the loss is that of x' = s * tanh(x / s) / T, 
 type. A block of logits is changed in scratch memory before it is reduced, so that the loops over it do not
 know. The gradient needs the softcap's slope, 1 / cosh(x / s)**2, at the original logits. For rows, slopes
 wait in scratch memory. For tiles, they are computed from the logits again when a block is finished, as are
-then the exponentials (`restarts`). 1 / T is part of `Call.grad_scale`.
+then the exponentials (`restarts` in streaming.pxd). 1 / T is part of `Call.grad_scale`.
 """
 from cython cimport floating
 
@@ -54,11 +54,6 @@ cdef inline void divide(
 cdef inline double slope_at(const Call* call, floating logit) noexcept nogil:
     """Slope of the softcap at a logit; 1 without a softcap."""
     return square_of_sech(logit / call.softcap) if call.softcap > 0 else 1.0
-
-
-cdef inline bint restarts(const Call* call) noexcept nogil:
-    """Whether exponentials do not wait, but are computed again, with the slopes, from the logits."""
-    return has_slopes(call) and not call.by_rows
 
 
 # ---------------------------------------------------------------------------------------------

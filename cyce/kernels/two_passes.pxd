@@ -16,7 +16,7 @@ from cyce.kernels.merge cimport (
 from cyce.kernels.plan cimport CHUNK, lies_within
 from cyce.kernels.points cimport add_dense, add_spread, count_before
 from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headroom
-from cyce.kernels.storage cimport address_of
+from cyce.kernels.storage cimport address_of, is_native
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled, sum_of_lanes, whole_lanes
 
 
@@ -267,7 +267,7 @@ cdef inline void reduce_in_two_passes(
         )
     if call.has_stats:
         add_stats_of_row(tile, row, block_logits, first, n, block_max, stats, stride)
-    if exps_out == NULL or call.streams:
+    if is_native[floating](call.logits.format, 0) and (exps_out == NULL or call.streams):
         next_logits = address_of(&call.logits, tile.logits_at[row] + first + n)
     add_exponentials(
         block_logits, <const floating*> tail, n, block_max, max_at, exps_out, tail_exps, next_logits, stats,

@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyce._arguments import (
+    arithmetic_dtype,
     as_floating,
     as_grad_output,
     as_ignore_index,
     as_label_smoothing,
     as_out,
+    as_stored,
     as_target,
     as_weight,
     class_axis,
@@ -54,9 +56,14 @@ class Layer(NamedTuple):
         """Number of positions of a row, d1 * ... * dk."""
         return math.prod(self.row_shape[1:])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What is computed with, the dtype of the logits."""
+        return arithmetic_dtype(self.hidden.dtype)
+
     def logits(self) -> NDArray[Any]:
         """Return an array of the logits' shape and dtype that takes no memory."""
-        return _of_shape((*self.hidden.shape[:-1], *self.row_shape), self.hidden.dtype)
+        return _of_shape((*self.hidden.shape[:-1], *self.row_shape), self.dtype)
 
 
 class Loss(NamedTuple):
@@ -145,7 +152,9 @@ def as_loss(
     call = CrossEntropyArguments()
     call.logits = logits
     axis = call.axis = class_axis(logits)
-    indices, call.probabilities = as_target(target, logits, axis, "the logits")
+    indices, probabilities = as_target(target, logits, axis, "the logits")
+    if probabilities is not None:
+        call.probabilities = as_stored(probabilities)
     call.weight = as_weight(weight, logits, axis, "the logits")
     positions = position_shape(logits, axis)
     if indices is None and ignore_index is not None:
@@ -168,7 +177,7 @@ def as_upstream(gradient: GradientRequest | None, layer: Layer, loss: Loss) -> U
         return Upstream()
     dtype, parameters, call = layer.hidden.dtype, layer.parameters, loss.call
     upstream, out = gradient
-    factor, grad_output = as_grad_output(upstream, dtype, loss.positions, loss.reduction)
+    factor, grad_output = as_grad_output(upstream, layer.dtype, loss.positions, loss.reduction)
     if out is None:
         return Upstream(factor, grad_output, [np.empty(array.shape, dtype) for array in parameters.values()])
     read = {

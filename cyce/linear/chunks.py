@@ -14,17 +14,19 @@ while it is in the cache. NumPy's products cannot add to an array. SciPy's can, 
 BLAS with its own threads, to save 2 % of the time.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import FLOAT32
+from cyce._arguments import FLOAT32, arithmetic_dtype, is_half
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.linear.options import LinearCrossEntropyOptions, chosen_rows
+from cyce.memory.arrays import copy
 from cyce.threads.workers import OrderedSum, Share, Spares
 
 # Bytes of the buffer. BLAS reads the weights once per chunk, so that chunks should not be short.
@@ -67,6 +69,11 @@ class Problem(NamedTuple):
     """The arguments of the loss: class probabilities of all rows, other arrays of the rows that count."""
 
     @property
+    def is_half(self) -> bool:
+        """Whether hidden states and weights are stored in half precision."""
+        return is_half(self.hidden.dtype)
+
+    @property
     def n_rows(self) -> int:
         """Number of rows that count."""
         return len(self.hidden) if self.rows is None else len(self.rows)
@@ -92,7 +99,7 @@ class Pass:
         self._gradients = gradients
         self._rows_per_chunk = rows_per_chunk
         n_outputs, in_features = problem.weights.shape
-        dtype = problem.hidden.dtype
+        dtype = arithmetic_dtype(problem.hidden.dtype)
         width = BLOCK_BYTES // max(1, in_features * dtype.itemsize)
         width = min(BLOCK_OUTPUTS, max(MIN_BLOCK_OUTPUTS, width))
         self._blocks = _slices(n_outputs, width)
@@ -103,6 +110,7 @@ class Pass:
         # Allocate everything large before anything is written: a MemoryError leaves `out` unchanged.
         self._buffer = np.empty((rows_per_chunk, n_outputs), dtype)
         self._spare_blocks = Spares(min(width, n_outputs) * in_features, dtype)
+        self._spare_weights = Spares(min(width, n_outputs) * in_features, dtype)
         self._spare_pieces = Spares(self._piece_rows * in_features, dtype)
         with_bias = gradients is not None and gradients.bias is not None
         self._bias_gradient = np.zeros(n_outputs) if with_bias else None
@@ -117,16 +125,36 @@ class Pass:
         if self._gradients is not None:
             self._clear()
         for chunk in _slices(problem.n_rows, self._rows_per_chunk):
-            hidden = problem.take(problem.hidden, chunk.start, chunk.stop)
+            hidden = self._converted(problem.take(problem.hidden, chunk.start, chunk.stop))
             logits = self._buffer[: len(hidden)]
             self._fill(share, hidden, logits)
             value += self._apply_kernel(share, chunk.start, logits)
             if self._gradients is not None:
                 self._multiply(share, chunk, hidden, logits)
         if self._gradients is not None and self._gradients.bias is not None:
-            with np.errstate(over="ignore", under="ignore"):
-                self._gradients.bias[...] = self._bias_gradient
+            assert self._bias_gradient is not None
+            copy(self._bias_gradient, self._gradients.bias)
         return value
+
+    def _converted(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return hidden states in the arithmetic's dtype."""
+        if not self._problem.is_half:
+            return array
+        converted = np.empty(array.shape, self._buffer.dtype)
+        copy(array, converted)
+        return converted
+
+    @contextlib.contextmanager
+    def _weights_of(self, block: slice) -> Iterator[NDArray[Any]]:
+        """Return a block of the weights in the arithmetic's dtype."""
+        weights = self._problem.weights[block]
+        if not self._problem.is_half:
+            yield weights
+            return
+        converted = self._spare_weights.take(weights.shape)
+        copy(weights, converted)
+        yield converted
+        self._spare_weights.give_back(converted)
 
     def _clear(self) -> None:
         """Set gradients to 0 that the chunks do not write, or only add to."""
@@ -138,12 +166,13 @@ class Pass:
 
     def _fill(self, share: Share, hidden: NDArray[Any], logits: NDArray[Any]) -> None:
         """Compute the logits of a chunk."""
-        weights, bias = self._problem.weights, self._problem.bias
+        bias = self._problem.bias
 
         def fill(tile: tuple[slice, slice]) -> None:
             piece, block = tile
             part = logits[piece, block]
-            np.matmul(hidden[piece], weights[block].T, out=part)
+            with self._weights_of(block) as weights:
+                np.matmul(hidden[piece], weights.T, out=part)
             if bias is not None:
                 np.add(part, bias[block], out=part)
 
@@ -186,7 +215,8 @@ class Pass:
         problem, gradients = self._problem, self._gradients
         assert gradients is not None
         pieces = _slices(len(hidden), self._piece_rows)
-        hidden_gradient = gradients.hidden[chunk] if problem.rows is None else np.zeros_like(hidden)
+        is_apart = problem.rows is not None or gradients.hidden.dtype != hidden.dtype
+        hidden_gradient = np.zeros_like(hidden) if is_apart else gradients.hidden[chunk]
         of_pieces = [OrderedSum(hidden_gradient[piece], self._spare_pieces, True, _add) for piece in pieces]
         of_blocks = [self._sum_of_block(block, chunk.start == 0) for block in self._blocks]
 
@@ -197,7 +227,8 @@ class Pass:
             array = of_blocks[j].array(i)
             of_blocks[j].add(i, np.matmul(part.T, hidden[piece], out=array))
             array = of_pieces[i].array(j)
-            of_pieces[i].add(j, np.matmul(part, problem.weights[block], out=array))
+            with self._weights_of(block) as weights:
+                of_pieces[i].add(j, np.matmul(part, weights, out=array))
 
         share(multiply, [(i, j) for i in range(len(pieces)) for j in range(len(self._blocks))])
         if self._bias_gradient is not None:
@@ -211,6 +242,8 @@ class Pass:
             share(add_up, self._blocks)
         if problem.rows is not None:
             gradients.hidden[problem.rows[chunk]] = hidden_gradient
+        elif is_apart:
+            copy(hidden_gradient, gradients.hidden[chunk])
 
 
 def _add(addend: NDArray[Any], total: NDArray[Any]) -> None:
@@ -230,15 +263,19 @@ def rows_per_chunk(
     in_features: int,
     n_outputs: int,
     itemsize: int,
+    converts: bool = False,
 ) -> int:
-    """Return the number of rows of a chunk, of those that count."""
+    """Return the number of rows of a chunk, of those that count.
+
+    itemsize: of the arithmetic's dtype. converts: whether hidden states are stored in another one.
+    """
     wanted = chosen_rows(options, n_rows, in_features, n_outputs)
     if n_counting == 0:
         return 1
     if wanted is not None:
         return min(wanted, n_counting)
     # If some rows are ignored, the others are copied, and so are their gradients.
-    of_row = n_outputs + (2 * in_features if n_counting < n_rows else 0)
+    of_row = n_outputs + (2 * in_features if n_counting < n_rows or converts else 0)
     limit = max(MIN_ROWS, BUFFER_BYTES // max(1, of_row * itemsize))
     if limit >= n_counting:
         return n_counting

@@ -12,6 +12,7 @@ from cyce.kernels import dispatch
 from cyce.linear.arguments import Layer, Loss, Upstream, as_layer, as_loss, as_upstream
 from cyce.linear.chunks import Gradients, Pass, Problem, rows_per_chunk
 from cyce.linear.options import LinearCrossEntropyOptions, as_options
+from cyce.memory.arrays import copy
 from cyce.threads.workers import with_workers
 
 # Multiplications and additions that are worth a thread; a logit's loss counts as LOSS_PER_LOGIT of them.
@@ -41,7 +42,7 @@ def linear_cross_entropy(
     """Return the loss and the gradients of input, linear_weight and linear_bias, None unless requested."""
     reduction = as_reduction(reduction, None, None)
     layer = as_layer(input, linear_weight, linear_bias)
-    options = as_options(options, layer.hidden.dtype)
+    options = as_options(options, layer.dtype)
     extensions = (sample_weight, normalizer, empty, z_loss, softcap, temperature)
     loss = as_loss(target, weight, ignore_index, label_smoothing, extensions, layer.logits(), reduction)
     upstream = as_upstream(gradient, layer, loss)
@@ -49,7 +50,7 @@ def linear_cross_entropy(
         # A copy: no other thread changes it.
         loss.call.target = np.array(loss.call.target).reshape(loss.positions)
     rows, divisor = _count(layer, loss)
-    losses = np.zeros((layer.n_rows, layer.n_inner), layer.hidden.dtype) if reduction == "none" else None
+    losses = np.zeros((layer.n_rows, layer.n_inner), layer.dtype) if reduction == "none" else None
     problem = _problem(layer, loss, upstream, rows, losses)
     value = _run(problem, layer, upstream.outs, options)
     gradients = None if upstream.outs is None else tuple(upstream.outs)
@@ -59,7 +60,7 @@ def linear_cross_entropy(
         return losses.reshape(loss.positions), gradients
     with np.errstate(over="ignore"):
         # 0 / 0 where nothing counts
-        return layer.hidden.dtype.type(value + 0.0 / divisor), gradients
+        return layer.dtype.type(value + 0.0 / divisor), gradients
 
 
 def _count(layer: Layer, loss: Loss) -> tuple[NDArray[np.intp] | None, float]:
@@ -108,7 +109,7 @@ def _problem(
     return Problem(
         _as_matrix(layer.hidden, (n_rows, in_features)),
         _as_matrix(layer.weights, (n_outputs, in_features)),
-        None if layer.bias is None else layer.bias.reshape(n_outputs),
+        None if layer.bias is None else layer.bias.reshape(n_outputs).astype(layer.dtype, copy=False),
         row_shape,
         rows,
         call,
@@ -133,19 +134,33 @@ def _run(
 ) -> float:
     """Run the pass; write the gradients to `outs` unless that is None, and return the loss."""
     n_outputs, in_features = problem.weights.shape
-    itemsize = problem.hidden.itemsize
     gradients = None
     if outs is not None:
+        # The gradient of the weights is a sum over chunks, others are rounded once they are complete.
         shapes = ((layer.n_rows, in_features), (n_outputs, in_features), (n_outputs,))
-        gradients = Gradients(
-            *(np.ascontiguousarray(out.reshape(shape)) for out, shape in zip(outs, shapes, strict=False))
-        )
+        dtypes = (outs[0].dtype, layer.dtype, outs[-1].dtype)
+        gradients = Gradients(*map(_writable, outs, shapes, dtypes))
     work = problem.n_rows * n_outputs * ((1 if outs is None else 3) * in_features + LOSS_PER_LOGIT)
-    rows = rows_per_chunk(options, layer.n_rows, problem.n_rows, in_features, n_outputs, itemsize)
+    rows = rows_per_chunk(
+        options,
+        layer.n_rows,
+        problem.n_rows,
+        in_features,
+        n_outputs,
+        layer.dtype.itemsize,
+        converts=problem.is_half,
+    )
     value = with_workers(Pass(problem, gradients, rows).run, work // SHARE)
     if outs is not None and gradients is not None:
         for out, written in zip(outs, gradients, strict=False):
             if written is not None and not np.may_share_memory(out, written):
-                # `out` has no C-contiguous view of this shape.
-                out[...] = written.reshape(out.shape)
+                copy(written.reshape(out.shape), out)
     return value
+
+
+def _writable(out: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return `out` in another shape, if that is C-contiguous and of a dtype, or a new array like that."""
+    view = out.reshape(shape)
+    if view.flags.c_contiguous and view.dtype == dtype and np.may_share_memory(view, out):
+        return view
+    return np.empty(shape, dtype)

@@ -30,7 +30,7 @@ class LinearCrossEntropyOptions:
     acc_policy : {"auto", "accurate", "balanced", "compact"}, default="auto"
         Accepted for compatibility with torch and ignored: it matters for half precision only.
     acc_dtype : dtype, default=None
-        None or the dtype of `input`, as in torch.
+        None or the dtype that is computed with, that of `input` or float32 for half precision.
 
     Raises
     ------
@@ -87,7 +87,7 @@ DEFAULT_OPTIONS = LinearCrossEntropyOptions()
 
 
 def as_options(value: Any, dtype: np.dtype[Any]) -> LinearCrossEntropyOptions:
-    """Return the options; torch's are converted."""
+    """Return the options; torch's are converted. dtype: of the arithmetic."""
     if value is None:
         return DEFAULT_OPTIONS
     fields = [field.name for field in dataclasses.fields(LinearCrossEntropyOptions)]
@@ -98,7 +98,7 @@ def as_options(value: Any, dtype: np.dtype[Any]) -> LinearCrossEntropyOptions:
     options = LinearCrossEntropyOptions(**{name: getattr(value, name) for name in fields})
     if options.acc_dtype is not None and _dtype_name(options.acc_dtype) != dtype.name:
         raise ValueError(
-            f"options: acc_dtype must be the dtype of input, {dtype.name}, or None; got "
+            f"options: acc_dtype must be {dtype.name}, which is computed with, or None; got "
             f"{_dtype_name(options.acc_dtype)}"
         )
     return options

@@ -1,12 +1,14 @@
-"""New arrays, in memory that was used before if there is some (pool.pyx)."""
+"""New arrays, in memory that was used before if there is some (pool.pyx), and copies in another precision."""
 
 import os
 import sys
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from cyce._arguments import as_stored
+from cyce.kernels import dispatch
 from cyce.memory import pool
 
 MIN_BYTES = 2 << 20
@@ -34,18 +36,32 @@ def _default_limit() -> int:
     return max(0, min(1 << 30, memory // 16))
 
 
-def empty_like(like: NDArray[Any]) -> NDArray[Any]:
-    """Return a new array in the layout of another one, or C-contiguous if that is broadcast."""
+def empty_like(like: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """Return a new array in the layout of another one, or C-contiguous if that is broadcast.
+
+    dtype: None for that of the other one.
+    """
+    wanted = like.dtype if dtype is None else np.dtype(dtype)
     sizes = zip(like.strides, like.shape, strict=True)
     keeps_layout = not any(stride == 0 and size > 1 for stride, size in sizes)
-    if like.nbytes < MIN_BYTES or not pool.get_limit():
-        return np.empty_like(like, order="K" if keeps_layout else "C")
-    flat: NDArray[Any] = np.frombuffer(memoryview(pool.Buffer(like.nbytes)), like.dtype)
+    n_bytes = like.size * wanted.itemsize
+    if n_bytes < MIN_BYTES or not pool.get_limit():
+        return np.empty_like(like, wanted, order="K" if keeps_layout else "C")
+    flat: NDArray[Any] = np.frombuffer(memoryview(pool.Buffer(n_bytes)), wanted)
     if not keeps_layout or like.flags.c_contiguous:
         return flat.reshape(like.shape)
     # From the axis of the longest strides to that of the shortest.
     axes = np.argsort([-abs(stride) for stride in like.strides], kind="stable")
     return flat.reshape([like.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+
+def copy(source: NDArray[Any], target: NDArray[Any]) -> None:
+    """Copy an array to one of its shape and any dtype of the logits, rounded once.
+
+    NumPy takes several times as long from and to half precision, and rounds doubles twice on the way to
+    bfloat16.
+    """
+    dispatch.elementwise.copy(as_stored(source), as_stored(target))
 
 
 if pool.HAS_POOL:

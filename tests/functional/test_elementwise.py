@@ -322,12 +322,12 @@ class TestMemory:
         ("argument", "value"),
         [
             ("target", np.zeros(4, np.float32)),
-            ("target", np.zeros(3)),
+            ("target", np.zeros(3, np.int16)),
             ("target", np.zeros((3, 1), np.float32)),
             ("weight", np.zeros(2, np.float32)),
             ("pos_weight", np.zeros(3, np.int32)),
             ("loss_out", np.zeros(4, np.float32)),
-            ("grad_out", np.zeros(3)),
+            ("grad_out", np.zeros(3, np.int64)),
             ("grad_output", np.zeros((), np.float32)),
             ("input", np.zeros(3, np.int32)),
         ],
@@ -357,7 +357,7 @@ class TestArguments:
         [
             (BCE_WITH_LOGITS, ([1.0], [1.0, 0.0]), {}, ValueError, r"Target size \(\[2\]\) must be the same"),
             (BCE_WITH_LOGITS, ([1], [1]), {}, TypeError, "input: logits must be floating point, got int64"),
-            (BCE_WITH_LOGITS, (["a"], [1]), {}, TypeError, "input: logits must be an array of float32"),
+            (BCE_WITH_LOGITS, (["a"], [1]), {}, TypeError, "input: logits must be an array of float16"),
             (BCE_WITH_LOGITS, ([1.0], ["a"]), {}, TypeError, "target: must hold real numbers"),
             (BCE_WITH_LOGITS, ([1.0], [1j]), {}, TypeError, "target: must hold real numbers"),
             (BCE_WITH_LOGITS, ([1.0], [1]), {"weight": [1.0, 2.0]}, ValueError, "weight: its shape"),

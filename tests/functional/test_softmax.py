@@ -148,9 +148,9 @@ class TestArguments:
         assert F.softmax(np.float16([1, 2]), 0, dtype=np.float32).dtype == np.float32
         assert F.logsumexp([1, 1], 0) == np.float32(1 + np.log(2))
 
-    @pytest.mark.parametrize("wrong", [int, np.float16, "nonsense", 3])
+    @pytest.mark.parametrize("wrong", [int, np.longdouble, ">f2", "nonsense", 3])
     def test_casts_to_what_there_is_not(self, wrong):
-        with pytest.raises(TypeError, match=r"dtype: must be numpy\.float32 or numpy\.float64"):
+        with pytest.raises(TypeError, match="dtype: must be float16, bfloat16"):
             F.softmax([1.0], 0, dtype=wrong)
 
     @pytest.mark.parametrize("function", [F.softmax, F.log_softmax, F.softmin])

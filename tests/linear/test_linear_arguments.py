@@ -224,7 +224,7 @@ class TestErrors:
             (
                 {"options": cyce.LinearCrossEntropyOptions(acc_dtype=np.float32)},
                 ValueError,
-                "options: acc_dtype must be the dtype of input, float64, or None; got float32",
+                "options: acc_dtype must be float64, which is computed with, or None; got float32",
             ),
             (
                 {

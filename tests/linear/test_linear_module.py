@@ -103,7 +103,7 @@ class TestModule:
             ({"num_classes": None}, TypeError, "num_classes: must be an integer"),
             ({"out_features": 3}, TypeError, "out_features: must be a tuple of integers, got int"),
             ({"out_features": (3, -1)}, ValueError, "out_features: must not be negative"),
-            ({"dtype": np.int32}, TypeError, "dtype: must be numpy.float32 or numpy.float64"),
+            ({"dtype": np.int32}, TypeError, "dtype: must be float16, bfloat16"),
             ({"device": "cuda"}, ValueError, "device: must be None or 'cpu', got 'cuda'"),
             ({"rng": "x"}, TypeError, "rng: must be None, an integer or a numpy.random.Generator"),
             ({"rng": -1}, ValueError, "rng: must be None, an integer or a numpy.random.Generator"),
