@@ -33,7 +33,19 @@ DATA = {
 
 DTYPES = ("float32", "float64")
 
+HALVES = ("float16", "bfloat16")
+"""Besides, on request: for the same cases as float32."""
+
 IGNORE_INDEX = -100
+
+
+def dtype_of(name: str) -> np.dtype:
+    """Return NumPy's dtype of a name."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 class Shape(NamedTuple):
@@ -88,7 +100,7 @@ class Case(NamedTuple):
     @property
     def logits_bytes(self) -> int:
         """Size of the logits."""
-        return int(np.prod(self.shape.sizes)) * np.dtype(self.dtype).itemsize
+        return int(np.prod(self.shape.sizes)) * dtype_of(self.dtype).itemsize
 
     @property
     def moved_bytes(self) -> int:
@@ -134,7 +146,9 @@ def make_inputs(shape: Shape, dtype: str, target: str, data: str) -> Inputs:
     """Return the arrays of a case."""
     rng = np.random.Generator(np.random.SFC64(0))
     n_classes = shape.sizes[1]
-    logits = rng.standard_normal(shape.sizes, dtype=np.dtype(dtype))
+    stored = dtype_of(dtype)
+    drawn = np.dtype(np.float32) if dtype in HALVES else stored
+    logits = rng.standard_normal(shape.sizes, dtype=drawn)
     classes = rng.integers(n_classes, size=shape.sizes[:1] + shape.sizes[2:])
     if data == "sorted":
         logits.sort(axis=1)
@@ -158,13 +172,14 @@ def make_inputs(shape: Shape, dtype: str, target: str, data: str) -> Inputs:
         np.put_along_axis(logits, at_target, kept, 1)
     weight = None
     if target == "weighted":
-        weight = rng.random(n_classes).astype(dtype) + np.dtype(dtype).type(0.5)
+        weight = (rng.random(n_classes).astype(drawn) + drawn.type(0.5)).astype(stored, copy=False)
     elif target == "ignored":
         classes[rng.random(classes.shape) < 0.3] = IGNORE_INDEX
     elif target == "probabilities":
-        classes = rng.random(shape.sizes, dtype=np.dtype(dtype))
+        classes = rng.random(shape.sizes, dtype=drawn)
         classes /= classes.sum(axis=1, keepdims=True)
-    return Inputs(logits, classes, weight, 0.1 if target == "smoothed" else 0.0)
+        classes = classes.astype(stored, copy=False)
+    return Inputs(logits.astype(stored, copy=False), classes, weight, 0.1 if target == "smoothed" else 0.0)
 
 
 def quick() -> list[Case]:
@@ -202,6 +217,11 @@ def full() -> list[Case]:
         for mode in ("loss", "reused")
     ]
     return list(dict.fromkeys(cases))
+
+
+def in_half_precision(cases: list[Case]) -> list[Case]:
+    """Return the cases in float32 in half precision."""
+    return [case._replace(dtype=half) for half in HALVES for case in cases if case.dtype == "float32"]
 
 
 SELECTIONS = {"quick": quick, "usual": usual, "full": full}

@@ -231,7 +231,12 @@ def parse(arguments):
     parser.add_argument("--quick", action="store_const", dest="selection", const="quick")
     parser.add_argument("--shapes", nargs="+", metavar="NAME", choices=[*cases.SHAPES, *cases.WIDTHS])
     parser.add_argument("--modes", nargs="+", choices=cases.MODES)
-    parser.add_argument("--dtypes", nargs="+", choices=cases.DTYPES)
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=[*cases.DTYPES, *cases.HALVES],
+        help="of half precision, the cases are those that the selection has in float32",
+    )
     parser.add_argument("--targets", nargs="+", choices=cases.TARGETS)
     parser.add_argument("--data", nargs="+", choices=cases.DATA)
     parser.add_argument("--threads", nargs="+", type=int, metavar="N")
@@ -257,12 +262,13 @@ def parse(arguments):
     for name in settings.contenders:
         if name.partition(":")[0] not in CONTENDERS:
             parser.error(f"--contenders: no {name!r}; there are {', '.join(CONTENDERS)}")
+    selected = cases.SELECTIONS[settings.selection]()
     settings.cases = [
         case
-        for case in cases.SELECTIONS[settings.selection]()
+        for case in [*selected, *cases.in_half_precision(selected)]
         if case.shape.name in (settings.shapes or [case.shape.name])
         and case.mode in (settings.modes or [case.mode])
-        and case.dtype in (settings.dtypes or [case.dtype])
+        and case.dtype in (settings.dtypes or cases.DTYPES)
         and case.target in (settings.targets or [case.target])
         and case.data in (settings.data or [case.data])
         and case.n_threads in (settings.threads or [case.n_threads])

@@ -55,6 +55,17 @@ class Cyce:
         return lambda: self._loss_and_gradient(logits, inputs.target, out=logits, **inputs.options)
 
 
+def refuse_half_precision(inputs):
+    """Raise Unsupported unless the logits are float32 or float64."""
+    if inputs.logits.dtype.itemsize < 4:
+        raise Unsupported("float32 and float64 only")
+
+
+def as_array(value):
+    """Return an array, or a tensor, which may be of bfloat16, as an array."""
+    return value.detach().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
 class Torch:
     """torch's eager mode; backward() cannot be told where to write."""
 
@@ -69,11 +80,16 @@ class Torch:
     def _function(self):
         return self._torch.nn.functional.cross_entropy
 
+    def _tensor(self, array):
+        if array.dtype.name == "bfloat16":
+            return self._torch.from_numpy(array.view(np.uint16)).view(self._torch.bfloat16)
+        return self._torch.from_numpy(array)
+
     def _arguments(self, inputs):
         options = dict(inputs.options)
         if "weight" in options:
-            options["weight"] = self._torch.from_numpy(options["weight"])
-        return self._torch.from_numpy(inputs.logits), self._torch.from_numpy(inputs.target), options
+            options["weight"] = self._tensor(options["weight"])
+        return self._tensor(inputs.logits), self._tensor(inputs.target), options
 
     def loss(self, inputs):
         """Return a call that computes the loss."""
@@ -82,7 +98,7 @@ class Torch:
 
         def call():
             with self._torch.no_grad():
-                return function(logits, target, **options).numpy()
+                return function(logits, target, **options)
 
         return call
 
@@ -96,7 +112,7 @@ class Torch:
             logits.grad = None
             loss = function(logits, target, **options)
             loss.backward()
-            return loss.detach().numpy(), logits.grad.numpy()
+            return loss, logits.grad
 
         return call
 
@@ -173,6 +189,7 @@ class ScikitLearn:
         self._class = HalfMultinomialLoss
 
     def _arguments(self, inputs):
+        refuse_half_precision(inputs)
         n_classes = inputs.logits.shape[1]
         if inputs.logits.ndim > 2 or n_classes == 1 or not inputs.by_index or inputs.label_smoothing:
             raise Unsupported("(samples, several classes) and class indices only, no smoothing")
@@ -258,6 +275,7 @@ class NumPy:
 
     def loss(self, inputs):
         """Return a call that computes the loss."""
+        refuse_half_precision(inputs)
 
         def call():
             log_softmax = inputs.logits - inputs.logits.max(axis=1, keepdims=True)
@@ -267,6 +285,8 @@ class NumPy:
         return call
 
     def _call(self, inputs, make_buffer):
+        refuse_half_precision(inputs)
+
         def call():
             gradient = make_buffer()
             log_softmax = inputs.logits - inputs.logits.max(axis=1, keepdims=True)
@@ -304,10 +324,12 @@ class SciPy:
 
     def loss(self, inputs):
         """Return a call that computes the loss."""
+        refuse_half_precision(inputs)
         return lambda: textbook(inputs, self._special.log_softmax(inputs.logits, axis=1))
 
     def fresh(self, inputs):
         """Return a call that computes the loss and a fresh gradient."""
+        refuse_half_precision(inputs)
 
         def call():
             gradient = self._special.softmax(inputs.logits, axis=1)
@@ -461,17 +483,18 @@ class Expected:
 
     def check(self, outcome, mode, dtype):
         """Raise an AssertionError unless a call of a mode returned what it should."""
-        # Sums in float32 are what several peers have to offer.
-        rtol = 1e-4 if dtype == "float32" else 1e-9
+        # Sums in float32, and losses in half precision, are what several peers have to offer.
+        rtol = {"float32": 1e-4, "float64": 1e-9, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
+        least = 2.0**-24 if dtype == "float16" else 0.0
         loss, gradient = (outcome, None) if mode == "loss" else outcome
-        np.testing.assert_allclose(loss, self.loss, rtol=rtol, err_msg="loss")
+        np.testing.assert_allclose(as_array(loss).astype(np.float64), self.loss, rtol=rtol, err_msg="loss")
         if mode != "loss":
             for entry, expected in self.gradients.items():
                 np.testing.assert_allclose(
-                    np.asarray(gradient[entry]),
+                    as_array(gradient[entry]).astype(np.float64),
                     expected,
                     rtol=10 * rtol,
                     # An ordinary entry: the targets' are larger by the number of classes.
-                    atol=rtol * float(np.median(np.abs(expected))),
+                    atol=max(least, rtol * float(np.median(np.abs(expected)))),
                     err_msg=f"gradient of batch entry {entry}",
                 )
