@@ -63,7 +63,7 @@ def refuse_half_precision(inputs):
 
 def as_array(value):
     """Return an array, or a tensor, which may be of bfloat16, as an array."""
-    return value.detach().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+    return value.detach().double().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
 class Torch:

@@ -71,7 +71,8 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
             ``reduction="none"``, one number per position or one for all; else one number. None
             means 1.
         out : ndarray of the shape and dtype of `input`, default=None
-            Array to write the gradient to, with any strides. It may be `input` itself, which is then
+            Array to write the gradient to, with any strides; of half precision, it may be float32, which is
+            not rounded. It may be `input` itself, which is then
             overwritten; any other overlap with an argument is an error. None means a new array, whose
             memory is kept for the next ones when nothing refers to it any more.
 

@@ -54,7 +54,7 @@ def probabilities(
     Parameters
     ----------
     logits : array_like of shape (C,) or (N, C)
-        Logits of C classes, float32 or float64, not probabilities.
+        Logits of C classes, of any dtype that `cross_entropy` takes, not probabilities.
     target : array_like of int of shape () or (N,), default=None
         The true classes. None marks no class, and -100 none of its sample.
     class_names : sequence of str, default=None
@@ -155,7 +155,7 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     Parameters
     ----------
     logits : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
-        Logits of C classes, float32 or float64.
+        Logits of C classes, of any dtype that `cross_entropy` takes.
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
         The true classes; positions with -100 are ignored.
     n_bins : int, default=15

@@ -10,7 +10,7 @@ import torch
 
 import oracle
 from benchmarks import cases, compare, elementwise, linear, report, waiting
-from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, address
+from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, Unsupported, address
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,26 @@ def test_contenders_are_right_and_so_is_what_they_are_checked_against(shape, tar
         for mode in ("loss", "fresh", "reused", "in place"):
             copied = inputs._replace(logits=inputs.logits.copy())
             expected.check(getattr(contender, mode.replace(" ", "_"))(copied)(), mode, "float64")
+
+
+@pytest.mark.parametrize("target", cases.TARGETS)
+@pytest.mark.parametrize("dtype", cases.HALVES)
+def test_contenders_in_half_precision(dtype, target):
+    inputs = cases.make_inputs(IMAGE, dtype, target, "normal")
+    assert inputs.logits.dtype == cases.dtype_of(dtype)
+    expected = Expected(inputs)
+    for contender in (Cyce(1), Torch(1)):
+        for mode in ("loss", "fresh"):
+            expected.check(getattr(contender, mode)(inputs)(), mode, dtype)
+    with pytest.raises(Unsupported, match="float32 and float64 only"):
+        NumPy(1).loss(inputs)
+
+
+def test_cases_of_half_precision_are_those_of_float32():
+    settings = compare.parse(["--quick", "--dtypes", "bfloat16", "--contenders", "cyce"])
+    assert [case._replace(dtype="float32") for case in settings.cases] == cases.quick()
+    assert {case.dtype for case in settings.cases} == {"bfloat16"}
+    assert {case.dtype for case in compare.parse(["--quick"]).cases} == {"float32"}
 
 
 @pytest.mark.parametrize("mode", ["loss", "fresh"])

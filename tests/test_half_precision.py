@@ -12,8 +12,8 @@ import pytest
 
 import cyce
 import cyce.functional as F
-from functions import FUNCTIONS, arrays_of, bits, classes
-from platforms import with_resource_usage
+from functions import FUNCTIONS, arrays_of, bits
+from platforms import on_linux, with_resource_usage
 
 HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 LAYOUTS = {
@@ -425,6 +425,32 @@ def test_nothing_of_the_size_of_the_logits_is_allocated(run_python, name, what):
     assert int(result.stdout) * unit < 40e6
 
 
-def test_the_loss_of_ignored_positions(half, rng):
-    x = logits_of(rng, (40, 9), half)
-    assert (F.cross_entropy(x, classes(x), reduction="none")[4::5] == 0).all()
+MAPPED = """
+import sys
+import numpy as np
+import cyce
+
+def own_kilobytes():
+    with open("/proc/self/status") as file:
+        return int(next(line.split()[1] for line in file if line.startswith("RssAnon")))
+
+with open("logits", "wb") as file:
+    # zeros that take no place on the disk
+    file.truncate(8192 * 128256 * 2)
+logits = np.memmap("logits", np.float16, "r", shape=(8192, 128256))
+target = np.arange(8192)
+cyce.cross_entropy(logits[:10], target[:10])
+before = own_kilobytes()
+perplexity = np.exp(cyce.cross_entropy(logits, target))
+print(perplexity, own_kilobytes() - before)
+"""
+
+
+@on_linux
+@pytest.mark.integration
+def test_perplexity_of_two_gigabytes_of_a_memory_map(run_python):
+    result = run_python("-c", MAPPED)
+    assert result.returncode == 0, result.stderr
+    perplexity, kilobytes = map(float, result.stdout.split())
+    assert perplexity == pytest.approx(128256, rel=1e-5)
+    assert kilobytes < 20_000

@@ -103,15 +103,16 @@ def cross_entropy(
     Parameters
     ----------
     input : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
-        Logits of C classes, float32 or float64, at 1, N, or N * d1 * ... * dk positions. Arrays of any
-        strides, read-only arrays and detached CPU tensors of torch are read without a copy; arrays of
-        another byte order are copied.
+        Logits of C classes, float16, bfloat16 (of ml_dtypes), float32 or float64, at 1, N, or
+        N * d1 * ... * dk positions. Arrays of any strides, read-only arrays, detached CPU tensors of torch
+        and arrays that speak DLPack are read without a copy; arrays of another byte order are copied.
+        Half precision is computed in float32, a block at a time.
     target : array_like
         Either class indices in [0, C) of shape (), (N,) or (N, d1, ..., dk) and any integer dtype,
         or class probabilities of the shape of `input` and a floating point dtype. Probabilities need
         not sum to 1.
     weight : array_like of shape (C,), default=None
-        A weight for each class, cast to the dtype of `input`. None means 1.
+        A weight for each class, cast to the dtype of the result. None means 1.
     size_average : bool, default=None
         Deprecated: with `reduce`, overrides `reduction`.
     ignore_index : int, default=-100
@@ -130,7 +131,7 @@ def cross_entropy(
         nor copied. The other axes are the positions, in their order. None means torch's axis: 1, or 0 if
         there is only one. This and all further arguments are not in torch.
     sample_weight : array_like of the positions' shape, default=None
-        A weight for each position, cast to the dtype of `input`. A position of weight 2 counts as two
+        A weight for each position, cast to the dtype of the result. A position of weight 2 counts as two
         positions, also in the mean's denominator; one of weight 0 as ignored.
     normalizer : float, default=None
         Denominator of "mean", such as the number of positions of all micro-batches over which a gradient
@@ -149,13 +150,13 @@ def cross_entropy(
     Returns
     -------
     scalar or ndarray
-        In the dtype of `input`: a NumPy scalar, or an array of the positions' shape with
+        In float64 if `input` is, else in float32: a NumPy scalar, or an array of the positions' shape with
         ``reduction="none"``. The mean of no positions is NaN.
 
     Raises
     ------
     TypeError
-        If `input` is not float32 or float64, or is a masked array; if `target` is neither class indices
+        If `input` is not of the dtypes above, or is a masked array; if `target` is neither class indices
         nor class probabilities, such as integers in the shape of `input`; if another argument is not
         numeric.
     ValueError
@@ -201,8 +202,8 @@ def cross_entropy(
     With :math:`L = \log \sum_j e^{x_j}`, a z-loss adds :math:`\zeta L^2` to :math:`\ell` and
     :math:`2 \zeta L p_c` to its gradient; class weights do not scale it. The sample weight multiplies
     the sum. Softcap and temperature replace :math:`x` by
-    :math:`x' = \kappa \tanh(x / \kappa) / T`, rounded to the dtype of `input`, and multiply the gradient by
-    :math:`\partial x'_c / \partial x_c = (1 - \tanh^2(x_c / \kappa)) / T`. "mean" divides by
+    :math:`x' = \kappa \tanh(x / \kappa) / T`, rounded to the dtype of the result, and multiply the gradient
+    by :math:`\partial x'_c / \partial x_c = (1 - \tanh^2(x_c / \kappa)) / T`. "mean" divides by
     :math:`\sum s_n w_{y_n}` over the positions that are not ignored, with sample weights :math:`s`; with
     class probabilities, by :math:`\sum s_n`.
 
@@ -210,9 +211,9 @@ def cross_entropy(
     :math:`r = \sum e^{x_j - m}` over the other classes, so that nothing cancels and small losses
     keep their precision. Results are the same bits for any number of threads.
 
-    Differs from torch: `target` may have any integer dtype; tiny losses are not rounded to 0; ignored
-    positions do not contribute NaN; a class of probability 0 contributes 0 even if its logit is -inf;
-    errors are ValueError or TypeError in place of RuntimeError.
+    Differs from torch: losses of half precision are float32; `target` may have any integer dtype; tiny
+    losses are not rounded to 0; ignored positions do not contribute NaN; a class of probability 0
+    contributes 0 even if its logit is -inf; errors are ValueError or TypeError in place of RuntimeError.
 
     References
     ----------

@@ -59,7 +59,7 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     input : array_like
-        Logits of yes, of any shape, float32 or float64.
+        Logits of yes, of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64.
     target : array_like of the shape of `input`
         1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
     weight : array_like, default=None
@@ -77,13 +77,14 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     scalar or ndarray
-        In the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+        In float64 if `input` is, else in float32: a NumPy scalar, or an array of its shape with
+        ``reduction="none"``.
         The mean of no elements is NaN.
 
     Raises
     ------
     TypeError
-        If `input` is not float32 or float64, or another argument is not numeric.
+        If `input` is not of the dtypes above, or another argument is not numeric.
     ValueError
         If `target` does not have the shape of `input`, weights do not broadcast to it, or `reduction` is
         invalid.
@@ -112,7 +113,7 @@ def binary_cross_entropy_with_logits(
     any size give finite losses, nothing cancels, and tiny losses keep their precision.
 
     Differs from torch: a target of exactly 0 or 1 contributes 0 for the other answer even if the logit is
-    infinite (torch: NaN); the result has the dtype of `input`, not a common dtype with `target`.
+    infinite (torch: NaN); the result is float64 or float32, as `input` is, not a common dtype with `target`.
 
     References
     ----------
@@ -187,7 +188,7 @@ def binary_cross_entropy(
     Parameters
     ----------
     input : array_like
-        Probabilities of yes, of any shape, float32 or float64, in [0, 1].
+        Probabilities of yes, of any shape, in [0, 1], float16, bfloat16 (of ml_dtypes), float32 or float64.
     target : array_like of the shape of `input`
         1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
     weight : array_like, default=None
@@ -202,12 +203,13 @@ def binary_cross_entropy(
     Returns
     -------
     scalar or ndarray
-        In the dtype of `input`: a NumPy scalar, or an array of its shape with ``reduction="none"``.
+        In float64 if `input` is, else in float32: a NumPy scalar, or an array of its shape with
+        ``reduction="none"``.
 
     Raises
     ------
     TypeError
-        If `input` is not float32 or float64, or another argument is not numeric.
+        If `input` is not of the dtypes above, or another argument is not numeric.
     ValueError
         If an element of `input` or `target` is outside [0, 1], `target` does not have the shape of
         `input`, `weight` does not broadcast to it, or `reduction` is invalid.
@@ -286,7 +288,8 @@ def kl_div(
     Parameters
     ----------
     input : array_like
-        Log-probabilities of any shape, float32 or float64, such as those of `log_softmax`.
+        Log-probabilities of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64, such as those
+        of `log_softmax`.
     target : array_like
         Probabilities, or their logarithms with `log_target`, floating point; `input` and `target` are
         broadcast to one shape.
@@ -304,7 +307,7 @@ def kl_div(
     Returns
     -------
     scalar or ndarray
-        In the dtype of `input`: a NumPy scalar, or an array of the common shape with
+        In float64 if `input` is, else in float32: a NumPy scalar, or an array of the common shape with
         ``reduction="none"``.
 
     Raises

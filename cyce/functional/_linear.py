@@ -77,7 +77,9 @@ def linear_cross_entropy(
     Parameters
     ----------
     input : array_like of shape (H,) or (N, H)
-        Hidden states of H features, float32 or float64.
+        Hidden states of H features, float16, bfloat16 (of ml_dtypes), float32 or float64. Half precision is
+        computed in float32: weights are converted a block at a time, and their gradient is a sum in float32,
+        which is rounded once.
     linear_weight : array_like of shape (C, H) or (C, d1, ..., dk, H)
         Weights of the layer for C classes, at 1 or d1 * ... * dk positions of each row of `input`; in the
         dtype of `input`. If a row counts at some of its positions only, the weights of all positions take
@@ -88,7 +90,7 @@ def linear_cross_entropy(
     linear_bias : array_like of shape (C,) or (C, d1, ..., dk), default=None
         Bias of the layer; in the dtype of `input`.
     weight : array_like of shape (C,), default=None
-        A weight for each class, cast to the dtype of `input`.
+        A weight for each class, cast to the dtype of the result.
     reduction : {"mean", "sum", "none"}, default="mean"
         As in `cross_entropy`.
     ignore_index : int, default=None

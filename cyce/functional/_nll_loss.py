@@ -59,7 +59,7 @@ def nll_loss(
     Parameters
     ----------
     input : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
-        Log-probabilities of C classes, float32 or float64.
+        Log-probabilities of C classes, float16, bfloat16 (of ml_dtypes), float32 or float64.
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
         Class indices in [0, C), of any integer dtype.
     weight : array_like of shape (C,), default=None
@@ -76,7 +76,7 @@ def nll_loss(
     Returns
     -------
     scalar or ndarray
-        In the dtype of `input`: a NumPy scalar, or an array of the positions' shape with
+        In float64 if `input` is, else in float32: a NumPy scalar, or an array of the positions' shape with
         ``reduction="none"``.
 
     Raises

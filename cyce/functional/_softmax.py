@@ -61,20 +61,23 @@ def softmax(
     Parameters
     ----------
     input : array_like
-        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+        Logits of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64, or of any real dtype with
+        `dtype`.
     dim : int, default=None
         The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
     _stacklevel : int, default=3
         Stack level that a warning points at; 3 is the caller of this function.
     dtype : dtype, default=None
-        float32 or float64; `input` is cast to it first.
+        One of these four; `input` is cast to it first. With float32, half precision is not cast but computed
+        in float32, as it always is, and not rounded to its dtype again.
     out : ndarray of the shape of `input` and the dtype of the result, default=None
-        Array to write the result to, with any strides; it may be `input` itself.
+        Array to write the result to, with any strides; it may be `input` itself. For half precision, it may
+        be float32.
 
     Returns
     -------
     ndarray
-        In the shape and dtype of `input`; `out` if that is given.
+        In the shape and dtype of `input`, or in `dtype`; `out` if that is given.
 
     Raises
     ------
@@ -123,20 +126,23 @@ def log_softmax(
     Parameters
     ----------
     input : array_like
-        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+        Logits of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64, or of any real dtype with
+        `dtype`.
     dim : int, default=None
         The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
     _stacklevel : int, default=3
         Stack level that a warning points at; 3 is the caller of this function.
     dtype : dtype, default=None
-        float32 or float64; `input` is cast to it first.
+        One of these four; `input` is cast to it first. With float32, half precision is not cast but computed
+        in float32, as it always is, and not rounded to its dtype again.
     out : ndarray of the shape of `input` and the dtype of the result, default=None
-        Array to write the result to, with any strides; it may be `input` itself.
+        Array to write the result to, with any strides; it may be `input` itself. For half precision, it may
+        be float32.
 
     Returns
     -------
     ndarray
-        In the shape and dtype of `input`; `out` if that is given.
+        In the shape and dtype of `input`, or in `dtype`; `out` if that is given.
 
     Raises
     ------
@@ -189,20 +195,23 @@ def softmin(
     Parameters
     ----------
     input : array_like
-        Logits of any shape, float32 or float64, or of any real dtype with `dtype`.
+        Logits of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64, or of any real dtype with
+        `dtype`.
     dim : int, default=None
         The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
     _stacklevel : int, default=3
         Stack level that a warning points at; 3 is the caller of this function.
     dtype : dtype, default=None
-        float32 or float64; `input` is cast to it first.
+        One of these four; `input` is cast to it first. With float32, half precision is not cast but computed
+        in float32, as it always is, and not rounded to its dtype again.
     out : ndarray of the shape of `input` and the dtype of the result, default=None
-        Array to write the result to, with any strides; it may be `input` itself.
+        Array to write the result to, with any strides; it may be `input` itself. For half precision, it may
+        be float32.
 
     Returns
     -------
     ndarray
-        In the shape and dtype of `input`; `out` if that is given.
+        In the shape and dtype of `input`, or in `dtype`; `out` if that is given.
 
     Raises
     ------
@@ -242,7 +251,8 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
     Parameters
     ----------
     input : array_like
-        Of any shape; float32 or float64, or integers, which are cast to float32.
+        Of any shape; float16, bfloat16 (of ml_dtypes), float32 or float64, or integers, which are cast to
+        float32.
     dim : int or sequence of int
         The axis or axes to sum over.
     keepdim : bool, default=False
@@ -253,7 +263,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
     Returns
     -------
     ndarray
-        -inf if all elements are -inf, or there are none.
+        In float64 if `input` is, else in float32; -inf if all elements are -inf, or there are none.
 
     Raises
     ------

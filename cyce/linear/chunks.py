@@ -46,7 +46,7 @@ MIN_PIECE_ROWS = 256
 # those of one product, which BLAS sums in parts, too. With more, rounding errors are kept, in half the
 # precision.
 PLAIN_ADDENDS = 12
-# Rows whose part of the bias's gradient is summed in the dtype of `input`, before it is added in float64.
+# Rows whose part of the bias's gradient is summed in the dtype of the logits, before it is added in float64.
 BIAS_ROWS = 256
 # Number of logits that a kernel is called with.
 KERNEL_LOGITS = 1 << 20
