@@ -497,9 +497,11 @@ def common_shape(input: NDArray[Any], target: NDArray[Any]) -> tuple[int, ...]:
 
 def check_probabilities(array: NDArray[Any], name: str) -> None:
     """Raise unless all elements are in [0, 1]."""
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
-        # `not` with the comparisons, because NaN fails both.
-        bad = np.unravel_index(np.argmin((array >= 0) & (array <= 1)), array.shape)
+    # `&` of comparisons, because NaN fails both; of which bfloat16 would warn.
+    with np.errstate(invalid="ignore"):
+        are_right = (array >= 0) & (array <= 1)
+    if not are_right.all():
+        bad = np.unravel_index(np.argmin(are_right), array.shape)
         where = ", ".join(map(str, bad))
         hint = "; for logits, use binary_cross_entropy_with_logits" if name == "input" else ""
         raise ValueError(

@@ -299,7 +299,7 @@ def test_samples_of_modules_in_half_precision(ours, theirs, sample, is_loss):
 
 
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored")
-@pytest.mark.parametrize(("theirs", "sample"), list(linear_samples(HALVES)))
+@pytest.mark.parametrize(("theirs", "sample"), list(linear_samples([torch.bfloat16])))
 def test_samples_of_linear_cross_entropy_in_half_precision(theirs, sample):
     torch.manual_seed(0)
     named = dict(sample.kwargs)

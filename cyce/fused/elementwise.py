@@ -24,6 +24,7 @@ from cyce._arguments import (
 from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import ElementwiseArguments
+from cyce.memory.arrays import copy
 from cyce.threads.budget import budget
 
 
@@ -152,7 +153,7 @@ def _of_elements(
     if grad_out is not None and full_grad is not None and is_broadcast:
         n_new = len(shape) - input.ndim
         repeated = tuple(i for i in range(len(shape)) if i < n_new or input.shape[i - n_new] != shape[i])
-        grad_out[...] = full_grad.sum(axis=repeated, dtype=np.float64).reshape(input.shape)
+        copy(full_grad.sum(axis=repeated, dtype=np.float64).reshape(input.shape), grad_out)
     return dtype.type(value) if loss_out is None else loss_out, grad_out
 
 
