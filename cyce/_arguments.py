@@ -39,6 +39,7 @@ _TORCH_NAMES = {
     "uint8": "Byte",
     "bool": "Bool",
     "float16": "Half",
+    "bfloat16": "BFloat16",
     "float32": "Float",
     "float64": "Double",
     "complex64": "ComplexFloat",
@@ -66,8 +67,13 @@ def is_half(dtype: np.dtype[Any]) -> bool:
 
 
 def _is_floating(dtype: np.dtype[Any]) -> bool:
-    """Return whether this is a floating point dtype."""
-    return dtype.kind == "f" or is_bfloat16(dtype)
+    """Return whether this is a floating point dtype that the kernels read, in any byte order."""
+    return (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)) or is_bfloat16(dtype)
+
+
+def _are_bits(dtype: np.dtype[Any]) -> bool:
+    """Return whether this is what bfloat16 becomes in files: NumPy's have no name for it."""
+    return dtype.kind in "uV" and dtype.itemsize == 2 and dtype.name in ("uint16", "void16")
 
 
 def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -111,14 +117,18 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
 
 def _is_tensor(value: Any) -> bool:
     """Return whether this is a torch tensor."""
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
 
 
 def _view_bfloat16_of_tensor(tensor: Any) -> NDArray[Any]:
     """Return a view of a tensor of bfloat16, which its own method `numpy` refuses."""
+    torch = sys.modules["torch"]
+    if tensor.layout != torch.strided:
+        raise TypeError(f"it is a tensor of layout {tensor.layout}; make it dense by to_dense()")
     if tensor.requires_grad:
         raise TypeError("it is a tensor that requires a gradient")
-    bits: NDArray[Any] = tensor.view(sys.modules["torch"].uint16).numpy()
+    bits: NDArray[Any] = tensor.view(torch.int16).numpy()
     try:
         return bits.view(importlib.import_module("ml_dtypes").bfloat16)
     except ModuleNotFoundError:
@@ -156,9 +166,14 @@ def _cast(value: Any, name: str, dtype: str) -> str:
     return f"np.asarray({name}, dtype={dtype})"
 
 
-def _view_as_bfloat16(value: Any, name: str) -> str:
-    """Return the code that says that bits are those of bfloat16."""
-    return f"{name}.view({'torch' if _is_tensor(value) else 'ml_dtypes'}.bfloat16)"
+def _refuse_bits(dtype: np.dtype[Any], value: Any, name: str, what: str) -> None:
+    """Raise if this may be bfloat16 that is not named as such: taken as integers, it gives nonsense."""
+    if _are_bits(dtype):
+        package = "torch" if _is_tensor(value) else "ml_dtypes"
+        raise TypeError(
+            f"{name}: {what} must be floating point, got {dtype.name}; if these are the bits of bfloat16, "
+            f"view them as such: {name}.view({package}.bfloat16)"
+        )
 
 
 def _native(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -184,16 +199,13 @@ def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any
         return value if value.flags.aligned else _native(value, value.dtype)
     array = as_array(value, name)
     kind = array.dtype.kind
-    if kind in "iub" and getattr(getattr(target, "dtype", None), "kind", "") == "f":
+    target_dtype = getattr(target, "dtype", None)
+    if kind in "iub" and isinstance(target_dtype, np.dtype) and _is_floating(target_dtype):
         raise TypeError(
             f"{name}: {what} must be floating point, got {array.dtype.name}, and {target.dtype.name} for "
             f"target: they seem to be swapped, {name} comes first"
         )
-    if kind in "uV" and array.dtype.itemsize == 2 and array.dtype.name in ("uint16", "void16"):
-        raise TypeError(
-            f"{name}: {what} must be floating point, got {array.dtype.name}; if these are the bits of "
-            f"bfloat16, view them as such: {_view_as_bfloat16(value, name)}"
-        )
+    _refuse_bits(array.dtype, value, name, what)
     if kind in "iub":
         raise TypeError(
             f"{name}: {what} must be floating point, got {array.dtype.name}; cast them: "
@@ -203,10 +215,11 @@ def as_logits(value: Any, what: str = "logits", name: str = "input", target: Any
         raise TypeError(
             f"{name}: {what} must be real, got {array.dtype.name}; pass {name}.real or abs({name})"
         )
-    if kind == "f" and array.dtype.itemsize > 8:
+    if kind == "f" and not _is_floating(array.dtype):
+        dtype = "float64" if array.dtype.itemsize > 8 else "float32"
         raise TypeError(
             f"{name}: {what} must be float16, bfloat16, float32 or float64, got {array.dtype.name}; cast "
-            f"them: {_cast(value, name, 'float64')}"
+            f"them: {_cast(value, name, dtype)}"
         )
     if not _is_floating(array.dtype):
         raise TypeError(
@@ -225,6 +238,7 @@ def as_floating(value: Any, dtype: Any = None, what: str = "logits", name: str =
     """
     array = as_array(value, name)
     if dtype is not None:
+        _refuse_bits(array.dtype, value, name, what)
         wanted = as_dtype(dtype)
         if array.dtype.kind not in "iubf" and not is_bfloat16(array.dtype):
             raise TypeError(f"{name}: must hold real numbers, got dtype {array.dtype.name}")
@@ -343,7 +357,7 @@ def as_indices(
         return target
     if target.dtype.kind not in "iu" and target.size == 0 and not hasattr(value, "dtype"):
         target = target.astype(np.int64)
-    kind = target.dtype.kind
+    kind = "f" if is_bfloat16(target.dtype) else target.dtype.kind
     if kind not in "iufbc":
         raise TypeError(
             f"target: must hold numbers, got dtype {target.dtype.name}: class indices of shape "
@@ -368,6 +382,7 @@ def as_indices(
 def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, name: str) -> NDArray[Any]:
     """Return class probabilities as a native floating point array of at most 64 bits."""
     kind = target.dtype.kind
+    _refuse_bits(target.dtype, target, "target", "class probabilities")
     if kind in "iub":
         raise TypeError(
             "Expected floating point type for target with class probabilities, got "
@@ -375,13 +390,13 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, nam
             f"dtype {target.dtype.name}. If it is one-hot, pass the class indices, "
             f"target.argmax(axis={axis}), or cast it, target.astype({logits.dtype.name!r})"
         )
-    if not _is_floating(target.dtype):
+    if kind != "f" and not _is_floating(target.dtype):
         raise TypeError(
             "Expected floating point type for target with class probabilities, got "
             f"{_torch_name(target.dtype)}: target must be float16, bfloat16, float32 or float64, got "
             f"{target.dtype.name}"
         )
-    if target.dtype.itemsize <= 8:
+    if _is_floating(target.dtype):
         return _native(target, target.dtype.newbyteorder("="))
     return _native(target, arithmetic_dtype(logits.dtype))
 
@@ -431,15 +446,17 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
 
 
 def as_operand(value: Any, name: str, dtype: np.dtype[Any], kinds: str = "biuf") -> NDArray[Any]:
-    """Return an operand of an elementwise loss: in half precision as it is, else in the arithmetic's dtype.
+    """Return an operand of an elementwise loss: floating point as it is, others in the arithmetic's dtype.
 
     dtype: that of `input`.
     """
     array = as_array(value, name)
+    if array.dtype.kind == "V":
+        _refuse_bits(array.dtype, value, name, "numbers")
     if array.dtype.kind not in kinds and not is_bfloat16(array.dtype):
         needed = "real" if "i" in kinds else "floating point"
         raise TypeError(f"{name}: must hold {needed} numbers, got dtype {array.dtype.name}")
-    if is_half(array.dtype):
+    if _is_floating(array.dtype):
         return _native(array, array.dtype.newbyteorder("="))
     return _native(array, arithmetic_dtype(dtype))
 

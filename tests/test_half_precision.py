@@ -162,7 +162,6 @@ def test_softmax_and_its_like(level, half, rng, shape, function):
     logits = logits_of(rng, shape, half)
     expected = function(wide(logits), 1)
     assert_rounded(function(logits, 1), expected, half)
-    assert_rounded(function(wide(logits), 1, dtype=half), expected, half) if half == np.float16 else None
     np.testing.assert_array_equal(function(logits, 1, dtype=np.float32), expected)
     np.testing.assert_array_equal(function(logits, 1, out=np.empty(shape, np.float32)), expected)
     out = logits.copy()
@@ -214,6 +213,88 @@ def test_threads_do_not_change_a_bit(level, half, rng, loss_and_gradient, thread
         threads(n)
         results.append(bits(loss_and_gradient(logits, target)))
     assert results[0] == results[1] == results[2]
+
+
+def test_gradients_as_near_to_one_number_as_to_the_next(level):
+    # 16.3359375 is: exactly between 16.328125 and 16.34375, whose last bit is 0.
+    for dtype in (np.float16, np.float32, np.float64):
+        _, gradient = cyce.value_and_grad(F.binary_cross_entropy)(
+            np.array([0.96875], dtype), [0.0], weight=[0.510498046875], reduction="sum"
+        )
+        assert gradient == (16.34375 if dtype == np.float16 else 16.3359375)
+
+
+def test_of_operands_only_integers_are_copied(rng, half):
+    x = rng.random((30, 40))
+    expected = F.binary_cross_entropy(x.astype(np.float32), x.astype(np.float32), weight=x.astype(half))
+    assert F.binary_cross_entropy(x.astype(np.float32), x, weight=x.astype(half)) == expected
+
+
+class TestErrors:
+    @pytest.mark.parametrize("bits", [np.uint16, "V2"])
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda x: F.logsumexp(x, 1),
+            lambda x: F.softmax(x, 1),
+            lambda x: F.softmax(x, 1, dtype=np.float32),
+            lambda x: F.cross_entropy(x, [0, 1]),
+            lambda x: F.linear_cross_entropy(x, np.zeros((3, 4)), [0, 1]),
+            lambda x: F.binary_cross_entropy(x, np.zeros((2, 4))),
+        ],
+    )
+    def test_bits_of_bfloat16(self, bits, call):
+        x = np.ones((2, 4), ml_dtypes.bfloat16).view(bits)
+        with pytest.raises(
+            TypeError, match=r"input: .*, view them as such: input\.view\(ml_dtypes\.bfloat16\)"
+        ):
+            call(x)
+
+    @pytest.mark.parametrize("bits", [np.uint16, "V2"])
+    def test_bits_of_bfloat16_as_probabilities(self, bits):
+        target = np.ones((2, 4), ml_dtypes.bfloat16).view(bits)
+        message = r"target: .*, view them as such: target\.view\(ml_dtypes\.bfloat16\)"
+        with pytest.raises(TypeError, match=message):
+            F.cross_entropy(np.ones((2, 4)), target)
+        if bits == "V2":
+            with pytest.raises(TypeError, match=message):
+                F.binary_cross_entropy(np.ones((2, 4)), target)
+
+    @pytest.mark.parametrize("name", ["float8_e5m2", "float8_e4m3fn"])
+    def test_eight_bits(self, name):
+        x = np.ones((2, 3)).astype(getattr(ml_dtypes, name))
+        for call in (lambda: F.cross_entropy(x, [0, 1]), lambda: F.logsumexp(x, 1), lambda: F.softmax(x, 1)):
+            with pytest.raises(TypeError, match=f"input: logits must be .*float16, .*, got .*{name}"):
+                call()
+
+    def test_arguments_that_are_swapped(self, half):
+        with pytest.raises(TypeError, match="they seem to be swapped, input comes first"):
+            F.cross_entropy(np.array([0, 1]), np.ones((2, 3), half))
+
+    def test_class_indices(self, half):
+        name = {"float16": "Half", "bfloat16": "BFloat16"}[half.name]
+        with pytest.raises(
+            TypeError, match=f"expected target dtype to be Long or Byte, but got {name}: .*astype"
+        ):
+            F.cross_entropy(np.ones((2, 3), half), np.array([0, 1], half))
+
+    @pytest.mark.torch
+    def test_sparse_tensors(self):
+        import torch
+
+        for dtype in (torch.float32, torch.bfloat16):
+            with pytest.raises(TypeError, match=r"input: .*to_dense\(\)"):
+                F.cross_entropy(torch.ones(2, 3, dtype=dtype).to_sparse(), [0, 1])
+
+    @pytest.mark.torch
+    def test_subclasses_of_tensors(self):
+        import torch
+
+        class Tensor(torch.Tensor):
+            pass
+
+        tensor = torch.zeros(2, 3, dtype=torch.bfloat16).as_subclass(Tensor)
+        assert F.cross_entropy(tensor, [0, 1]) == np.float32(np.log(3))
 
 
 class TestOut:
@@ -271,6 +352,15 @@ class TestLinear:
         call(hidden, weights, target, linear_bias=bias, **named, out=outs)
         np.testing.assert_array_equal(outs[0], slopes[0])
         np.testing.assert_array_equal(outs[1], slopes[1])
+
+    def test_what_overflows_becomes_infinite_without_a_warning(self):
+        # The tests make errors of warnings.
+        hidden, weights = np.float16([[1, 2], [3, 4]]), np.float16([[100, -100], [200, 500]])
+        for target in ([0, 0], [0, -100]):
+            _, (of_hidden, _) = cyce.value_and_grad(F.linear_cross_entropy)(
+                hidden, weights, target, ignore_index=-100, reduction="sum", grad_output=5e3
+            )
+            assert np.isposinf(of_hidden[0]).all()
 
     def test_weights_in_any_layout(self, half, rng):
         hidden, weights, _, target = self.arguments(rng, half, 20, 24, 300)
@@ -387,6 +477,10 @@ if sys.argv[2] == "rows":
     x, t = logits(4096, 51200), rng.integers(51200, size=4096)
     F.cross_entropy_stats(x[:2], t[:2])
     calls = lambda x, t: (F.cross_entropy_stats(x, t), V(x, t, out=x), F.softmax(x, 1, out=x))
+elif sys.argv[2] == "long rows":
+    x, t = logits(4, 51200000), rng.integers(51200000, size=4)
+    F.cross_entropy_stats(x[:1, :100000], [0])
+    calls = lambda x, t: (F.cross_entropy(x, t), V(x, t, out=x, softcap=5.0), F.softmax(x, 1, out=x))
 elif sys.argv[2] == "Fortran order":
     x, t = logits(51200, 4096).T, rng.integers(51200, size=4096)
     calls = lambda x, t: (F.cross_entropy(x, t), F.log_softmax(x, 1, out=x), V(x, t, out=x))
@@ -416,7 +510,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @with_resource_usage
 @pytest.mark.parametrize("name", HALVES)
-@pytest.mark.parametrize("what", ["rows", "Fortran order", "images", "gaps", "elements", "linear"])
+@pytest.mark.parametrize(
+    "what", ["rows", "long rows", "Fortran order", "images", "gaps", "elements", "linear"]
+)
 def test_nothing_of_the_size_of_the_logits_is_allocated(run_python, name, what):
     result = run_python("-c", PEAK, name, what)
     assert result.returncode == 0, result.stderr

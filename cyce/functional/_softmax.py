@@ -290,6 +290,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
     1000.6931
     """
     array = as_array(input, "input")
+    # Integers of 16 bits may be bfloat16 (`as_floating`).
     result = as_floating(array, np.float32 if array.dtype.kind in "iu" else None)
     n_dims = result.ndim
     axes = [as_axis(axis, n_dims) for axis in ([dim] if np.ndim(dim) == 0 else dim)]  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ from cython cimport floating
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN
 
+from cyce.kernels.machine cimport multiply_add
 from cyce.kernels.math cimport (
     exp_clamped, exp_for_float, exp_nonpositive, inverse_for_float, log1p_nonnegative, log1p_of_fraction,
     log1p_of_fraction_for_float, log_for_float, log_nonnegative,
@@ -91,7 +92,14 @@ cdef inline double slope_of_bce(floating probability, double target) noexcept no
     cdef double variance = wide * (1.0 - wide)
     # torch's bound, 1e-12, keeps the slope finite at 0 and 1.
     cdef double bounded = variance if variance > 1e-12 else 1e-12
-    return (wide - target) * inverse_for_float(bounded) if floating is float else (wide - target) / bounded
+    cdef double inverse, slope
+    if floating is float:
+        inverse = inverse_for_float(bounded)
+        slope = (wide - target) * inverse
+        # Exact where the quotient is: it may be as near to one number of half precision as to the next.
+        return multiply_add[double](multiply_add[double](-slope, bounded, wide - target), inverse, slope)
+    else:
+        return (wide - target) / bounded
 
 
 # ---------------------------------------------------------------------------------------------

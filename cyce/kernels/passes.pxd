@@ -16,15 +16,14 @@ from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
 from cyce.kernels.merge cimport N_BLOCK_FIELDS, load_state, merge_blocks, save_picks, save_state
-from cyce.kernels.plan cimport check_block
+from cyce.kernels.plan cimport ROW_BLOCK, check_block
 from cyce.kernels.positions cimport (
     find_pivots, finish_logsumexp, finish_losses, finish_pivots, finish_stats, normalize_positions,
 )
 from cyce.kernels.rows cimport (
-    row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, rows_settle,
+    row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, row_restart_block, rows_settle,
 )
 from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
-from cyce.kernels.storage cimport TILE
 from cyce.kernels.streaming cimport choose_memory, restarts
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
@@ -122,17 +121,21 @@ cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, flo
 
 
 cdef inline floating* exponentials_of_row(
-    const Call* call, const Tile* tile, Py_ssize_t row, floating* exps
+    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, floating* exps
 ) noexcept nogil:
-    """Where the exponentials of a row wait; NULL if they do not."""
+    """Where the exponentials of a block of a row wait; NULL if they do not."""
     if exps == NULL:
         return NULL
-    return exps + (row * call.n_classes if call.exps_wait_apart else tile.grad_at[row])
+    return exps + (row * call.n_classes if call.exps_wait_apart else tile.grad_at[row]) + block * ROW_BLOCK
 
 
-cdef inline floating* slopes_of_row(const Call* call, Py_ssize_t row, floating* slopes) noexcept nogil:
-    """Where the slopes of a row wait; NULL if there are none."""
-    return slopes + row * call.n_classes if has_slopes(call) and call.grad.start != NULL else NULL
+cdef inline floating* slopes_of_row(
+    const Call* call, Py_ssize_t row, Py_ssize_t block, floating* slopes
+) noexcept nogil:
+    """Where the slopes of a block of a row wait; NULL if there are none."""
+    if not has_slopes(call) or call.grad.start == NULL or restarts(call, <floating> 0):
+        return NULL
+    return slopes + row * call.n_classes + block * ROW_BLOCK
 
 
 cdef inline void reduce_block(
@@ -149,8 +152,8 @@ cdef inline void reduce_block(
     for row in range(tile.width):
         if tile.counts[row]:
             row_reduce_block(
-                call, tile, row, exponentials_of_row(call, tile, row, exps_out),
-                slopes_of_row(call, row, slopes_out), block, block_stats + row, packed,
+                call, tile, row, exponentials_of_row(call, tile, row, block, exps_out),
+                slopes_of_row(call, row, block, slopes_out), block, block_stats + row, packed,
             )
         else:
             row_leave_out(call, block_stats + row)
@@ -169,10 +172,12 @@ cdef inline void finish_block(
         for row in range(tile.width):
             if call.output == LOG_SOFTMAX:
                 row_log_softmax_block(call, tile, row, block, packed)
+            elif restarts(call, <floating> 0):
+                row_restart_block(call, tile, row, block, block_stats, packed)
             else:
                 row_finish_block(
-                    call, tile, row, exponentials_of_row(call, tile, row, exps),
-                    slopes_of_row(call, row, slopes), block, block_stats,
+                    call, tile, row, exponentials_of_row(call, tile, row, block, exps),
+                    slopes_of_row(call, row, block, slopes), block, block_stats,
                 )
     elif call.output == LOG_SOFTMAX:
         tile_log_softmax_block(call, tile, block, packed)

@@ -9,7 +9,7 @@ from libc.math cimport fabs
 
 from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
 from cyce.kernels.chunks cimport fetch_chunk_ahead, lanes_of, largest_of
-from cyce.kernels.machine cimport cyce_to_float
+from cyce.kernels.machine cimport check, cyce_to_float
 from cyce.kernels.masses cimport dense_masses, is_uniform
 from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
 from cyce.kernels.one_pass cimport reduce_in_one_pass, settle_rests
@@ -50,20 +50,17 @@ cdef inline const floating* row_logits(
 
 
 cdef inline void row_reduce_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, floating* row_exps, floating* row_slopes,
+    const Call* call, const Tile* tile, Py_ssize_t row, floating* exps_out, floating* slopes_out,
     Py_ssize_t block, double* stats, floating* packed,
 ) noexcept nogil:
-    """Reduce one block of a row; leave its exponentials in row_exps, unless that is NULL, and its slopes.
+    """Reduce one block of a row; leave its exponentials and its slopes there, unless that is NULL.
 
-    row_exps may be where the logits are. stats: of this block and row; its fields are call.tile_width apart.
+    exps_out may be where the logits are. stats: of this block and row; its fields are call.tile_width apart.
     `rows_settle` has to follow.
     """
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
-    cdef const floating* block_logits = row_logits(
-        call, tile, row, block, packed, row_slopes + first if row_slopes != NULL else NULL
-    )
-    cdef floating* exps_out = row_exps + first if row_exps != NULL else NULL
+    cdef const floating* block_logits = row_logits(call, tile, row, block, packed, slopes_out)
     if HAS_VECTORS:
         reduce_in_one_pass(call, tile, row, block_logits, first, n, exps_out, stats)
     else:
@@ -118,8 +115,8 @@ cdef inline void scale_exponentials(
 
 
 cdef inline void row_finish_block(
-    const Call* call, const Tile* tile, Py_ssize_t row, const floating* row_exps,
-    const floating* row_slopes, Py_ssize_t block, const double* stats,
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_exps,
+    const floating* block_slopes, Py_ssize_t block, const double* stats,
 ) noexcept nogil:
     """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row."""
     cdef Py_ssize_t first = block * ROW_BLOCK
@@ -139,7 +136,6 @@ cdef inline void row_finish_block(
     cdef const floating* dense
     # What streams waits here until a cache line is whole.
     cdef floating local[CHUNK + MOST_WAITING]
-    cdef const floating* block_exps = row_exps + first
     cdef floating* chunk_grad
     cdef Py_ssize_t n_waiting = 0
     cdef Py_ssize_t chunk, k, size
@@ -170,7 +166,7 @@ cdef inline void row_finish_block(
                 chunk_grad[k] = less_mass(chunk_grad[k], dense[k], dense_factor)
         if has_slopes(call):
             for k in range(size):
-                chunk_grad[k] *= row_slopes[first + chunk * CHUNK + k]
+                chunk_grad[k] *= block_slopes[chunk * CHUNK + k]
         if call.output == GRADIENT and lies_within(pivot - chunk * CHUNK, size):
             chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
         if call.streams:
@@ -180,6 +176,24 @@ cdef inline void row_finish_block(
             )
         else:
             store(chunk_grad, size, &call.grad, grad_at + chunk * CHUNK, False)
+
+
+cdef inline void row_restart_block(
+    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t block, const double* stats,
+    floating* packed,
+) noexcept nogil:
+    """`row_finish_block` of exponentials that did not wait, nor did the slopes: compute them again.
+
+    packed: room for a block of logits, of exponentials and, if there are any, of slopes.
+    """
+    cdef floating* exps = packed + ROW_BLOCK
+    cdef floating* slopes = exps + ROW_BLOCK if has_slopes(call) else NULL
+    cdef double again[N_BLOCK_FIELDS]
+    # Rows are long.
+    check(call.tile_width == 1)
+    if tile.counts[row]:
+        row_reduce_block(call, tile, row, exps, slopes, block, again, packed)
+    row_finish_block(call, tile, row, exps, slopes, block, stats)
 
 
 cdef inline void row_log_softmax_block(

@@ -3,7 +3,8 @@ from cython cimport floating
 
 from cyce.kernels.call cimport LOG_SOFTMAX, Call, Tile
 from cyce.kernels.merge cimport N_BLOCK_FIELDS
-from cyce.kernels.storage cimport TILE, is_native
+from cyce.kernels.storage cimport is_native
+from cyce.kernels.streaming cimport restarts
 from cyce.kernels.transforms cimport changes_logits, has_slopes
 
 cdef enum:
@@ -33,6 +34,9 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     cdef size_t block = call.block_classes * call.tile_width
     if call.by_rows:
         block = call.block_classes if is_copied else 0
+        if restarts(call, like):
+            # The exponentials that are computed again, and their slopes.
+            block = call.block_classes * (3 if has_slopes(call) else 2)
     elif has_slopes(call):
         # Slopes of a block of a tile are packed, too.
         block *= 2
@@ -44,7 +48,7 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     if call.exps_wait_apart:
         scratch.exps = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
     scratch.slopes = 0
-    if has_slopes(call) and call.by_rows and call.grad.start != NULL:
+    if has_slopes(call) and call.by_rows and call.grad.start != NULL and not restarts(call, like):
         scratch.slopes = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
     scratch.packed = whole_lines(block * sizeof(floating))
     return scratch

@@ -2,8 +2,8 @@
 
 Between the phases, exponentials wait in the gradient's own memory, which may be that of the logits: a block
 is read before it is written. Where that is not possible, because a gradient much larger than the caches goes
-past them (`Call.streams`), or has another storage than the arithmetic, those of rows wait in scratch memory,
-and those of tiles, which would not fit into the caches, are computed again. A tile of one block stays packed.
+past them (`Call.streams`), or has another storage than the arithmetic, they wait in scratch memory, if they
+are few; else they are computed again (`restarts`). A tile of one block stays packed.
 """
 from cython cimport floating
 
@@ -15,16 +15,23 @@ cdef enum:
     # Gradients of at least this many bytes stream, unless they overwrite the logits: nothing of them would
     # be left in the caches.
     MIN_STREAM = 64 << 20
-    # Most bytes of exponentials of a tile that wait in scratch memory, of which each thread has its own. Rows
+    # Most bytes of exponentials of rows that wait in scratch memory, of which each thread has its own. Rows
     # gain by it even where they do not fit into L2.
-    MAX_STREAM_TILE = 2 << 20
+    MOST_WAITING_BYTES = 2 << 20
+
+
+cdef inline bint may_wait_apart(const Call* call, floating like) noexcept nogil:
+    """Whether the exponentials of a tile are few enough to wait in scratch memory."""
+    return call.by_rows and (
+        <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MOST_WAITING_BYTES
+    )
 
 
 cdef inline bint restarts(const Call* call, floating like) noexcept nogil:
     """Whether exponentials do not wait, but are computed again, with the slopes, from the logits."""
-    return not call.by_rows and (
-        has_slopes(call) or call.n_blocks > 1 and not is_native(call.grad.format, like)
-    )
+    if call.grad.start == NULL or call.output == LOG_SOFTMAX or may_wait_apart(call, like):
+        return False
+    return has_slopes(call) or call.n_blocks > 1 and not is_native(call.grad.format, like)
 
 
 cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
@@ -34,7 +41,7 @@ cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
     if <size_t> (call.n_positions * call.n_classes * size_of(call.grad.format)) < MIN_STREAM:
         return False
     if call.by_rows:
-        return <size_t> (call.tile_width * call.n_classes) * sizeof(floating) <= MAX_STREAM_TILE
+        return may_wait_apart(call, like)
     return (
         is_native(call.grad.format, like)
         and call.n_blocks == 1 and call.output != LOG_SOFTMAX and not has_slopes(call)
@@ -45,7 +52,7 @@ cdef inline void choose_memory(Call* call, bint split, floating like) noexcept n
     """Choose where the gradient goes, and where exponentials wait for it."""
     call.streams = may_stream(call, like) and not split
     call.exps_wait_apart = (
-        call.grad.start != NULL and call.output != LOG_SOFTMAX and call.by_rows
+        call.grad.start != NULL and call.output != LOG_SOFTMAX and may_wait_apart(call, like)
         and (
             call.streams or not is_native(call.grad.format, like)
             # Slopes at the maxima are computed from the logits.

@@ -240,10 +240,11 @@ class Pass:
                     sums[block] += ones[: rows.stop - rows.start] @ slopes[rows, block]
 
             share(add_up, self._blocks)
-        if problem.rows is not None:
-            gradients.hidden[problem.rows[chunk]] = hidden_gradient
-        elif is_apart:
-            copy(hidden_gradient, gradients.hidden[chunk])
+        if not is_apart:
+            return
+        rounded = np.empty(hidden.shape, gradients.hidden.dtype)
+        copy(hidden_gradient, rounded)
+        gradients.hidden[chunk if problem.rows is None else problem.rows[chunk]] = rounded
 
 
 def _add(addend: NDArray[Any], total: NDArray[Any]) -> None:
