@@ -85,7 +85,7 @@ __all__ = [
 
 # Modules that are imported when they are first used: they need an extra, or time to import. Type checkers
 # know them from the imports under TYPE_CHECKING.
-_LAZY = ("plotting",)
+_LAZY = ("plotting", "torch")
 
 if not TYPE_CHECKING:
     # To a type checker, a package with __getattr__ has every name.

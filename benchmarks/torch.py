@@ -1,0 +1,229 @@
+"""Time forward and backward passes in torch, with cyce's loss and with torch's: `python -m benchmarks.torch --help`.
+
+A call is a loss and its backward pass, from logits that are there, or a whole training step: a linear layer or
+a convolution, the loss, the backward pass. Every contender has a process of its own, which is stopped while another
+one is at work. Losses and gradients are compared with torch's in float64 first, of a part of the logits where
+they are many. Rounds are interleaved; a time is the median over the rounds of each round's shortest call. Memory
+is the most that a process had during a call, beyond what it had before.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from typing import NamedTuple
+
+from benchmarks import report
+from benchmarks.compare import ContenderError, Process, note
+from benchmarks.linear import clear_peak, memory
+
+
+class Case(NamedTuple):
+    """Logits, and the layer that makes them, if that belongs to the call."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    features: int = 0
+    """Of a linear layer, or channels of a convolution; 0 for none."""
+
+
+CASES = {
+    "64 x 10": Case((64, 10)),
+    "1024 x 1000": Case((1024, 1000)),
+    "2048 x 32000": Case((2048, 32000)),
+    "2048 x 32000, bfloat16": Case((2048, 32000), "bfloat16"),
+    "(8, 21, 512, 512)": Case((8, 21, 512, 512)),
+    "step: 1024 x 768 -> 50257": Case((1024, 50257), features=768),
+    "step: 8 channels -> (4, 21, 512, 512)": Case((4, 21, 512, 512), features=8),
+    "step: 64 x 64 -> 10": Case((64, 10), features=64),
+    "step: 1024 x 512 -> 1000": Case((1024, 1000), features=512),
+}
+
+CONTENDERS = ("cyce", "cyce, in place", "torch", "torch.compile")
+
+
+class Call:
+    """A loss and its backward pass."""
+
+    def __init__(self, case, contender):
+        import torch
+
+        import cyce.torch
+
+        self._inplace = contender == "cyce, in place"
+        self._function = torch.nn.functional.cross_entropy
+        if contender.startswith("cyce"):
+            self._function = cyce.torch.cross_entropy
+        torch.manual_seed(0)
+        dtype = getattr(torch, case.dtype)
+        positions = (case.shape[0], *case.shape[2:])
+        self.target = torch.randint(0, case.shape[1], positions)
+        self._layer = None
+        if case.features:
+            given = (case.shape[0], case.features, *case.shape[2:])
+            image = len(case.shape) > 2
+            layer = torch.nn.Conv2d if image else torch.nn.Linear
+            self._layer = layer(case.features, case.shape[1], **({"kernel_size": 1} if image else {}))
+            self.given = torch.randn(given)
+        else:
+            self.given = torch.randn(case.shape).to(dtype).requires_grad_()
+        # In place, the logits are gone afterwards.
+        self._before = self.given.detach().clone() if self._inplace and self._layer is None else None
+        self._forward = self.forward
+        if contender == "torch.compile":
+            torch._dynamo.reset()
+            self._forward = torch.compile(self.forward, dynamic=False)
+
+    def forward(self, given):
+        """Return the loss."""
+        logits = given if self._layer is None else self._layer(given)
+        if self._inplace:
+            return self._function(
+                logits if self._layer else logits.view_as(logits), self.target, inplace=True
+            )
+        return self._function(logits, self.target)
+
+    def prepare(self):
+        """Restore what the last call has overwritten, and forget its gradients."""
+        if self._before is not None:
+            self.given.detach().copy_(self._before)
+        self.given.grad = None
+        if self._layer is not None:
+            self._layer.zero_grad()
+
+    def __call__(self):
+        """Return the loss, after its backward pass."""
+        loss = self._forward(self.given)
+        loss.backward()
+        return loss
+
+    def check(self):
+        """Raise an AssertionError unless loss and gradient are torch's in float64."""
+        import torch
+
+        self.prepare()
+        loss = self().detach().double()
+        gradient = self.given.grad if self._layer is None else self._layer.bias.grad
+        self.prepare()
+        rtol, atol = (2e-2, 2e-2) if self.given.dtype == torch.bfloat16 else (1e-4, 1e-4)
+        with torch.no_grad():
+            logits = self.given if self._layer is None else self._layer(self.given)
+            rows = slice(0, max(1, 2**22 // logits[0].numel()))
+            total = math.prod(self.target.shape)
+            losses = [
+                torch.nn.functional.cross_entropy(part.double(), target, reduction="sum")
+                for part, target in zip(logits.split(rows.stop), self.target.split(rows.stop), strict=True)
+            ]
+            torch.testing.assert_close(loss, sum(losses) / total, rtol=rtol, atol=0)
+            if self._layer is None:
+                expected = logits[rows].double().softmax(1)
+                expected.scatter_add_(1, self.target[rows].unsqueeze(1), -torch.ones_like(expected[:, :1]))
+                expected /= total
+                scale = float(expected.abs().median())
+                torch.testing.assert_close(
+                    gradient[rows].double(), expected, rtol=10 * rtol, atol=atol * scale
+                )
+        self.prepare()
+
+
+class Worker:
+    """A contender with the case that it is at."""
+
+    def __init__(self, name, n_threads):
+        import torch
+
+        import cyce
+
+        self._name = name
+        self._call = None
+        torch.set_num_threads(n_threads)
+        cyce.set_num_threads(n_threads)
+        package = cyce if name.startswith("cyce") else torch
+        self.versions = {package.__name__: package.__version__}
+
+    def prepare(self, case):
+        """Make the tensors, check the answers; return the memory that a call takes beyond them."""
+        self._call = Call(case, self._name)
+        self._call.check()
+        before = clear_peak()
+        self._call()
+        peak = None if before is None else memory("VmHWM") - before
+        self.round(0.0)
+        return peak
+
+    def round(self, seconds):
+        """Call for some time; return the shortest time of a call, in seconds."""
+        best = math.inf
+        end = time.perf_counter() + seconds
+        while best == math.inf or time.perf_counter() < end:
+            self._call.prepare()
+            start = time.perf_counter()
+            self._call()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+
+def run(case, names, settings, versions):
+    """Return seconds of the rounds, peaks, and what went wrong, by contender."""
+    processes, troubles, peaks = {}, {}, {}
+    seconds = {name: [] for name in names}
+    try:
+        for name in names:
+            try:
+                processes[name] = Process(name, settings.threads, Worker)
+                versions |= processes[name].versions
+                peaks[name] = processes[name].ask("prepare", CASES[case])
+            except ContenderError as error:
+                troubles[name] = f"{error.kind}: {error}"
+                note(f"{case}, {name}: {troubles[name]}")
+        for number in range(settings.rounds):
+            order = [name for name in names if name not in troubles]
+            first = number % max(1, len(order))
+            for name in order[first:] + order[:first]:
+                seconds[name].append(processes[name].ask("round", settings.seconds))
+    finally:
+        for process in processes.values():
+            process.end()
+    return seconds, peaks, troubles
+
+
+def main(arguments=None):
+    """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.torch",
+        description="Time forward and backward passes in torch, with cyce's loss and with torch's.",
+    )
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one contender's turn in a round")
+    parser.add_argument("--threads", type=int, default=2)
+    settings = parser.parse_args(arguments)
+    versions, failed = {}, False
+    columns = ["forward + backward", *settings.contenders]
+    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    for case in settings.cases:
+        seconds, peaks, troubles = run(case, settings.contenders, settings, versions)
+        failed |= any(name.startswith("cyce") for name in troubles)
+        base = statistics.median(seconds["cyce"]) if seconds.get("cyce") else None
+        cells = [case]
+        for name in settings.contenders:
+            if name in troubles:
+                cells.append("-")
+                continue
+            median = statistics.median(seconds[name])
+            ratio = f" ({median / base:.1f}x)" if base else ""
+            peak = "" if peaks[name] is None else f", {peaks[name] / 1e6:.0f} MB"
+            cells.append(f"{median * 1e3:.3g}{ratio}{peak}")
+        print("| " + " | ".join(cells) + " |", flush=True)
+    print(
+        f"\nMilliseconds, medians over {settings.rounds} rounds of each round's shortest call; in parentheses, how "
+        "many times as long as cyce's; and the memory of a call beyond what there was before;",
+        report.describe_run(settings.threads, versions),
+    )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
