@@ -1,10 +1,11 @@
-"""Time forward and backward passes in torch, with cyce's loss and with torch's: `python -m benchmarks.torch --help`.
+"""Time forward and backward passes in torch: `python -m benchmarks.torch --help`.
 
-A call is a loss and its backward pass, from logits that are there, or a whole training step: a linear layer or
-a convolution, the loss, the backward pass. Every contender has a process of its own, which is stopped while another
-one is at work. Losses and gradients are compared with torch's in float64 first, of a part of the logits where
-they are many. Rounds are interleaved; a time is the median over the rounds of each round's shortest call. Memory
-is the most that a process had during a call, beyond what it had before.
+A call is a loss and its backward pass, from logits that are there, or a whole training step: a linear layer
+or a convolution, the loss, the backward pass; with cyce's loss and with torch's. Every contender has a
+process of its own, which is stopped while another one is at work. Losses and gradients are compared with
+torch's in float64 first, of a part of the logits where they are many. Rounds are interleaved; a time is the
+median over the rounds of each round's shortest call. Memory is the most that a process had during a call,
+beyond what it had before.
 """
 
 import argparse
@@ -218,8 +219,8 @@ def main(arguments=None):
             cells.append(f"{median * 1e3:.3g}{ratio}{peak}")
         print("| " + " | ".join(cells) + " |", flush=True)
     print(
-        f"\nMilliseconds, medians over {settings.rounds} rounds of each round's shortest call; in parentheses, how "
-        "many times as long as cyce's; and the memory of a call beyond what there was before;",
+        f"\nMilliseconds, medians over {settings.rounds} rounds of each round's shortest call; in "
+        "parentheses, how many times as long as cyce's; and the memory of a call beyond what there was before;",
         report.describe_run(settings.threads, versions),
     )
     return int(failed)

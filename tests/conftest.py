@@ -27,10 +27,13 @@ THREAD_UNSAFE = {"capfd", "capsys", "monkeypatch", "recwarn", "run_python", "thr
 
 def pytest_ignore_collect(collection_path, config):
     """Leave out files that import what is deselected, and may not be there."""
+    deselected = [name for name in FOREIGN if f"not {name}" in config.option.markexpr]
+    if collection_path.parts[-2:] == ("cyce", "torch"):
+        return True if "torch" in deselected else None
     if collection_path.suffix == ".py" and collection_path.name.startswith("test_"):
         text = collection_path.read_text(encoding="utf-8")
-        for name in FOREIGN:
-            if f"not {name}" in config.option.markexpr and re.search(rf"^(import|from) {name}\b", text, re.M):
+        for name in deselected:
+            if re.search(rf"^(import|from) {name}\b", text, re.M):
                 return True
     return None
 
@@ -47,9 +50,11 @@ def pytest_collection_modifyitems(items):
         for name in FOREIGN:
             if hasattr(getattr(item, "module", None), name):
                 item.add_marker(name)
+        # Doctests.
         if item.path.name == "plotting.py":
-            # its doctests
             item.add_marker("matplotlib")
+        if item.path.parent.parts[-2:] == ("cyce", "torch") or item.path.name == "README.md":
+            item.add_marker("torch")
         # For the report (--junitxml).
         item.user_properties += [
             ("mark", name) for name in ("levels", "torch") if item.get_closest_marker(name)
