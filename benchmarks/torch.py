@@ -220,7 +220,7 @@ def main(arguments=None):
         print("| " + " | ".join(cells) + " |", flush=True)
     print(
         f"\nMilliseconds, medians over {settings.rounds} rounds of each round's shortest call; in "
-        "parentheses, how many times as long as cyce's; and the memory of a call beyond what there was before;",
+        "parentheses, how many times as long as cyce's; and the memory of a call beyond what was before;",
         report.describe_run(settings.threads, versions),
     )
     return int(failed)

@@ -62,6 +62,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="where to write the picture of the probabilities (default: cyce-demo.png); that of their "
         "reliability is written beside it, to FILE with -reliability before .png",
     )
+    demo.add_argument(
+        "--torch",
+        action="store_true",
+        help="train in torch, with the loss of cyce.torch in place of torch's own",
+    )
     demo.add_argument("--no-png", action="store_const", const=None, dest="png", help="draw nothing")
     commands.add_parser(
         "info",
@@ -95,7 +100,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         if parsed.command is None:
             parser.print_help()
         elif parsed.command == "demo":
-            _demo.run(parsed.png, parsed.seed)
+            _demo.run(parsed.png, parsed.seed, parsed.torch)
         elif parsed.command == "info":
             cyce.show_config()
         elif not _compare.run(parsed.seed):
@@ -107,6 +112,11 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         return 1
     except OSError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print(f"{parser.prog}: {error}; install it: python -m pip install torch", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

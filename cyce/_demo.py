@@ -35,7 +35,7 @@ class Training(NamedTuple):
     biases: NDArray[np.float32]
     """(10,)"""
     seconds: NDArray[np.float64]
-    """Time of `value_and_grad` in each step."""
+    """Time of loss and gradient in each step."""
 
 
 class Progress:
@@ -80,6 +80,35 @@ def train(pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Prog
     return Training(parameters[:-1], parameters[-1], np.array(seconds))
 
 
+def train_in_torch(
+    pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Progress, seed: int
+) -> Training:
+    """Fit the same classifier in torch, with the loss of `cyce.torch`."""
+    import torch
+
+    from cyce.torch import CrossEntropyLoss
+
+    torch.manual_seed(seed)
+    inputs, targets = torch.from_numpy(pixels), torch.from_numpy(digits.astype(np.int64))
+    model = torch.nn.Linear(pixels.shape[1], 10)
+    # In place of torch.nn.CrossEntropyLoss: nothing else differs.
+    criterion = CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    seconds = []
+    for epoch in range(1, N_EPOCHS + 1):
+        for batch in torch.randperm(len(inputs)).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            logits = model(inputs[batch])
+            began = time.perf_counter()
+            loss = criterion(logits, targets[batch])
+            loss.backward()
+            seconds.append(time.perf_counter() - began)
+            optimizer.step()
+        progress.step(epoch, f"loss {loss.item():.4f}")
+    weights, biases = (parameter.detach().numpy() for parameter in (model.weight.T, model.bias))
+    return Training(weights, biases, np.array(seconds))
+
+
 def draw(
     path: Path, pixels: NDArray[np.float32], digits: NDArray[np.uint8], logits: NDArray[np.float32]
 ) -> Path:
@@ -117,19 +146,21 @@ def draw(
     return reliability
 
 
-def run(png: Path | None, seed: int) -> None:
+def run(png: Path | None, seed: int, in_torch: bool = False) -> None:
     """Train, print loss and accuracy on held-out digits, and draw some of them."""
     pixels, digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(pixels))
     held_out, rest = order[:N_HELD_OUT], order[N_HELD_OUT:]
     print(f"Training a softmax classifier on {len(rest)} of {len(pixels)} handwritten digits ...")
-    training = train(pixels[rest], digits[rest], Progress(N_EPOCHS, sys.stderr), seed)
+    fit = train_in_torch if in_torch else train
+    training = fit(pixels[rest], digits[rest], Progress(N_EPOCHS, sys.stderr), seed)
     logits = pixels[held_out] @ training.weights + training.biases
     means = cross_entropy_stats(logits, digits[held_out]).means
     print(f"Held-out loss {means.loss:.4f}, accuracy {means.correct:.1%} on {N_HELD_OUT} digits.")
+    what = "the loss and torch its backward pass" if in_torch else "loss and gradient"
     print(
-        f"cyce computed loss and gradient of up to {BATCH_SIZE} x 10 logits in each of "
-        f"{len(training.seconds)} steps, in {1e6 * np.median(training.seconds):.1f} microseconds (median)."
+        f"cyce computed {what} of up to {BATCH_SIZE} x 10 logits in each of {len(training.seconds)} steps, "
+        f"in {1e6 * np.median(training.seconds):.1f} microseconds (median)."
     )
     if png is None:
         return

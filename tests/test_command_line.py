@@ -85,6 +85,22 @@ class TestDemo:
         assert err.startswith("python -m cyce: ")
         assert err.count("\n") == 1
 
+    @pytest.mark.torch
+    def test_in_torch(self, capsys):
+        code, out, _ = run(capsys, "demo", "--no-png", "--torch")
+        assert code == 0
+        assert float(re.search(r"accuracy (\S+)%", out)[1]) > 93
+
+    def test_in_torch_where_there_is_none(self, run_python):
+        program = (
+            "import sys; sys.modules['torch'] = None\n"
+            "from cyce.__main__ import main; sys.exit(main(['demo', '--no-png', '--torch']))"
+        )
+        result = run_python("-c", program)
+        assert result.returncode == 2
+        assert result.stderr.startswith("python -m cyce: ")
+        assert result.stderr.endswith("install it: python -m pip install torch\n")
+
     def test_progress_on_a_terminal(self):
         class Terminal:
             written = ""

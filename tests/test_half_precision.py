@@ -397,8 +397,12 @@ class TestArraysOfOthers:
         logits = rng.standard_normal((4, 6)).astype(dtype)
         expected, gradient = cyce.value_and_grad(F.cross_entropy)(logits, [0, 1, 2, 3])
         out = logits.copy()
+        assert F.cross_entropy(OnlyDLPack(out), OnlyDLPack(np.arange(4))) == expected
+        if not np.from_dlpack(out).flags.writeable:
+            # as before NumPy 2.1
+            return
         loss, result = cyce.value_and_grad(F.cross_entropy)(
-            OnlyDLPack(out), OnlyDLPack(np.arange(4)), out=OnlyDLPack(out)
+            OnlyDLPack(out), np.arange(4), out=OnlyDLPack(out)
         )
         assert loss == expected
         assert type(result) is OnlyDLPack
