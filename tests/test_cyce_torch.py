@@ -126,7 +126,8 @@ def module_samples():
         )
         assert len(made) >= 5
         for number, sample in enumerate(made):
-            yield pytest.param(name, sample, id=f"{name}-{number}")
+            marks = [pytest.mark.integration] if number >= 120 else []
+            yield pytest.param(name, sample, id=f"{name}-{number}", marks=marks)
 
 
 @pytest.mark.parametrize(("name", "sample"), list(module_samples()))
