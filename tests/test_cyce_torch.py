@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
+import torch.utils.checkpoint
 
 with warnings.catch_warnings():
     # torch's test helpers warn of what they do themselves.
@@ -198,6 +199,11 @@ WRONG = [
     lambda f, x: f(x.detach().numpy(), TARGET),
     lambda f, x: f(x, [0, 1, 2]),
     lambda f, x: f(x),
+    lambda f, x: f(x, None),
+    lambda f, x: f(x, TARGET, label_smoothing="a"),
+    lambda f, x: f(x, TARGET, label_smoothing=torch.tensor([0.1, 0.2])),
+    lambda f, x: f(x, TARGET, ignore_index=1.5),
+    lambda f, x: f(x, TARGET, weight=torch.ones(3, dtype=torch.int64)),
 ]
 
 
@@ -315,6 +321,98 @@ class TestGradients:
         with pytest.raises(RuntimeError, match="z_loss: not in torch, whose second derivatives these are"):
             torch.autograd.grad(loss, x, create_graph=True)
 
+    @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+    @pytest.mark.parametrize("create_graph", [False, True])
+    def test_hooks_are_called_once(self, create_graph):
+        results = []
+        for function in (CT.cross_entropy, TORCH["cross_entropy"]):
+            x = LOGITS.clone().requires_grad_()
+            x.register_hook(lambda slopes: 2 * slopes)
+            logits = x * 1
+            logits.retain_grad()
+            function(logits, TARGET).backward(create_graph=create_graph)
+            results.append((x.grad.detach(), logits.grad.detach()))
+        torch.testing.assert_close(*results)
+
+    def test_arguments_that_are_overwritten_before_a_second_derivative(self):
+        for number in (1, 2):
+            arguments = [LOGITS.clone().requires_grad_(), TARGET.clone(), torch.ones(3)]
+            loss = CT.cross_entropy(*arguments)
+            arguments[number].zero_()
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                torch.autograd.grad(loss, arguments[0], create_graph=True)
+        x = LOGITS.clone().requires_grad_()
+        loss = CT.cross_entropy(x, TARGET)
+        x.data = torch.zeros(3, 3)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(loss, x, create_graph=True)
+
+    @pytest.mark.parametrize("value", [float("inf"), float("nan")])
+    @pytest.mark.parametrize("reduction", ["sum", "none"])
+    def test_infinite_upstream_gradients_leave_ignored_positions_alone(self, value, reduction):
+        target = torch.tensor([0, -100, 1])
+        for function in (CT.cross_entropy, TORCH["cross_entropy"]):
+            x = LOGITS.clone().requires_grad_()
+            loss = function(x, target, reduction=reduction)
+            (slopes,) = torch.autograd.grad(loss, x, torch.full_like(loss, value))
+            assert (slopes[1] == 0).all()
+            assert not slopes[[0, 2]].isfinite().any()
+
+    @pytest.mark.parametrize("call", ["mean", "none"])
+    def test_small_gradients_of_float16_under_loss_scaling(self, call):
+        torch.manual_seed(0)
+        values = torch.randn(2048, 4000).half()
+        target = torch.randint(0, 4000, (2048,))
+        results = []
+        for function in (CT.cross_entropy, TORCH["cross_entropy"]):
+            x = values.clone().requires_grad_()
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = function(x, target, reduction=call).mean()
+            (loss * 65536).backward()
+            results.append(x.grad.float())
+        torch.testing.assert_close(results[0], results[1], rtol=2e-3, atol=1e-7)
+
+    def test_many_upstream_gradients_at_once(self):
+        upstream = torch.tensor([1.0, 2.0])
+        results = []
+        for function in (CT.cross_entropy, TORCH["cross_entropy"]):
+            x = LOGITS.clone().requires_grad_()
+            results.append(torch.autograd.grad(function(x, TARGET), x, upstream, is_grads_batched=True)[0])
+            results.append(
+                torch.autograd.functional.jacobian(
+                    lambda x, function=function: function(x, TARGET, reduction="none"), x, vectorize=True
+                )
+            )
+        torch.testing.assert_close(results[:2], results[2:])
+
+    def test_checkpoints_release_what_they_compute_again(self):
+        gone = []
+
+        def loss_of(x):
+            logits = x.exp()
+            gone.append(weakref.ref(logits))
+            return CT.cross_entropy(logits, TARGET)
+
+        x = LOGITS.clone().requires_grad_()
+        loss = torch.utils.checkpoint.checkpoint(loss_of, x, use_reentrant=False)
+        gc.collect()
+        assert gone[0]() is None
+        loss.backward()
+        y = LOGITS.clone().requires_grad_()
+        TORCH["cross_entropy"](y.exp(), TARGET).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
+    def test_numbers_that_require_a_gradient_are_refused(self):
+        temperature = torch.tensor(1.5, requires_grad=True)
+        with pytest.raises(TypeError, match=r"temperature: .* pass temperature\.detach\(\)"):
+            CT.cross_entropy(LOGITS, TARGET, temperature=temperature)
+        loss = CT.cross_entropy(LOGITS, TARGET, temperature=temperature.detach())
+        assert torch.equal(loss, CT.cross_entropy(LOGITS, TARGET, temperature=1.5))
+
+    def test_where_new_tensors_are_does_not_matter(self, without_torch):
+        with torch.device("cpu"):
+            CT.cross_entropy(LOGITS, TARGET, z_loss=0.1)
+
 
 class TestInPlace:
     def test_the_gradient_is_where_the_logits_were(self):
@@ -333,6 +431,9 @@ class TestInPlace:
         x = LOGITS.clone().requires_grad_()
         with pytest.raises(RuntimeError, match="a leaf Variable that requires grad"):
             CT.cross_entropy(x, TARGET, inplace=True)
+        for view in (x[:2], x.view(3, 3)):
+            with pytest.raises(RuntimeError, match="a leaf Variable that requires grad"):
+                CT.cross_entropy(view, TARGET[: len(view)], inplace=True)
         assert torch.equal(x, LOGITS)
 
     def test_others_that_need_the_logits_notice(self):
@@ -546,9 +647,15 @@ OPERATORS = {
 
 
 class TestCompilers:
-    def compare(self, call, backend, **named):
+    def compare(self, call, backend):
         torch._dynamo.reset()
-        compiled = torch.compile(call, fullgraph=True, backend=backend, **named)
+        graphs = []
+
+        def look_and_compile(graph, inputs):
+            graphs.append(graph.code)
+            return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+        compiled = torch.compile(call, fullgraph=True, backend=look_and_compile)
         results = []
         for function in (compiled, call):
             x = LOGITS.clone().requires_grad_()
@@ -556,6 +663,8 @@ class TestCompilers:
             loss.backward()
             results.append((loss.detach(), x.grad))
         torch.testing.assert_close(*results)
+        (graph,) = graphs
+        assert ("torch.ops.cyce" in graph) == (call is not COMPILED["linear"])
 
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("call", COMPILED.values(), ids=COMPILED)
@@ -601,6 +710,53 @@ class TestCompilers:
         exported = torch.export.export(Model(), (LOGITS, TARGET))
         torch.testing.assert_close(exported.module()(LOGITS, TARGET), CT.cross_entropy(LOGITS, TARGET))
 
+    @pytest.mark.filterwarnings("ignore")
+    def test_second_derivatives_of_compiled_calls_are_refused(self):
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x: CT.cross_entropy(x, TARGET), fullgraph=True, backend="eager")
+        x = LOGITS.clone().requires_grad_()
+        (slopes,) = torch.autograd.grad(compiled(x), x, create_graph=True)
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            slopes.pow(2).sum().backward()
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_compiled_autocast(self, dtype):
+        def call(x):
+            with torch.autocast("cpu", dtype=dtype):
+                return CT.cross_entropy(x, target, reduction="sum")
+
+        torch.manual_seed(0)
+        x, target = torch.randn(20000, 100).to(dtype), torch.zeros(20000, dtype=torch.int64)
+        torch._dynamo.reset()
+        loss = torch.compile(call, fullgraph=True, backend="aot_eager")(x)
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, call(x))
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_vmap_inside(self):
+        torch._dynamo.reset()
+        stacked = torch.stack([LOGITS, LOGITS + 1])
+        compiled = torch.compile(
+            lambda x: torch.vmap(lambda y: CT.cross_entropy(y, TARGET))(x), fullgraph=True, backend="eager"
+        )
+        torch.testing.assert_close(
+            compiled(stacked), torch.vmap(lambda y: TORCH["cross_entropy"](y, TARGET))(stacked)
+        )
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_an_exported_call_that_is_differentiated(self):
+        class Model(torch.nn.Module):
+            def forward(self, x, target):
+                return CT.cross_entropy(x, target)
+
+        exported = torch.export.export(Model(), (LOGITS, TARGET))
+        x = LOGITS.clone().requires_grad_()
+        exported.module()(x, TARGET).backward()
+        y = LOGITS.clone().requires_grad_()
+        TORCH["cross_entropy"](y, TARGET).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
 
 class TestModules:
     def test_settings_and_state(self):
@@ -642,6 +798,12 @@ class TestPatch:
         assert self.is_patched()
         second.restore()
         assert not self.is_patched()
+
+    def test_what_was_restored_is_not_entered(self):
+        patch = CT.patch()
+        patch.restore()
+        with pytest.raises(RuntimeError, match=r"this patch was restored; call cyce\.torch\.patch\(\) again"):
+            patch.__enter__()
 
     def test_exceptions(self):
         with pytest.raises(ZeroDivisionError), CT.patch():

@@ -18,8 +18,10 @@ class Loss(NamedTuple):
 
     inputs: tuple[Tensor, ...]
     """What it is differentiated by."""
-    evaluate: Callable[[GradientRequest | None], tuple[Any, Any]]
-    """Returns the loss and the gradients: of one input an array, of several a tuple."""
+    others: tuple[Tensor | None, ...]
+    """Targets and weights."""
+    evaluate: Callable[[GradientRequest | None], tuple[Any, Any]] | None
+    """Returns the loss and the gradients: of one input an array, of several a tuple. None when that is done."""
     by_torch: Callable[..., Tensor]
     """The same by torch's function, of the inputs."""
     dtype: torch.dtype
@@ -31,26 +33,31 @@ class Loss(NamedTuple):
     """Names of arguments that torch does not have."""
 
 
-def computed(loss: Loss) -> Tensor:
-    """Return the loss, with a gradient if an input requires it."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in loss.inputs):
-        result: Tensor = Differentiable.apply(loss, *loss.inputs)
-        return result
-    return result_of(loss.evaluate(None)[0], loss.dtype)
+def computed_or_torch_s(loss: Loss) -> Tensor:
+    """Return the loss, with a gradient if an input requires it.
+
+    If cyce refuses the arguments, torch's function gets them, whose errors they are.
+    """
+    try:
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in loss.inputs):
+            result: Tensor = Differentiable.apply(loss, *loss.inputs)
+            return result
+        assert loss.evaluate is not None
+        return result_of(loss.evaluate(None)[0], loss.dtype)
+    except REFUSALS:
+        if loss.extensions:
+            raise
+    return loss.by_torch(*loss.inputs)
 
 
-def was_written(version: int, tensor: Tensor) -> bool:
-    """Return whether a tensor was written to since it had this version; nobody knows of inference tensors."""
-    return not tensor.is_inference() and tensor._version != version
-
-
-# torch's own words.
-BACKWARD_TWICE = (
-    "Trying to backward through the graph a second time (or directly access saved tensors after they have "
-    "already been freed). Saved intermediate values of the graph are freed when you call .backward() or "
-    "autograd.grad(). Specify retain_graph=True if you need to backward through the graph a second time or "
-    "if you need to access saved tensors after calling backward."
-)
+def refuse_leaf(tensor: Tensor) -> None:
+    """Raise if a leaf of the graph, or a view of one, would be overwritten."""
+    base = tensor._base if tensor._is_view() else None
+    if tensor.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
+        raise RuntimeError(
+            "a leaf Variable that requires grad is being used in an in-place operation: inplace=True would "
+            "overwrite it with its gradient; pass the result of another operation"
+        )
 
 
 class Differentiable(torch.autograd.Function):  # type: ignore[misc]
@@ -61,84 +68,99 @@ class Differentiable(torch.autograd.Function):  # type: ignore[misc]
         """Compute the loss and its gradients."""
         out = None
         if loss.inplace:
-            if inputs[0].is_leaf:
-                raise RuntimeError(
-                    "a leaf Variable that requires grad is being used in an in-place operation: inplace=True "
-                    "would overwrite it with its gradient; pass the result of another operation"
-                )
+            refuse_leaf(inputs[0])
             out = array_of(inputs[0])
+        elif inputs[0].dtype == torch.float16:
+            # Gradients of a mean may be too small for float16 until they are scaled.
+            out = tuple(array_of(torch.empty_like(tensor, dtype=torch.float32)) for tensor in inputs)
+            out = out if len(out) > 1 else out[0]
+        assert loss.evaluate is not None
         value, gradients = loss.evaluate((None, out))
-        if not isinstance(gradients, tuple):
-            gradients = (gradients,)
-        ctx.gradients = [tensor_of(gradient) for gradient in gradients]
         if loss.inplace:
             # Who has saved the logits must not take the gradient for them.
             torch.autograd.graph.increment_version(inputs[0])
-            ctx.gradients = [inputs[0].detach()]
-        ctx.loss = loss
-        # Not saved for the backward pass: the logits may be overwritten before it, as with torch.
-        ctx.versions = [0 if tensor.is_inference() else tensor._version for tensor in inputs]
+            saved = [inputs[0].detach()]
+        else:
+            saved = list(map(tensor_of, gradients if isinstance(gradients, tuple) else (gradients,)))
+        # Checkpoints and the like, which take what is saved elsewhere, get the logits, too.
+        ctx.saves_inputs = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        ctx.save_for_backward(*saved, *(inputs if ctx.saves_inputs else ()))
+        # Otherwise they are not saved: they may be overwritten before the backward pass, as with torch.
+        ctx.loss = loss._replace(evaluate=None, inputs=() if ctx.saves_inputs else inputs)
+        ctx.states = list(map(state_of, (*inputs, *loss.others)))
+        ctx.dtype = inputs[0].dtype
         return result_of(value, loss.dtype)
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Tensor) -> Any:
         """Return the gradients, times the upstream gradient."""
         (upstream,) = upstreams
-        loss, gradients, needed = ctx.loss, ctx.gradients, ctx.needs_input_grad[1:]
-        if loss is None:
-            raise RuntimeError(BACKWARD_TWICE)
-        if (loss.inplace or torch.is_grad_enabled()) and any(map(was_written, ctx.versions, loss.inputs)):
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an inplace "
-                "operation: the input of the loss"
-            )
+        needed = ctx.needs_input_grad[1:]
+        saved = list(ctx.saved_tensors)
+        loss: Loss = ctx.loss
         if torch.is_grad_enabled():
-            return None, *differentiable_gradients(loss, needed, upstream)
+            inputs = saved[-len(needed) :] if ctx.saves_inputs else loss.inputs
+            checked = zip(ctx.states, (*inputs, *loss.others), strict=True)
+            if not ctx.saves_inputs and any(state != state_of(tensor) for state, tensor in checked):
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace "
+                    "operation: an argument of the loss, whose second derivative needs it as it was"
+                )
+            return None, *differentiable_gradients(loss, inputs, needed, upstream)
         keeps = torch._C._autograd._get_current_graph_task_keep_graph()
         if not keeps:
             # Autograd takes over a gradient that nobody else refers to.
-            ctx.loss = ctx.gradients = None
+            ctx.loss = None
+            ctx.maybe_clear_saved_tensors()
         scaled: list[Tensor | None] = []
         for number, is_needed in enumerate(needed):
-            gradient, gradients[number] = gradients[number], gradients[number] if keeps else None
-            scaled.append(scaled_by(gradient, upstream, loss.axis, keeps) if is_needed else None)
+            gradient, saved[number] = saved[number], None
+            scaled.append(
+                scaled_by(gradient, upstream, loss.axis, keeps).to(ctx.dtype) if is_needed else None
+            )
         return None, *scaled
 
 
-def differentiable_gradients(loss: Loss, needed: Sequence[bool], upstream: Tensor) -> list[Tensor | None]:
+def state_of(tensor: Tensor | None) -> tuple[int, int]:
+    """Return what changes where a tensor is written to or gets other memory; unknown of inference tensors."""
+    if tensor is None or tensor.is_inference():
+        return 0, 0
+    return tensor._version, tensor.data_ptr()
+
+
+def differentiable_gradients(
+    loss: Loss, inputs: Sequence[Tensor], needed: Sequence[bool], upstream: Tensor
+) -> list[Tensor | None]:
     """Return the gradients by torch's formula, for second derivatives."""
     if loss.inplace:
         raise RuntimeError("inplace=True overwrites the logits, so that there is no second derivative")
     if loss.extensions:
         raise RuntimeError(f"{', '.join(loss.extensions)}: not in torch, whose second derivatives these are")
-    again = loss.by_torch(*loss.inputs).to(loss.dtype)
-    wanted = [tensor for tensor, is_needed in zip(loss.inputs, needed, strict=True) if is_needed]
+    # Aliases, which have no hooks: those of the inputs are called for what is returned.
+    aliases = [tensor.view_as(tensor) for tensor in inputs]
+    again = loss.by_torch(*aliases).to(loss.dtype)
+    wanted = [alias for alias, is_needed in zip(aliases, needed, strict=True) if is_needed]
     found = iter(torch.autograd.grad(again, wanted, upstream, create_graph=True))
     return [next(found) if is_needed else None for is_needed in needed]
 
 
 def scaled_by(gradient: Tensor, upstream: Tensor, axis: int | None, keeps: bool) -> Tensor:
     """Return a gradient times the upstream gradient, in its own memory unless it has to be kept."""
-    factor: Any = upstream
-    if upstream.ndim == 0 and gradient.ndim != 0:
-        factor = upstream.item()
-    elif axis is not None and upstream.ndim < gradient.ndim:
-        factor = upstream.unsqueeze(axis)
-    if isinstance(factor, Tensor):
-        factor = factor.to(gradient.dtype)
-    if keeps:
-        return gradient * factor
-    return gradient if isinstance(factor, float) and factor == 1 else gradient.mul_(factor)
-
-
-def computed_or_torch_s(loss: Loss) -> Tensor:
-    """Return the loss; if cyce refuses the arguments, torch's, whose errors they are."""
+    factor = upstream if axis is None or upstream.ndim == 0 else upstream.unsqueeze(axis)
     try:
-        return computed(loss)
-    except REFUSALS:
-        if loss.extensions:
-            raise
-    return loss.by_torch(*loss.inputs)
+        is_one = upstream.ndim == 0 and upstream.item() == 1
+        is_finite = bool(upstream.isfinite().all()) if not is_one else True
+    except RuntimeError:
+        # A transform sees many upstream gradients at once, which tell no number.
+        return gradient * factor
+    if is_one and not keeps:
+        return gradient
+    if not is_finite:
+        # Ignored positions and what is 0 like them have no gradient, whatever comes from above.
+        return torch.where(gradient == 0, gradient, gradient * factor)
+    if keeps or (gradient.dtype != torch.float32 and factor.dtype == torch.float32 and factor.ndim > 0):
+        return (gradient * factor).to(gradient.dtype)
+    return gradient.mul_(factor)
 
 
 def refuse_extensions(extensions: dict[str, Any], input: Any) -> None:
@@ -154,6 +176,12 @@ def refuse_extensions(extensions: dict[str, Any], input: Any) -> None:
 
 def extensions_of(**named: tuple[Any, Any]) -> dict[str, Any]:
     """Return the arguments, given as (value, default), that are not at their defaults."""
-    return {
-        name: value for name, (value, default) in named.items() if value is not default and value != default
-    }
+    extensions = {}
+    for name, (value, default) in named.items():
+        if isinstance(value, Tensor):
+            if value.requires_grad and torch.is_grad_enabled():
+                raise TypeError(f"{name}: cyce has no gradient with respect to it; pass {name}.detach()")
+            extensions[name] = value.item() if value.ndim == 0 else value
+        elif value is not default and value != default:
+            extensions[name] = value
+    return extensions

@@ -3,6 +3,7 @@
 Each function decides whether cyce computes the call; else it is torch's own.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -16,7 +17,12 @@ from cyce.fused.requests import GradientRequest
 from cyce.linear import evaluate as fused_linear
 from cyce.torch import operators
 from cyce.torch.autograd import Loss, computed_or_torch_s, extensions_of, refuse_extensions
-from cyce.torch.tensors import TORCH, array_of, dtype_of_result, is_target, takes
+from cyce.torch.tensors import TORCH, are_options, array_of, dtype_of_result, is_target, takes
+
+
+def wants_gradient(input: Tensor) -> bool:
+    """Return whether an operator computes a gradient, too: an exported one may be differentiated later."""
+    return bool(torch.compiler.is_exporting() or (torch.is_grad_enabled() and input.requires_grad))
 
 
 def cross_entropy(
@@ -112,7 +118,7 @@ def cross_entropy(
         takes(input, target, weight, sample_weight)
         and is_target(target, input)
         and size_average is reduce is None
-        and 0.0 <= label_smoothing <= 1.0
+        and are_options(ignore_index, label_smoothing)
     ):
         refuse_extensions(extensions, input)
         return by_torch(input)
@@ -132,7 +138,7 @@ def cross_entropy(
             z_loss,
             softcap,
             temperature,
-            torch.is_grad_enabled() and input.requires_grad,
+            wants_gradient(input),
         )
         return loss.to(dtype_of_result(input))
 
@@ -149,8 +155,9 @@ def cross_entropy(
         )
 
     dtype = dtype_of_result(input)
+    others = (target, weight, sample_weight)
     return computed_or_torch_s(
-        Loss((input,), evaluate, by_torch, dtype, class_axis, inplace, tuple(extensions))
+        Loss((input,), others, evaluate, by_torch, dtype, class_axis, inplace, tuple(extensions))
     )
 
 
@@ -204,13 +211,16 @@ def nll_loss(
         reduce=reduce,
         reduction=reduction,
     )
-    if not (takes(input, target, weight) and target.dtype == torch.int64 and size_average is reduce is None):
+    if not (
+        takes(input, target, weight)
+        and target.dtype == torch.int64
+        and size_average is reduce is None
+        and are_options(ignore_index)
+    ):
         return by_torch(input)
     axis = 0 if input.ndim == 1 else 1
     if torch.compiler.is_compiling():
-        loss, _ = operators.nll_loss(
-            input, target, weight, reduction, ignore_index, torch.is_grad_enabled() and input.requires_grad
-        )
+        loss, _ = operators.nll_loss(input, target, weight, reduction, ignore_index, wants_gradient(input))
         return loss.to(dtype_of_result(input))
 
     def evaluate(gradient: GradientRequest | None) -> tuple[Any, Any]:
@@ -223,7 +233,8 @@ def nll_loss(
             gradient=gradient,
         )
 
-    return computed_or_torch_s(Loss((input,), evaluate, by_torch, dtype_of_result(input), axis))
+    others = (target, weight)
+    return computed_or_torch_s(Loss((input,), others, evaluate, by_torch, dtype_of_result(input), axis))
 
 
 def binary_cross_entropy_with_logits(
@@ -283,7 +294,7 @@ def binary_cross_entropy_with_logits(
         return by_torch(input)
     if torch.compiler.is_compiling():
         loss, _ = operators.binary_cross_entropy_with_logits(
-            input, target, weight, pos_weight, reduction, torch.is_grad_enabled() and input.requires_grad
+            input, target, weight, pos_weight, reduction, wants_gradient(input)
         )
         return loss.to(dtype_of_result(input))
 
@@ -297,7 +308,8 @@ def binary_cross_entropy_with_logits(
             gradient=gradient,
         )
 
-    return computed_or_torch_s(Loss((input,), evaluate, by_torch, dtype_of_result(input)))
+    others = (target, weight, pos_weight)
+    return computed_or_torch_s(Loss((input,), others, evaluate, by_torch, dtype_of_result(input)))
 
 
 def kl_div(
@@ -359,9 +371,7 @@ def kl_div(
     ):
         return by_torch(input)
     if torch.compiler.is_compiling():
-        loss, _ = operators.kl_div(
-            input, target, reduction, log_target, torch.is_grad_enabled() and input.requires_grad
-        )
+        loss, _ = operators.kl_div(input, target, reduction, log_target, wants_gradient(input))
         return loss.to(dtype_of_result(input))
 
     def evaluate(gradient: GradientRequest | None) -> tuple[Any, Any]:
@@ -369,7 +379,7 @@ def kl_div(
             array_of(input), array_of(target), reduction=reduction, log_target=log_target, gradient=gradient
         )
 
-    return computed_or_torch_s(Loss((input,), evaluate, by_torch, dtype_of_result(input)))
+    return computed_or_torch_s(Loss((input,), (target,), evaluate, by_torch, dtype_of_result(input)))
 
 
 def linear_cross_entropy(
@@ -440,7 +450,7 @@ def linear_cross_entropy(
     )
     if sample_weight is not None:
         extensions["sample_weight"] = sample_weight
-    inputs = tuple(tensor for tensor in (input, linear_weight, linear_bias) if tensor is not None)
+    inputs = (input, linear_weight) if linear_bias is None else (input, linear_weight, linear_bias)
 
     def by_torch(hidden: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
         result: Tensor = TORCH["linear_cross_entropy"](
@@ -461,9 +471,8 @@ def linear_cross_entropy(
     )
     if not (
         takes(input, target, weight, sample_weight, differentiable=inputs[1:])
-        and all(tensor.dtype == input.dtype for tensor in inputs)
         and (target.dtype == torch.int64 or target.dtype == input.dtype)
-        and 0.0 <= label_smoothing <= 1.0
+        and are_options(-100 if ignore_index is None else ignore_index, label_smoothing)
         # The gradients of layers depend on the upstream gradient of each position, which is not known yet.
         and not (has_gradient and reduction == "none")
         and not torch.is_autocast_enabled("cpu")
@@ -487,7 +496,10 @@ def linear_cross_entropy(
             **{**extensions, "sample_weight": array_of(sample_weight)},
         )
 
-    return computed_or_torch_s(Loss(inputs, evaluate, by_torch, input.dtype, extensions=tuple(extensions)))
+    others = (target, weight, sample_weight)
+    return computed_or_torch_s(
+        Loss(inputs, others, evaluate, by_torch, input.dtype, extensions=tuple(extensions))
+    )
 
 
 def causal_lm_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
@@ -524,11 +536,11 @@ def causal_lm_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None)
     words = torch.nn.functional.pad(labels[..., 1:], (0, 1), value=-100).to(logits.device)
     logits, words = logits.reshape(-1, logits.shape[-1]), words.reshape(-1)
     reduction = "mean" if num_items_in_batch is None else "sum"
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        # Under autocast, losses are float32.
-        with torch.autocast("cpu", dtype=logits.dtype):
-            loss = cross_entropy(logits, words, reduction=reduction)
-    else:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    if half and logits.device.type != "cpu":
+        logits, half = logits.float(), False
+    # Under autocast, losses of half precision are float32.
+    with torch.autocast("cpu", dtype=logits.dtype) if half else contextlib.nullcontext():
         loss = cross_entropy(logits, words, reduction=reduction)
     if num_items_in_batch is not None:
         items = num_items_in_batch

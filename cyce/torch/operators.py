@@ -17,8 +17,17 @@ from cyce.torch.tensors import TORCH, array_of, result_of
 
 
 def gradient_like(input: Tensor, wants_gradient: bool) -> Tensor:
-    """Return an empty tensor for the gradient, of no elements if there is none."""
-    return torch.empty_like(input) if wants_gradient else input.new_empty(0)
+    """Return an empty tensor for the gradient, of no elements if there is none.
+
+    That of float16 is float32 until it is scaled.
+    """
+    dtype = torch.float32 if input.dtype == torch.float16 else input.dtype
+    return torch.empty_like(input, dtype=dtype) if wants_gradient else input.new_empty(0, dtype=dtype)
+
+
+def dtype_of_loss(input: Tensor) -> torch.dtype:
+    """Return the dtype of an operator's loss, which is not rounded to half precision."""
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
 
 
 def shape_of_loss(input: Tensor, reduction: str, axis: int | None) -> list[int]:
@@ -47,7 +56,21 @@ def evaluated(
     except REFUSALS:
         by_torch()
         raise
-    return result_of(value, input.dtype), gradient
+    return result_of(value, dtype_of_loss(input)), gradient
+
+
+@torch.library.custom_op("cyce::scaled", mutates_args=())  # type: ignore[untyped-decorator]
+def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a gradient times a factor. An operator without a derivative: a second one is an error."""
+    product = gradient * factor
+    if not factor.isfinite().all():
+        product = torch.where(gradient == 0, gradient, product)
+    return product.to(dtype)
+
+
+@scaled.register_fake  # type: ignore[untyped-decorator]
+def _(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    return (gradient * factor).to(dtype)
 
 
 def register(
@@ -64,18 +87,19 @@ def register(
         def fake(*arguments: Any) -> tuple[Tensor, Tensor]:
             logits = arguments[0]
             shape = shape_of_loss(logits, arguments[reduction_at], axis_of(arguments))
-            return logits.new_empty(shape), gradient_like(logits, arguments[-1])
+            return logits.new_empty(shape, dtype=dtype_of_loss(logits)), gradient_like(logits, arguments[-1])
 
         def set_up(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
             ctx.axis = axis_of(inputs) if inputs[reduction_at] == "none" else None
             ctx.n_inputs = len(inputs)
+            ctx.dtype = inputs[0].dtype
             ctx.mark_non_differentiable(output[1])
             ctx.save_for_backward(output[1])
 
         def backward(ctx: Any, upstream: Tensor, _: Any) -> Any:
             (gradient,) = ctx.saved_tensors
             factor = upstream if ctx.axis is None else upstream.unsqueeze(ctx.axis)
-            return gradient * factor, *[None] * (ctx.n_inputs - 1)
+            return scaled(gradient, factor, ctx.dtype), *[None] * (ctx.n_inputs - 1)
 
         operator.register_fake(fake)
         operator.register_autograd(backward, setup_context=set_up)

@@ -43,6 +43,11 @@ class Patch(contextlib.AbstractContextManager["Patch"]):
                         setattr(torch.nn.functional, name, before)
                 before_patches.clear()
 
+    def __enter__(self) -> "Patch":
+        if not self._is_active:
+            raise RuntimeError("this patch was restored; call cyce.torch.patch() again")
+        return self
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from cyce._arguments import as_array
 
@@ -61,14 +63,18 @@ def is_intercepted() -> bool:
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._len_torch_function_stack() > 0
         or torch._C._len_torch_dispatch_stack() > 0
         or torch.jit.is_tracing()
+        or (
+            torch._C._len_torch_function_stack() > 0
+            # Of torch.device(...), which says where new tensors are.
+            and not all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+        )
     )
 
 
-def takes(input: Any, *others: Any, differentiable: Sequence[Any] = ()) -> bool:
-    """Return whether cyce computes a loss of `input` with these other tensors.
+def takes(input: Any, target: Any, *factors: Any, differentiable: Sequence[Any] = ()) -> bool:
+    """Return whether cyce computes a loss of `input` with a target and factors, each a tensor or None.
 
     differentiable: others with respect to which cyce has gradients, too. Whatever else requires a gradient
     gets it by torch's formula.
@@ -76,26 +82,34 @@ def takes(input: Any, *others: Any, differentiable: Sequence[Any] = ()) -> bool:
     compiles = torch.compiler.is_compiling()
     if not compiles and is_intercepted():
         return False
-    if not isinstance(input, Tensor) or input.dtype not in DTYPES or input.numel() == 0:
+    given = (input, target, *differentiable, *(factor for factor in factors if factor is not None))
+    if not all(isinstance(tensor, Tensor) for tensor in given) or input.dtype not in DTYPES:
         return False
-    for tensor in (input, *others, *differentiable):
-        if tensor is None:
-            continue
-        # The imaginary part of conjugate numbers has its sign elsewhere.
-        if not compiles and (type(tensor) not in PLAIN or tensor.is_neg()):
+    for tensor in given:
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             return False
-        if not isinstance(tensor, Tensor) or tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        if tensor is not target and tensor.dtype != input.dtype:
             return False
-    for other in others:
-        if other is None:
-            continue
-        if other.requires_grad and torch.is_grad_enabled():
+        # The imaginary part of conjugate numbers has its sign elsewhere, zero tensors have no memory.
+        if not compiles and (type(tensor) not in PLAIN or tensor.is_neg() or tensor._is_zerotensor()):
             return False
-        if other.dtype != input.dtype and other.is_floating_point():
-            return False
-    return True
+    if torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (target, *factors) if tensor is not None
+    ):
+        return False
+    # Compilers cannot branch on a size that they do not know.
+    if compiles:
+        return not torch._C._functorch.is_batchedtensor(input)
+    return bool(input.numel() > 0)
 
 
-def is_target(target: Any, input: Tensor) -> bool:
+def is_target(target: Tensor, input: Tensor) -> bool:
     """Return whether a target holds class indices as torch takes them, or probabilities."""
     return bool(target.dtype == torch.int64 or (target.dtype == input.dtype and target.shape == input.shape))
+
+
+def are_options(ignore_index: Any, label_smoothing: Any = 0.0) -> bool:
+    """Return whether options are of types, and in a range, that torch accepts and cyce, too."""
+    return (
+        type(ignore_index) is int and type(label_smoothing) in (int, float) and 0.0 <= label_smoothing <= 1.0
+    )
