@@ -21,7 +21,7 @@ class Loss(NamedTuple):
     others: tuple[Tensor | None, ...]
     """Targets and weights."""
     evaluate: Callable[[GradientRequest | None], tuple[Any, Any]] | None
-    """Returns the loss and the gradients: of one input an array, of several a tuple. None when that is done."""
+    """Returns the loss and the gradients: of one input an array, of several a tuple. None afterwards."""
     by_torch: Callable[..., Tensor]
     """The same by torch's function, of the inputs."""
     dtype: torch.dtype
