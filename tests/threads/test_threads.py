@@ -401,11 +401,16 @@ print(kept, most - before - 1 - len(callers) - kept)
 @pytest.mark.parametrize("before", ["cold", "warm"])
 def test_all_calls_together_stay_within_the_budget(run_python, budget, before):
     # Threads that wait count, too: each of 8 callers having a pool of its own would be far more.
-    result = run_python("-c", CALLS, str(budget), before, environment={"CYCE_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
-    kept, most = map(int, result.stdout.split())
-    assert kept == (budget - 1 if before == "warm" and OPENMP else 0)
-    assert most <= budget
+    expected = budget - 1 if before == "warm" and OPENMP else 0
+    # Where CPUs are busy, calls do without some of their threads for a while: then look again.
+    for _ in range(5):
+        result = run_python("-c", CALLS, str(budget), before, environment={"CYCE_NUM_THREADS": "1"})
+        assert result.returncode == 0, result.stderr
+        kept, most = map(int, result.stdout.split())
+        assert most <= budget
+        if kept == expected:
+            break
+    assert kept == expected
 
 
 def test_a_call_gets_all_threads_again(run_python):
@@ -487,5 +492,9 @@ print(n_kept(3))
 @with_thread_list
 @with_openmp
 def test_whose_threads_are_kept(run_python):
-    result = run_python("-c", KEEPERS)
+    # Where CPUs are busy, calls do without some of their threads for a while: then look again.
+    for _ in range(5):
+        result = run_python("-c", KEEPERS)
+        if result.stdout == "2 2 4 2 4 4 2\n":
+            break
     assert result.stdout == "2 2 4 2 4 4 2\n", result.stderr
