@@ -127,7 +127,7 @@ def module_samples():
         )
         assert len(made) >= 5
         for number, sample in enumerate(made):
-            marks = [pytest.mark.integration] if number >= 120 else []
+            marks = [pytest.mark.integration] if number >= 30 else []
             yield pytest.param(name, sample, id=f"{name}-{number}", marks=marks)
 
 

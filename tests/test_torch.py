@@ -192,8 +192,8 @@ def linear_samples(dtypes):
             torch.manual_seed(0)
             samples = list(op.sample_inputs("cpu", dtype, requires_grad=False))
             assert len(samples) >= 30, f"{len(samples)} of {op.variant_test_name}"
-            # Chunks in one dtype; in others in .ci/run, which has the time.
-            marks = [pytest.mark.integration] if op.variant_test_name and dtype != torch.float32 else []
+            # Chunks, and half precision, in .ci/run, which has the time.
+            marks = [pytest.mark.integration] if op.variant_test_name or dtype in HALVES else []
             for number, sample in enumerate(samples):
                 name = f"{op.variant_test_name}-{dtype}-{number}".replace("torch.", "")
                 yield pytest.param(op.op, sample, id=name, marks=marks)
