@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from cyce.kernels.arguments import CrossEntropyArguments
 
-FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 # The dtypes of the arithmetic.

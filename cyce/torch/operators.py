@@ -61,7 +61,7 @@ def evaluated(
 
 @torch.library.custom_op("cyce::scaled", mutates_args=())  # type: ignore[untyped-decorator]
 def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a gradient times a factor. An operator without a derivative: a second one is an error."""
+    """Return a gradient times a factor; what is 0 stays 0, as at ignored positions, whatever the factor is."""
     product = gradient * factor
     if not factor.isfinite().all():
         product = torch.where(gradient == 0, gradient, product)
@@ -97,6 +97,9 @@ def register(
             ctx.save_for_backward(output[1])
 
         def backward(ctx: Any, upstream: Tensor, _: Any) -> Any:
+            # With gradients enabled, this is for a second derivative, unless a compiler looks on.
+            if torch.is_grad_enabled() and not torch._C._len_torch_dispatch_stack():
+                raise RuntimeError(f"cyce::{name}: a compiled or exported loss has no second derivative")
             (gradient,) = ctx.saved_tensors
             factor = upstream if ctx.axis is None else upstream.unsqueeze(ctx.axis)
             return scaled(gradient, factor, ctx.dtype), *[None] * (ctx.n_inputs - 1)
