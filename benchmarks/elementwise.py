@@ -6,15 +6,11 @@ round's shortest call.
 """
 
 import argparse
-import math
-import statistics
 import sys
-import time
 
 import numpy as np
 
-from benchmarks import report
-from benchmarks.compare import ContenderError, Process, note
+from benchmarks import report, turns
 
 MODES = ("loss", "gradient")
 
@@ -125,37 +121,7 @@ class Worker:
 
     def round(self, seconds):
         """Call for some time; return the shortest time of a call, in seconds."""
-        best = math.inf
-        end = time.perf_counter() + seconds
-        while best == math.inf or time.perf_counter() < end:
-            start = time.perf_counter()
-            self._call()
-            best = min(best, time.perf_counter() - start)
-        return best
-
-
-def run(case, names, settings, versions):
-    """Return the seconds of the rounds of one case, and what went wrong, by contender."""
-    processes, troubles = {}, {}
-    seconds = {name: [] for name in names}
-    try:
-        for name in names:
-            try:
-                processes[name] = Process(name, settings.threads, Worker)
-                versions |= processes[name].versions
-                processes[name].ask("prepare", *case)
-            except ContenderError as error:
-                troubles[name] = f"{error.kind}: {error}"
-                note(f"{case[0]}, {name}: {troubles[name]}")
-        for number in range(settings.rounds):
-            order = [name for name in names if name not in troubles]
-            first = number % max(1, len(order))
-            for name in order[first:] + order[:first]:
-                seconds[name].append(processes[name].ask("round", settings.seconds))
-    finally:
-        for process in processes.values():
-            process.end()
-    return seconds, troubles
+        return turns.shortest(self._call, seconds)
 
 
 def main(arguments=None):
@@ -185,16 +151,18 @@ def main(arguments=None):
     for loss in settings.losses:
         for dtype in settings.dtypes:
             for mode in settings.modes:
-                seconds, troubles = run((loss, shape, dtype, mode), settings.contenders, settings, versions)
-                failed |= any(name.startswith("cyce") for name in troubles)
-                base = statistics.median(seconds["cyce"]) if seconds.get("cyce") else None
-                cells = [loss, dtype, mode]
-                for name in settings.contenders:
-                    if name in troubles:
-                        cells.append("-")
-                        continue
-                    median = statistics.median(seconds[name])
-                    cells.append(f"{median * 1e3:.3g}" + (f" ({median / base:.1f}x)" if base else ""))
+                outcome = turns.take_turns(
+                    loss,
+                    settings.contenders,
+                    Worker,
+                    settings.threads,
+                    settings.rounds,
+                    (loss, shape, dtype, mode),
+                    versions,
+                    [settings.seconds],
+                )
+                failed |= any(name.startswith("cyce") for name in outcome.troubles)
+                cells = [loss, dtype, mode, *turns.cells(outcome, settings.contenders)]
                 print("| " + " | ".join(cells) + " |", flush=True)
     print(
         f"\nMilliseconds at {settings.shape}, medians over {settings.rounds} rounds of each round's shortest "

@@ -6,7 +6,6 @@ the gradients, which all of them return. Rounds are interleaved, one call each; 
 """
 
 import argparse
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import report
-from benchmarks.compare import ContenderError, Process, note
+from benchmarks import report, turns
 
 STATUS = Path("/proc/self/status")
 CLEAR_PEAK = Path("/proc/self/clear_refs")
@@ -235,31 +233,6 @@ def clear_peak():
         return None
 
 
-def run(sizes, names, n_rounds, n_threads):
-    """Return the seconds of all rounds, the bytes taken, versions and troubles, by contender."""
-    expected = Expected.of(*make_inputs(sizes))
-    processes, peaks, versions, troubles = {}, {}, {}, {}
-    seconds = {name: [] for name in names}
-    try:
-        for name in names:
-            try:
-                processes[name] = Process(name, n_threads, Worker)
-                versions |= processes[name].versions
-                peaks[name] = processes[name].ask("prepare", sizes, expected)
-            except ContenderError as error:
-                troubles[name] = f"{error.kind}: {error}"
-                note(f"{name}: {troubles[name]}")
-        for number in range(n_rounds):
-            order = [name for name in names if name not in troubles]
-            first = number % max(1, len(order))
-            for name in order[first:] + order[:first]:
-                seconds[name].append(processes[name].ask("round"))
-    finally:
-        for process in processes.values():
-            process.end()
-    return seconds, peaks, versions, troubles
-
-
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
     parser = argparse.ArgumentParser(
@@ -281,21 +254,17 @@ def main(arguments=None):
     print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
     for text in settings.shapes:
         sizes = Sizes(*map(int, text.split(" x ")))
-        seconds, peaks, own_versions, troubles = run(
-            sizes, settings.contenders, settings.rounds, settings.threads
+        outcome = turns.take_turns(
+            sizes.name,
+            settings.contenders,
+            Worker,
+            settings.threads,
+            settings.rounds,
+            (sizes, Expected.of(*make_inputs(sizes))),
+            versions,
         )
-        versions |= own_versions
-        failed |= any(name.startswith("cyce") for name in troubles)
-        base = statistics.median(seconds["cyce"]) if seconds.get("cyce") else None
-        cells = [sizes.name]
-        for name in settings.contenders:
-            if name in troubles:
-                cells.append("-")
-                continue
-            median = statistics.median(seconds[name])
-            ratio = f" ({median / base:.2f}x)" if base else ""
-            peak = "" if peaks[name] is None else f", {peaks[name] / 1e6:.0f} MB"
-            cells.append(f"{median:.3g} s{ratio}{peak}")
+        failed |= any(name.startswith("cyce") for name in outcome.troubles)
+        cells = [sizes.name, *turns.cells(outcome, settings.contenders, unit=1, suffix=" s", digits=2)]
         print("| " + " | ".join(cells) + " |", flush=True)
     print(
         f"\nSeconds, medians of {settings.rounds} calls; how many times as long as cyce's; and the memory "

@@ -10,13 +10,10 @@ beyond what it had before.
 
 import argparse
 import math
-import statistics
 import sys
-import time
 from typing import NamedTuple
 
-from benchmarks import report
-from benchmarks.compare import ContenderError, Process, note
+from benchmarks import report, turns
 from benchmarks.linear import clear_peak, memory
 
 
@@ -156,38 +153,7 @@ class Worker:
 
     def round(self, seconds):
         """Call for some time; return the shortest time of a call, in seconds."""
-        best = math.inf
-        end = time.perf_counter() + seconds
-        while best == math.inf or time.perf_counter() < end:
-            self._call.prepare()
-            start = time.perf_counter()
-            self._call()
-            best = min(best, time.perf_counter() - start)
-        return best
-
-
-def run(case, names, settings, versions):
-    """Return seconds of the rounds, peaks, and what went wrong, by contender."""
-    processes, troubles, peaks = {}, {}, {}
-    seconds = {name: [] for name in names}
-    try:
-        for name in names:
-            try:
-                processes[name] = Process(name, settings.threads, Worker)
-                versions |= processes[name].versions
-                peaks[name] = processes[name].ask("prepare", CASES[case])
-            except ContenderError as error:
-                troubles[name] = f"{error.kind}: {error}"
-                note(f"{case}, {name}: {troubles[name]}")
-        for number in range(settings.rounds):
-            order = [name for name in names if name not in troubles]
-            first = number % max(1, len(order))
-            for name in order[first:] + order[:first]:
-                seconds[name].append(processes[name].ask("round", settings.seconds))
-    finally:
-        for process in processes.values():
-            process.end()
-    return seconds, peaks, troubles
+        return turns.shortest(self._call, seconds, before=self._call.prepare)
 
 
 def main(arguments=None):
@@ -206,18 +172,18 @@ def main(arguments=None):
     columns = ["forward + backward", *settings.contenders]
     print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
     for case in settings.cases:
-        seconds, peaks, troubles = run(case, settings.contenders, settings, versions)
-        failed |= any(name.startswith("cyce") for name in troubles)
-        base = statistics.median(seconds["cyce"]) if seconds.get("cyce") else None
-        cells = [case]
-        for name in settings.contenders:
-            if name in troubles:
-                cells.append("-")
-                continue
-            median = statistics.median(seconds[name])
-            ratio = f" ({median / base:.1f}x)" if base else ""
-            peak = "" if peaks[name] is None else f", {peaks[name] / 1e6:.0f} MB"
-            cells.append(f"{median * 1e3:.3g}{ratio}{peak}")
+        outcome = turns.take_turns(
+            case,
+            settings.contenders,
+            Worker,
+            settings.threads,
+            settings.rounds,
+            [CASES[case]],
+            versions,
+            [settings.seconds],
+        )
+        failed |= any(name.startswith("cyce") for name in outcome.troubles)
+        cells = [case, *turns.cells(outcome, settings.contenders)]
         print("| " + " | ".join(cells) + " |", flush=True)
     print(
         f"\nMilliseconds, medians over {settings.rounds} rounds of each round's shortest call; in "

@@ -61,7 +61,7 @@ def evaluated(
 
 @torch.library.custom_op("cyce::scaled", mutates_args=())  # type: ignore[untyped-decorator]
 def scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a gradient times a factor; what is 0 stays 0, as at ignored positions, whatever the factor is."""
+    """Return a gradient times a factor; what is 0, as at ignored positions, stays 0 whatever that is."""
     product = gradient * factor
     if not factor.isfinite().all():
         product = torch.where(gradient == 0, gradient, product)
