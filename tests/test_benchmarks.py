@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import benchmarks.torch as training
 import oracle
 from benchmarks import cases, compare, elementwise, linear, report, waiting
 from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, Unsupported, address
@@ -265,6 +266,16 @@ def test_a_run_of_elementwise_reports_times(capsys):
     with pytest.raises(SystemExit):
         elementwise.main([*arguments, "--contenders", "nobody"])
     assert "'nobody' is none of cyce, torch, torch.compile" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_run_in_torch_reports_times_and_memory(capsys):
+    arguments = ["--cases", "64 x 10", "step: 64 x 64 -> 10", "--rounds", "1", "--seconds", "0.01"]
+    assert training.main([*arguments, "--contenders", "cyce", "cyce, in place", "torch"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| forward + backward | cyce | cyce, in place | torch |"
+    for line in lines[2:4]:
+        assert re.fullmatch(r"\| [^|]+ (\| \S+ \(\S+x\), -?\d+ MB ){3}\|", line)
 
 
 @pytest.mark.parametrize("gradient", [False, True])
