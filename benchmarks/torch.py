@@ -66,8 +66,8 @@ class Call:
             self.given = torch.randn(given)
         else:
             self.given = torch.randn(case.shape).to(dtype).requires_grad_()
-        # In place, the logits are gone afterwards.
-        self._before = self.given.detach().clone() if self._inplace and self._layer is None else None
+        # In place, the logits are no leaf of the graph, and are gone afterwards.
+        self._leaf = self.given if self._inplace and self._layer is None else None
         self._forward = self.forward
         if contender == "torch.compile":
             torch._dynamo.reset()
@@ -77,33 +77,35 @@ class Call:
         """Return the loss."""
         logits = given if self._layer is None else self._layer(given)
         if self._inplace:
-            return self._function(
-                logits if self._layer else logits.view_as(logits), self.target, inplace=True
-            )
+            return self._function(logits, self.target, inplace=True)
         return self._function(logits, self.target)
 
     def prepare(self):
         """Restore what the last call has overwritten, and forget its gradients."""
-        if self._before is not None:
-            self.given.detach().copy_(self._before)
+        if self._leaf is not None:
+            self.given = self._leaf * 1
+            return
         self.given.grad = None
         if self._layer is not None:
             self._layer.zero_grad()
 
     def __call__(self):
-        """Return the loss, after its backward pass."""
+        """Return the loss, after its backward pass, and the gradient of logits that were given."""
         loss = self._forward(self.given)
+        if self._leaf is not None:
+            import torch
+
+            return loss, torch.autograd.grad(loss, self.given)[0]
         loss.backward()
-        return loss
+        return loss, self.given.grad
 
     def check(self):
         """Raise an AssertionError unless loss and gradient are torch's in float64."""
         import torch
 
         self.prepare()
-        loss = self().detach().double()
-        # A copy: in place, it is where the logits are restored.
-        gradient = None if self._layer is not None else self.given.grad.clone()
+        loss, gradient = self()
+        loss = loss.detach().double()
         self.prepare()
         rtol, atol = (2e-2, 2e-2) if self.given.dtype == torch.bfloat16 else (1e-4, 1e-4)
         with torch.no_grad():
