@@ -1,6 +1,7 @@
 """What the arguments of `linear_cross_entropy` must be, and their form for the pass over chunks."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,8 +89,8 @@ class Upstream(NamedTuple):
     factor: float = 1.0
     grad_output: NDArray[Any] | None = None
     """Of the positions' shape."""
-    outs: list[NDArray[Any]] | None = None
-    """In the order of `Layer.parameters`; None if no gradient is requested."""
+    outs: list[NDArray[Any] | None] | None = None
+    """In the order of `Layer.parameters`, None for those that are not wanted; None if none is requested."""
 
 
 def as_layer(input: Any, linear_weight: Any, linear_bias: Any) -> Layer:
@@ -171,15 +172,23 @@ def as_loss(
     return Loss(call, positions, reduction)
 
 
-def as_upstream(gradient: GradientRequest | None, layer: Layer, loss: Loss) -> Upstream:
+def as_upstream(
+    gradient: GradientRequest | None, wanted: Sequence[bool] | None, layer: Layer, loss: Loss
+) -> Upstream:
     """Return the upstream gradient and the arrays for the gradients."""
     if gradient is None:
         return Upstream()
     dtype, parameters, call = layer.hidden.dtype, layer.parameters, loss.call
     upstream, out = gradient
     factor, grad_output = as_grad_output(upstream, layer.dtype, loss.positions, loss.reduction)
+    if wanted is None:
+        wanted = [True] * len(parameters)
     if out is None:
-        return Upstream(factor, grad_output, [np.empty(array.shape, dtype) for array in parameters.values()])
+        outs = [
+            np.empty(array.shape, dtype) if is_wanted else None
+            for array, is_wanted in zip(parameters.values(), wanted, strict=True)
+        ]
+        return Upstream(factor, grad_output, outs)
     read = {
         **parameters,
         "target": call.target if call.probabilities is None else call.probabilities,
@@ -187,12 +196,15 @@ def as_upstream(gradient: GradientRequest | None, layer: Layer, loss: Loss) -> U
         "sample_weight": call.sample_weight,
         "grad_output": grad_output,
     }
-    return Upstream(factor, grad_output, _as_outs(out, parameters, read))
+    return Upstream(factor, grad_output, _as_outs(out, wanted, parameters, read))
 
 
 def _as_outs(
-    value: Any, parameters: dict[str, NDArray[Any]], read: dict[str, NDArray[Any] | None]
-) -> list[NDArray[Any]]:
+    value: Any,
+    wanted: Sequence[bool],
+    parameters: dict[str, NDArray[Any]],
+    read: dict[str, NDArray[Any] | None],
+) -> list[NDArray[Any] | None]:
     """Return arrays over the memory of `out`, one for each gradient."""
     names = ", ".join(parameters)
     if not isinstance(value, (tuple, list)) or len(value) != len(parameters):
@@ -200,8 +212,11 @@ def _as_outs(
         raise TypeError(
             f"out: must be a tuple of {len(parameters)} arrays, for the gradients of {names}; got {what}"
         )
-    outs: list[NDArray[Any]] = []
-    for (name, parameter), out in zip(parameters.items(), value, strict=True):
+    outs: list[NDArray[Any] | None] = []
+    for (name, parameter), out, is_wanted in zip(parameters.items(), value, wanted, strict=True):
+        if not is_wanted:
+            outs.append(None)
+            continue
         others = {**read, **{f"out[{i}]": other for i, other in enumerate(outs)}}
         # The parameters are among the others: no gradient may overwrite what the next chunk reads.
         like = _of_shape(parameter.shape, parameter.dtype)

@@ -84,10 +84,10 @@ class Problem(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Arrays to write the gradients to."""
+    """Arrays to write the gradients to, None for those that are not wanted."""
 
-    hidden: NDArray[Any]
-    weights: NDArray[Any]
+    hidden: NDArray[Any] | None = None
+    weights: NDArray[Any] | None = None
     bias: NDArray[Any] | None = None
 
 
@@ -116,7 +116,7 @@ class Pass:
         self._bias_gradient = np.zeros(n_outputs) if with_bias else None
         n_addends = -(-problem.n_rows // rows_per_chunk) * -(-rows_per_chunk // self._piece_rows)
         self._lost: NDArray[Any] | None = None
-        if gradients is not None and n_addends > PLAIN_ADDENDS:
+        if gradients is not None and gradients.weights is not None and n_addends > PLAIN_ADDENDS:
             self._lost = np.zeros(problem.weights.shape, np.uint16 if dtype == FLOAT32 else np.float32)
 
     def run(self, share: Share) -> float:
@@ -158,11 +158,12 @@ class Pass:
 
     def _clear(self) -> None:
         """Set gradients to 0 that the chunks do not write, or only add to."""
-        assert self._gradients is not None
-        if self._problem.rows is not None or not self._problem.weights.size:
-            self._gradients.hidden[...] = 0
-        if not self._problem.n_rows:
-            self._gradients.weights[...] = 0
+        problem, gradients = self._problem, self._gradients
+        assert gradients is not None
+        if gradients.hidden is not None and (problem.rows is not None or not problem.weights.size):
+            gradients.hidden[...] = 0
+        if gradients.weights is not None and not problem.n_rows:
+            gradients.weights[...] = 0
 
     def _fill(self, share: Share, hidden: NDArray[Any], logits: NDArray[Any]) -> None:
         """Compute the logits of a chunk."""
@@ -202,35 +203,46 @@ class Pass:
         rows = max(1, KERNEL_LOGITS // max(1, self._buffer.shape[1]))
         return sum(share(apply, _slices(len(logits), rows)))
 
-    def _sum_of_block(self, block: slice, is_first: bool) -> OrderedSum:
+    def _sum_of_block(self, weights: NDArray[Any], block: slice, is_first: bool) -> OrderedSum:
         """Return the gradient of a block of weights as a sum that a chunk adds to."""
-        assert self._gradients is not None
         add: Callable[[NDArray[Any], NDArray[Any]], object] = _add
         if self._lost is not None:
             add = functools.partial(dispatch.elementwise.accumulate, lost=self._lost[block])
-        return OrderedSum(self._gradients.weights[block], self._spare_blocks, is_first, add)
+        return OrderedSum(weights[block], self._spare_blocks, is_first, add)
 
     def _multiply(self, share: Share, chunk: slice, hidden: NDArray[Any], slopes: NDArray[Any]) -> None:
         """Compute the gradients of input, weights and bias from the gradient of a chunk's logits."""
         problem, gradients = self._problem, self._gradients
         assert gradients is not None
         pieces = _slices(len(hidden), self._piece_rows)
-        is_apart = problem.rows is not None or gradients.hidden.dtype != hidden.dtype
-        hidden_gradient = np.zeros_like(hidden) if is_apart else gradients.hidden[chunk]
-        of_pieces = [OrderedSum(hidden_gradient[piece], self._spare_pieces, True, _add) for piece in pieces]
-        of_blocks = [self._sum_of_block(block, chunk.start == 0) for block in self._blocks]
+        of_pieces, of_blocks = [], []
+        is_apart = gradients.hidden is not None and (
+            problem.rows is not None or gradients.hidden.dtype != hidden.dtype
+        )
+        if gradients.hidden is not None:
+            hidden_gradient = np.zeros_like(hidden) if is_apart else gradients.hidden[chunk]
+            of_pieces = [
+                OrderedSum(hidden_gradient[piece], self._spare_pieces, True, _add) for piece in pieces
+            ]
+        if gradients.weights is not None:
+            of_blocks = [
+                self._sum_of_block(gradients.weights, block, chunk.start == 0) for block in self._blocks
+            ]
 
         def multiply(tile: tuple[int, int]) -> None:
             i, j = tile
             piece, block = pieces[i], self._blocks[j]
             part = slopes[piece, block]
-            array = of_blocks[j].array(i)
-            of_blocks[j].add(i, np.matmul(part.T, hidden[piece], out=array))
-            array = of_pieces[i].array(j)
-            with self._weights_of(block) as weights:
-                of_pieces[i].add(j, np.matmul(part, weights, out=array))
+            if of_blocks:
+                array = of_blocks[j].array(i)
+                of_blocks[j].add(i, np.matmul(part.T, hidden[piece], out=array))
+            if of_pieces:
+                array = of_pieces[i].array(j)
+                with self._weights_of(block) as weights:
+                    of_pieces[i].add(j, np.matmul(part, weights, out=array))
 
-        share(multiply, [(i, j) for i in range(len(pieces)) for j in range(len(self._blocks))])
+        if of_blocks or of_pieces:
+            share(multiply, [(i, j) for i in range(len(pieces)) for j in range(len(self._blocks))])
         if self._bias_gradient is not None:
             sums = self._bias_gradient
             ones = np.ones(BIAS_ROWS, slopes.dtype)
@@ -240,11 +252,10 @@ class Pass:
                     sums[block] += ones[: rows.stop - rows.start] @ slopes[rows, block]
 
             share(add_up, self._blocks)
-        if not is_apart:
-            return
-        rounded = np.empty(hidden.shape, gradients.hidden.dtype)
-        copy(hidden_gradient, rounded)
-        gradients.hidden[chunk if problem.rows is None else problem.rows[chunk]] = rounded
+        if gradients.hidden is not None and is_apart:
+            rounded = np.empty(hidden.shape, gradients.hidden.dtype)
+            copy(hidden_gradient, rounded)
+            gradients.hidden[chunk if problem.rows is None else problem.rows[chunk]] = rounded
 
 
 def _add(addend: NDArray[Any], total: NDArray[Any]) -> None:

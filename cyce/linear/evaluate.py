@@ -1,6 +1,7 @@
 """The one way into linear_cross_entropy: check the arguments, run the pass, collect loss and gradients."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,18 @@ def linear_cross_entropy(
     softcap: float | None = None,
     temperature: float = 1.0,
     gradient: GradientRequest | None = None,
+    wanted: Sequence[bool] | None = None,
 ) -> tuple[Any, Any]:
-    """Return the loss and the gradients of input, linear_weight and linear_bias, None unless requested."""
+    """Return the loss and the gradients of input, linear_weight and linear_bias, None unless requested.
+
+    wanted: which of these gradients to compute if they are requested; the others are None. By default, all.
+    """
     reduction = as_reduction(reduction, None, None)
     layer = as_layer(input, linear_weight, linear_bias)
     options = as_options(options, layer.dtype)
     extensions = (sample_weight, normalizer, empty, z_loss, softcap, temperature)
     loss = as_loss(target, weight, ignore_index, label_smoothing, extensions, layer.logits(), reduction)
-    upstream = as_upstream(gradient, layer, loss)
+    upstream = as_upstream(gradient, wanted, layer, loss)
     if loss.call.target is not None:
         # A copy: no other thread changes it.
         loss.call.target = np.array(loss.call.target).reshape(loss.positions)
@@ -130,7 +135,10 @@ def _as_matrix(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 
 
 def _run(
-    problem: Problem, layer: Layer, outs: list[NDArray[Any]] | None, options: LinearCrossEntropyOptions
+    problem: Problem,
+    layer: Layer,
+    outs: Sequence[NDArray[Any] | None] | None,
+    options: LinearCrossEntropyOptions,
 ) -> float:
     """Run the pass; write the gradients to `outs` unless that is None, and return the loss."""
     n_outputs, in_features = problem.weights.shape
@@ -138,9 +146,10 @@ def _run(
     if outs is not None:
         # The gradient of the weights is a sum over chunks, others are rounded once they are complete.
         shapes = ((layer.n_rows, in_features), (n_outputs, in_features), (n_outputs,))
-        dtypes = (outs[0].dtype, layer.dtype, outs[-1].dtype)
+        dtypes = (None, layer.dtype, None)
         gradients = Gradients(*map(_writable, outs, shapes, dtypes))
-    work = problem.n_rows * n_outputs * ((1 if outs is None else 3) * in_features + LOSS_PER_LOGIT)
+    n_products = 1 + sum(out is not None for out in (outs or ())[:2])
+    work = problem.n_rows * n_outputs * (n_products * in_features + LOSS_PER_LOGIT)
     rows = rows_per_chunk(
         options,
         layer.n_rows,
@@ -153,13 +162,22 @@ def _run(
     value = with_workers(Pass(problem, gradients, rows).run, work // SHARE)
     if outs is not None and gradients is not None:
         for out, written in zip(outs, gradients, strict=False):
-            if written is not None and not np.may_share_memory(out, written):
+            if out is not None and written is not None and not np.may_share_memory(out, written):
                 copy(written.reshape(out.shape), out)
     return value
 
 
-def _writable(out: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return `out` in another shape, if that is C-contiguous and of a dtype, or a new array like that."""
+def _writable(
+    out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any] | None
+) -> NDArray[Any] | None:
+    """Return `out` in another shape, if that is C-contiguous and of a dtype, or a new array like that.
+
+    dtype: None for that of `out`. Without `out`, there is none.
+    """
+    if out is None:
+        return None
+    if dtype is None:
+        dtype = out.dtype
     view = out.reshape(shape)
     if view.flags.c_contiguous and view.dtype == dtype and np.may_share_memory(view, out):
         return view

@@ -21,7 +21,8 @@ class Loss(NamedTuple):
     others: tuple[Tensor | None, ...]
     """Targets and weights."""
     evaluate: Callable[[GradientRequest | None], tuple[Any, Any]] | None
-    """Returns the loss and the gradients: of one input an array, of several a tuple. None afterwards."""
+    """Returns the loss and the gradients: of one input an array, of several a tuple, with None for those
+    that no gradient is required of. None afterwards."""
     by_torch: Callable[..., Tensor]
     """The same by torch's function, of the inputs."""
     dtype: torch.dtype
@@ -72,7 +73,10 @@ class Differentiable(torch.autograd.Function):  # type: ignore[misc]
             out = array_of(inputs[0])
         elif inputs[0].dtype == torch.float16:
             # Gradients of a mean may be too small for float16 until they are scaled.
-            out = tuple(array_of(torch.empty_like(tensor, dtype=torch.float32)) for tensor in inputs)
+            out = tuple(
+                array_of(torch.empty_like(tensor, dtype=torch.float32)) if tensor.requires_grad else None
+                for tensor in inputs
+            )
             out = out if len(out) > 1 else out[0]
         assert loss.evaluate is not None
         value, gradients = loss.evaluate((None, out))

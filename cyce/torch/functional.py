@@ -5,7 +5,8 @@ Each function decides whether cyce computes the call; else it is torch's own.
 
 import contextlib
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,12 +20,23 @@ from cyce.torch import operators
 from cyce.torch.autograd import Loss, computed_or_torch_s, extensions_of, refuse_extensions
 from cyce.torch.tensors import TORCH, are_options, array_of, dtype_of_result, is_target, takes
 
+F = TypeVar("F", bound=Callable[..., Tensor])
+
 
 def wants_gradient(input: Tensor) -> bool:
     """Return whether an operator computes a gradient, too: an exported one may be differentiated later."""
     return bool(torch.compiler.is_exporting() or (torch.is_grad_enabled() and input.requires_grad))
 
 
+def scripted_as_torch_s(function: F) -> F:
+    """Decorate a function that torch.jit.script cannot compile: it takes torch's of that name instead."""
+    # It asks whether the first of these is there, torch.compile whether it is true.
+    function.__script_if_tracing_wrapper = False  # type: ignore[attr-defined]
+    function.__original_fn = TORCH[function.__name__]  # type: ignore[attr-defined]
+    return function
+
+
+@scripted_as_torch_s
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -161,6 +173,7 @@ def cross_entropy(
     )
 
 
+@scripted_as_torch_s
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -237,6 +250,7 @@ def nll_loss(
     return computed_or_torch_s(Loss((input,), others, evaluate, by_torch, dtype_of_result(input), axis))
 
 
+@scripted_as_torch_s
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -312,6 +326,7 @@ def binary_cross_entropy_with_logits(
     return computed_or_torch_s(Loss((input,), others, evaluate, by_torch, dtype_of_result(input)))
 
 
+@scripted_as_torch_s
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -382,6 +397,7 @@ def kl_div(
     return computed_or_torch_s(Loss((input,), (target,), evaluate, by_torch, dtype_of_result(input)))
 
 
+@scripted_as_torch_s
 def linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,
@@ -493,6 +509,7 @@ def linear_cross_entropy(
             label_smoothing=label_smoothing,
             options=options,
             gradient=gradient,
+            wanted=[tensor.requires_grad for tensor in inputs],
             **{**extensions, "sample_weight": array_of(sample_weight)},
         )
 

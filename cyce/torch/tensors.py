@@ -34,8 +34,10 @@ def array_of(tensor: Tensor | None) -> Any:
     return as_array(tensor.detach(), "input") if tensor.dtype == torch.bfloat16 else tensor.detach().numpy()
 
 
-def tensor_of(array: NDArray[Any]) -> Tensor:
-    """Return a tensor over an array's memory."""
+def tensor_of(array: NDArray[Any] | None) -> Tensor | None:
+    """Return a tensor over an array's memory; None for None."""
+    if array is None:
+        return None
     if array.dtype.kind == "V":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -58,11 +60,19 @@ def dtype_of_result(input: Tensor) -> torch.dtype:
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_transformed() -> bool:
+    """Return whether a transform of torch.func, such as vmap, is at work.
+
+    A compiler calls this while it reads the code, and guards the transforms itself.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def is_intercepted() -> bool:
-    """Return whether a transform, a mode or a tracer wants to see torch's own operators."""
+    """Return whether a mode or a tracer wants to see torch's own operators."""
     return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
+        torch.autograd.forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
         or torch.jit.is_tracing()
         or (
@@ -80,7 +90,7 @@ def takes(input: Any, target: Any, *factors: Any, differentiable: Sequence[Any] 
     gets it by torch's formula.
     """
     compiles = torch.compiler.is_compiling()
-    if not compiles and is_intercepted():
+    if is_transformed() or (not compiles and is_intercepted()):
         return False
     given = (input, target, *differentiable, *(factor for factor in factors if factor is not None))
     if not all(isinstance(tensor, Tensor) for tensor in given) or input.dtype not in DTYPES:
@@ -98,9 +108,7 @@ def takes(input: Any, target: Any, *factors: Any, differentiable: Sequence[Any] 
     ):
         return False
     # Compilers cannot branch on a size that they do not know.
-    if compiles:
-        return not torch._C._functorch.is_batchedtensor(input)
-    return bool(input.numel() > 0)
+    return compiles or bool(input.numel() > 0)
 
 
 def is_target(target: Tensor, input: Tensor) -> bool:

@@ -26,6 +26,15 @@ OPERATORS = {
     "kl_div": (LOGITS.softmax(1), "sum", False),
 }
 
+# Of a function of one matrix, for two of them.
+TRANSFORMED = {
+    "vmap": torch.func.vmap,
+    "grad": lambda f: lambda x: torch.func.grad(f)(x[0]),
+    "jvp": lambda f: lambda x: torch.func.jvp(f, (x[0],), (x[1],))[1],
+    "hessian": lambda f: lambda x: torch.func.hessian(f)(x[0]),
+    "gradients of samples": lambda f: torch.func.vmap(torch.func.grad(f)),
+}
+
 
 class TestCompilers:
     def compare(self, call, backend):
@@ -114,15 +123,15 @@ class TestCompilers:
         torch.testing.assert_close(loss, call(x))
 
     @pytest.mark.filterwarnings("ignore")
-    def test_vmap_inside(self):
+    @pytest.mark.parametrize("transformed", TRANSFORMED.values(), ids=TRANSFORMED)
+    def test_transforms_inside(self, transformed):
         torch._dynamo.reset()
-        stacked = torch.stack([LOGITS, LOGITS + 1])
+        x = torch.stack([LOGITS, LOGITS + 1])
         compiled = torch.compile(
-            lambda x: torch.vmap(lambda y: CT.cross_entropy(y, TARGET))(x), fullgraph=True, backend="eager"
+            transformed(lambda y: CT.cross_entropy(y, TARGET)), fullgraph=True, backend="aot_eager"
         )
-        torch.testing.assert_close(
-            compiled(stacked), torch.vmap(lambda y: TORCH["cross_entropy"](y, TARGET))(stacked)
-        )
+        expected = transformed(lambda y: TORCH["cross_entropy"](y, TARGET))
+        torch.testing.assert_close(compiled(x), expected(x))
 
     @pytest.mark.filterwarnings("ignore")
     def test_an_exported_call_that_is_differentiated(self):

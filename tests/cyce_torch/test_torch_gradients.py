@@ -1,6 +1,7 @@
 """Gradients of cyce.torch in torch's graph: retained, accumulated, scaled, differentiated again, in place."""
 
 import gc
+import itertools
 import sys
 import weakref
 
@@ -9,6 +10,7 @@ import torch
 import torch.utils.checkpoint
 
 import cyce.torch as CT
+from cyce.torch import functional
 from platforms import with_resource_usage
 from torch_losses import LOGITS, TARGET, TORCH, is_by_cyce
 
@@ -46,6 +48,31 @@ class TestGradients:
         assert torch.autograd.gradcheck(call, variables)
         variables[0].requires_grad_(False)
         assert torch.autograd.gradcheck(call, variables)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+    @pytest.mark.parametrize("required", list(itertools.product([False, True], repeat=3))[1:])
+    def test_only_what_is_required_of_the_linear_layer(self, monkeypatch, required, dtype):
+        computed = []
+
+        def look(*arguments, **named):
+            result = compute(*arguments, **named)
+            computed.append(tuple(gradient is not None for gradient in result[1]))
+            return result
+
+        compute = functional.fused_linear.linear_cross_entropy
+        monkeypatch.setattr(functional.fused_linear, "linear_cross_entropy", look)
+        found = []
+        for is_required in (required, (True, True, True)):
+            variables = [LOGITS, torch.eye(3) + 1, torch.ones(3)]
+            hidden, weights, bias = (
+                variable.to(dtype).requires_grad_(requires)
+                for variable, requires in zip(variables, is_required, strict=True)
+            )
+            CT.linear_cross_entropy(hidden, weights, TARGET, linear_bias=bias).backward()
+            found.append([variable.grad for variable in (hidden, weights, bias)])
+        assert computed == [required, (True, True, True)]
+        for is_required, gradient, among_all in zip(required, *found, strict=True):
+            assert torch.equal(gradient, among_all) if is_required else gradient is None
 
     @pytest.mark.parametrize("reduction", ["mean", "none"])
     def test_a_graph_that_is_retained(self, reduction):

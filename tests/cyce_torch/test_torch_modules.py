@@ -10,6 +10,14 @@ import cyce.torch as CT
 from torch_losses import HALVES, LOGITS, NAMES, TARGET, TORCH, is_by_cyce
 
 
+def call_by_name(logits: torch.Tensor, target: torch.Tensor):
+    return CT.cross_entropy(logits, target)
+
+
+def call_with_an_extension(logits: torch.Tensor, target: torch.Tensor):
+    return CT.cross_entropy(logits, target, z_loss=0.1)
+
+
 class TestModules:
     def test_settings_and_state(self):
         module = CT.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]), ignore_index=2, label_smoothing=0.1)
@@ -61,6 +69,29 @@ class TestPatch:
         with pytest.raises(ZeroDivisionError), CT.patch():
             1 / 0  # noqa: B018
         assert not self.is_patched()
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:reduction. 'mean' divides")
+    @pytest.mark.parametrize(
+        ("module", "target"),
+        [
+            (torch.nn.CrossEntropyLoss(), TARGET),
+            (torch.nn.NLLLoss(), TARGET),
+            (torch.nn.BCEWithLogitsLoss(), LOGITS.sigmoid()),
+            (torch.nn.KLDivLoss(), LOGITS.softmax(1)),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_scripts_take_torch_s_functions(self, module, target):
+        with CT.patch():
+            scripted = torch.jit.script(module)
+        torch.testing.assert_close(scripted(LOGITS, target), module(LOGITS, target))
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+    def test_scripts_that_call_cyce_take_torch_s_function(self):
+        scripted = torch.jit.script(call_by_name)
+        torch.testing.assert_close(scripted(LOGITS, TARGET), TORCH["cross_entropy"](LOGITS, TARGET))
+        with pytest.raises(RuntimeError, match="z_loss"):
+            torch.jit.script(call_with_an_extension)
 
     def test_what_others_put_there_stays(self, monkeypatch):
         with CT.patch():
