@@ -9,6 +9,7 @@ import pytest
 import cyce
 import cyce.functional as F
 from cyce._losses import evaluator_of
+from cyce.gradients import INTERNAL
 
 SHAPES = [(7,), (4, 3), (3, 50), (2, 4, 5), (2, 3, 4, 2)]
 
@@ -252,9 +253,9 @@ class TestWhatItTakes:
         )
         assert loss == named
 
-    @pytest.mark.parametrize("name", ["stats_out", "stats", "gradient", "wieght"])
+    @pytest.mark.parametrize("name", ["stats_out", "wieght", *sorted(INTERNAL)])
     def test_it_takes_no_other_arguments(self, name):
-        for loss in (F.cross_entropy, F.kl_div, cyce.CrossEntropyLoss()):
+        for loss in (F.cross_entropy, F.kl_div, F.linear_cross_entropy, cyce.CrossEntropyLoss()):
             with pytest.raises(TypeError, match=name):
                 cyce.value_and_grad(loss)(np.zeros((2, 3)), [0, 1], **{name: [np.zeros(2)]})
 
@@ -314,5 +315,5 @@ class TestWhatItTakes:
         theirs = inspect.signature(loss).parameters
         ours = inspect.signature(evaluate).parameters
         assert [(p.name, p.default, p.kind) for p in theirs.values()] == [
-            (p.name, p.default, p.kind) for p in ours.values() if p.name not in ("gradient", "stats")
+            (p.name, p.default, p.kind) for p in ours.values() if p.name not in INTERNAL
         ]
