@@ -5,6 +5,7 @@ OpenMP, and which levels it can compile for.
 """
 
 import atexit
+import errno
 import functools
 import gzip
 import os
@@ -15,7 +16,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -67,9 +68,16 @@ GENERAL_MODULES = (
     "cyce.threads.team",
 )
 
+
+def target_machine() -> str:
+    """Return the architecture that is compiled for, which is not this machine's where one cross-compiles."""
+    machine = sysconfig.get_platform().rpartition("-")[2]
+    return (platform.machine() if machine == "universal2" else machine).lower()
+
+
 # What the compiler may use at each level; cyce/kernels/_cpu.pyx asks the CPU for the same features.
 LEVELS: dict[str, list[str]] = {"baseline": []}
-if platform.machine().lower() in {"x86_64", "amd64"}:
+if target_machine() in {"x86_64", "amd64"}:
     LEVELS["x86_64_v3"] = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"]
     LEVELS["x86_64_v4"] = [
         *LEVELS["x86_64_v3"],
@@ -200,9 +208,9 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             if level in left_out:
                 self.extensions.remove(extension)
                 continue
-            own = [] if extension.name in WITHOUT_OPENMP else openmp or []
-            extension.extra_compile_args = [*common, *LEVELS[level], *own]
-            extension.extra_link_args = [*own, *strip]
+            own = ([], []) if extension.name in WITHOUT_OPENMP or openmp is None else openmp
+            extension.extra_compile_args = [*common, *LEVELS[level], *own[0]]
+            extension.extra_link_args = [*own[1], *strip]
             extension.include_dirs.append(str(header.parent))
             record = repr((extension.extra_compile_args, extension.extra_link_args))
             extension.depends.append(str(self._write(f"{extension.name}.flags", record)))
@@ -237,7 +245,10 @@ class BuildLevels(build_ext):  # type: ignore[misc]
     def _compiles(
         self, program: str, flags: Sequence[str] = (), link_flags: Sequence[str] | None = None
     ) -> bool:
-        """Return whether a program compiles and, unless link_flags is None, links and runs."""
+        """Return whether a program compiles and, unless link_flags is None, links and runs.
+
+        What is compiled for another machine need not run.
+        """
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text(program, encoding="utf-8")
@@ -250,8 +261,8 @@ class BuildLevels(build_ext):  # type: ignore[misc]
                     name = self.compiler.executable_filename("probe")
                     subprocess.run([Path(folder, name)], check=True, stdout=subprocess.DEVNULL, timeout=60)
             # setuptools' error where there is no Microsoft compiler is a DistutilsError.
-            except (BaseError, CCompilerError, OSError, subprocess.SubprocessError):
-                return False
+            except (BaseError, CCompilerError, OSError, subprocess.SubprocessError) as error:
+                return link_flags is not None and getattr(error, "errno", None) == errno.ENOEXEC
         return True
 
     @functools.cached_property
@@ -266,12 +277,27 @@ class BuildLevels(build_ext):  # type: ignore[misc]
         """Return whether the compiler supports these flags."""
         return self._compiles(EMPTY_PROGRAM, [*self._strictly, *flags])
 
-    def _openmp_flags(self) -> list[str] | None:
-        """Return flags under which an OpenMP program compiles and runs, or None."""
+    def _openmp_flags(self) -> tuple[list[str], list[str]] | None:
+        """Return the first flags, to compile and to link, under which an OpenMP program runs, or None."""
         if os.environ.get("CYCE_OPENMP", "1") == "0":
             return None
-        flag = "/openmp" if self.compiler.compiler_type == "msvc" else "-fopenmp"
-        return [flag] if self._compiles(OPENMP_PROGRAM, [flag], [flag]) else None
+        choices = openmp_choices(self.compiler.compiler_type, sys.platform)
+        return next((flags for flags in choices if self._compiles(OPENMP_PROGRAM, *flags)), None)
+
+
+def openmp_choices(compiler_type: str, system: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield flags that may switch OpenMP on, to compile and to link."""
+    if compiler_type == "msvc":
+        yield ["/openmp"], []
+        return
+    yield ["-fopenmp"], ["-fopenmp"]
+    if system == "darwin":
+        # Apple's clang knows the pragmas, and has no runtime: conda's, or Homebrew's.
+        for prefix in (sys.prefix, "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"):
+            yield (
+                ["-Xpreprocessor", "-fopenmp", f"-I{prefix}/include"],
+                [f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib", "-lomp"],
+            )
 
 
 def header_of(left_out: dict[str, str]) -> str:

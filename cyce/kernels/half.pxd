@@ -12,6 +12,7 @@ from cython cimport floating
 
 cdef extern from * nogil:
     """
+    #include <math.h>
     #include <stddef.h>
     #include <stdint.h>
     #include <string.h>
@@ -82,7 +83,7 @@ cdef extern from * nogil:
     {
         const float nearest = (float) value;
         uint32_t bits = cyce_bits_of(nearest);
-        bits -= __builtin_fabs((double) nearest) > __builtin_fabs(value);
+        bits -= fabs((double) nearest) > fabs(value);
         return cyce_float_of((double) nearest == value ? bits : bits | 1);
     }
 

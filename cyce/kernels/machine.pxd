@@ -25,6 +25,7 @@ cdef extern from * nogil:
 
 cdef extern from * nogil:
     """
+    #include <math.h>
     #include <stddef.h>
     #include <stdint.h>
     #include <string.h>
@@ -90,9 +91,9 @@ cdef extern from * nogil:
        2**-149, which adding 1.5 * 2**52 rounds to an integer. */
     static inline float cyce_to_float(double value)
     {
-        const double tiny = __builtin_fabs(value) < 0x1p-126 ? value : 0.0;
+        const double tiny = fabs(value) < 0x1p-126 ? value : 0.0;
         const float normal = (float) (value - tiny);
-        const double n = (__builtin_fabs(tiny) * 0x1p149 + 6755399441055744.0) - 6755399441055744.0;
+        const double n = (fabs(tiny) * 0x1p149 + 6755399441055744.0) - 6755399441055744.0;
         int32_t bits;
         float result;
         memcpy(&bits, &normal, sizeof bits);
