@@ -183,6 +183,42 @@ for before in (lambda: torch.randn(1000, 1000).softmax(1), compute):
     assert result.returncode == 0, result.stderr
 
 
+# Imports, and a call that uses threads, of packages that bring an OpenMP runtime of their own.
+OTHERS = {
+    "scikit-learn": (
+        "from sklearn.cluster import KMeans\n",
+        "KMeans(8, n_init=1, random_state=0).fit(logits)",
+    ),
+    "XGBoost": (
+        "import xgboost\n",
+        "xgboost.XGBClassifier(n_estimators=2, n_jobs=2).fit(logits[:, :8], target % 3)",
+    ),
+}
+
+
+@with_fork
+@pytest.mark.integration
+@pytest.mark.parametrize("first", ["others", "cyce"])
+@pytest.mark.parametrize(
+    "names", [["scikit-learn"], ["XGBoost"], ["scikit-learn", "XGBoost"]], ids=" and ".join
+)
+def test_with_other_runtimes(run_python, names, first):
+    imports = "".join(OTHERS[name][0] for name in names)
+    calls = [OTHERS[name][1] for name in names]
+    program = f"""
+for others in (lambda: [{", ".join(calls)}], compute):
+    others()
+    for _ in range(3):
+        in_child(check, None)
+    in_thread(in_child, check, None)
+    check(False)
+[{", ".join(calls)}]
+"""
+    program = (imports + COMMON if first == "others" else COMMON + imports) + program
+    result = run_python("-W", "ignore", "-c", program, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     "method", [name for name in multiprocessing.get_all_start_methods() if name != "fork"]
 )
