@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import cyce
-
-PACKAGE = Path(cyce.__file__).parent
+# Not those of an installed package, which has none.
+PACKAGE = Path(__file__).parents[1] / "cyce"
 SOURCES = sorted([*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pyx")])
 C_BLOCK = re.compile(r'^cdef extern from \* nogil:\n    """\n(.*?)^    """', re.DOTALL | re.MULTILINE)
 
