@@ -70,9 +70,15 @@ GENERAL_MODULES = (
 
 
 def target_machine() -> str:
-    """Return the architecture that is compiled for, which is not this machine's where one cross-compiles."""
+    """Return the architecture that is compiled for, which is not this machine's where one cross-compiles.
+
+    Python for both of macOS's would compile for both at once: half of it for nothing, and no level would do.
+    """
     machine = sysconfig.get_platform().rpartition("-")[2]
-    return (platform.machine() if machine == "universal2" else machine).lower()
+    if machine == "universal2":
+        machine = platform.machine()
+        os.environ.setdefault("ARCHFLAGS", f"-arch {machine}")
+    return machine.lower()
 
 
 # What the compiler may use at each level; cyce/kernels/_cpu.pyx asks the CPU for the same features.
@@ -117,6 +123,9 @@ int main(void)
     return omp_get_max_threads() < 1;
 }
 """
+
+# How systems refuse a program of another machine: ENOEXEC, and macOS's EBADARCH.
+OTHER_MACHINE = {errno.ENOEXEC, *([86] if sys.platform == "darwin" else [])}
 
 EMPTY_PROGRAM = "int main(void) { return 0; }"
 PYTHON_PROGRAM = "#include <Python.h>\nint main(void) { return 0; }"
@@ -194,7 +203,9 @@ class BuildLevels(build_ext):  # type: ignore[misc]
             is_unwanted = os.environ.get("CYCE_OPENMP", "1") == "0"
             left_out["openmp"] = "CYCE_OPENMP=0" if is_unwanted else "this compiler has none"
         common = [flag for flag in (*OPTIMISATION, *GENERAL) if self._takes([flag])]
-        strip = [flag for flag in STRIP if self._compiles(EMPTY_PROGRAM, (), [flag])][:1]
+        # Microsoft's linker ignores what it does not know.
+        choices = STRIP if self.compiler.compiler_type != "msvc" else []
+        strip = [flag for flag in choices if self._compiles(EMPTY_PROGRAM, (), [flag])][:1]
         for level, flags in LEVELS.items():
             unknown = [flag for flag in flags if not self._takes([flag])]
             if unknown:
@@ -262,7 +273,7 @@ class BuildLevels(build_ext):  # type: ignore[misc]
                     subprocess.run([Path(folder, name)], check=True, stdout=subprocess.DEVNULL, timeout=60)
             # setuptools' error where there is no Microsoft compiler is a DistutilsError.
             except (BaseError, CCompilerError, OSError, subprocess.SubprocessError) as error:
-                return link_flags is not None and getattr(error, "errno", None) == errno.ENOEXEC
+                return link_flags is not None and getattr(error, "errno", None) in OTHER_MACHINE
         return True
 
     @functools.cached_property
@@ -271,7 +282,8 @@ class BuildLevels(build_ext):  # type: ignore[misc]
 
         Empty if it warns anyway, because of CFLAGS.
         """
-        return ["-Werror"] if self._compiles(EMPTY_PROGRAM, ["-Werror"]) else []
+        flag = "/options:strict" if self.compiler.compiler_type == "msvc" else "-Werror"
+        return [flag] if self._compiles(EMPTY_PROGRAM, [flag]) else []
 
     def _takes(self, flags: list[str]) -> bool:
         """Return whether the compiler supports these flags."""

@@ -35,7 +35,10 @@ def complaints_of_module(name: str, content: bytes, is_ours: bool) -> Iterator[s
     exported = [
         symbol.name
         for symbol in elf.get_section_by_name(".dynsym").iter_symbols()
-        if symbol["st_info"]["bind"] != "STB_LOCAL" and symbol["st_shndx"] != "SHN_UNDEF"
+        if symbol["st_info"]["bind"] != "STB_LOCAL"
+        and symbol["st_shndx"] != "SHN_UNDEF"
+        # Of musl's.
+        and symbol.name not in ("_init", "_fini")
     ]
     if len(exported) != 1 or not exported[0].startswith("PyInit_"):
         yield f"{name}: exports {', '.join(exported)}"

@@ -4,13 +4,11 @@
     python tools/release.py --tag    # and tag it; pushing the tag builds the wheels and uploads them
 
 The version, the changelog and the recipe must agree, everything must be committed, and the tag must be new.
-Builds the source archive and the wheel by `.ci/wheel`, which also checks and tests them, and prints their
-hashes.
+Builds the source archive and the wheel by `.ci/wheel`, which also checks and tests them.
 """
 
 import argparse
 import datetime
-import hashlib
 import re
 import subprocess
 import sys
@@ -63,8 +61,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("\n".join(found_complaints))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([str(checkout / ".ci" / "wheel"), folder], check=True)
-        for path in sorted(Path(folder).iterdir()):
-            print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
     version = version_of(checkout)
     if wants_tag:
         git(checkout, "tag", "--annotate", f"v{version}", "--message", f"cyce {version}")

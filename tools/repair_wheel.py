@@ -41,7 +41,10 @@ def add_licenses(folder: Path) -> None:
     """Add the licences of what is bundled to an unpacked wheel."""
     (metadata,) = folder.glob("*.dist-info/METADATA")
     lines = metadata.read_text(encoding="utf-8").split("\n")
-    for library in bundled_libraries(folder):
+    libraries = bundled_libraries(folder)
+    if not libraries and sys.platform != "win32":
+        sys.exit("no runtime of OpenMP is bundled: was it found when the wheel was built?")
+    for library in libraries:
         expression, texts = BUNDLED[library.name.partition("-")[0].partition(".")[0]]
         at = next(i for i, line in enumerate(lines) if line.startswith("License-Expression: "))
         lines[at] += f" AND ({expression})"

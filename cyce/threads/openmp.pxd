@@ -17,7 +17,12 @@ cdef extern from * nogil:
     #define omp_get_level() 0
     #endif
 
-    /* OpenMP has places since version 4.5, and Microsoft's compiler an older one. */
+    /* Microsoft's compiler has OpenMP 2.0. */
+    #if defined(_OPENMP) && _OPENMP < 200805
+    #define omp_get_level() omp_in_parallel()
+    #endif
+
+    /* There are places since version 4.5. */
     #if !defined(_OPENMP) || _OPENMP < 201511
     #define omp_get_num_places() 0
     #define omp_get_place_num_procs(place) 0

@@ -80,6 +80,7 @@ def test_what_was_beyond_2_ulp(level, loss_and_gradient):
     assert abs(loss - exact) <= np.spacing(float(exact))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
 def test_search_for_losses_beyond_their_bounds(level, dtype, loss_and_gradient, layout):
     # With CYCE_FUZZ=100 some 20 million rows of each dtype.

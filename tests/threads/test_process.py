@@ -275,6 +275,7 @@ print(len(os.listdir("/proc/self/task")) - int(sys.argv[1]) if os.path.isdir("/p
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
 def test_ctrl_c_in_a_loop_of_calls(run_python):
     alone = run_python("-c", "import os, numpy; print(len(os.listdir('/proc/self/task')))").stdout
