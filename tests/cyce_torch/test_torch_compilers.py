@@ -36,6 +36,11 @@ TRANSFORMED = {
 }
 
 
+class Model(torch.nn.Module):
+    def forward(self, x, target):
+        return CT.cross_entropy(x, target)
+
+
 class TestCompilers:
     def compare(self, call, backend):
         torch._dynamo.reset()
@@ -93,10 +98,6 @@ class TestCompilers:
 
     @pytest.mark.filterwarnings("ignore")
     def test_export(self):
-        class Model(torch.nn.Module):
-            def forward(self, x, target):
-                return CT.cross_entropy(x, target)
-
         exported = torch.export.export(Model(), (LOGITS, TARGET))
         torch.testing.assert_close(exported.module()(LOGITS, TARGET), CT.cross_entropy(LOGITS, TARGET))
 
@@ -135,10 +136,6 @@ class TestCompilers:
 
     @pytest.mark.filterwarnings("ignore")
     def test_an_exported_call_that_is_differentiated(self):
-        class Model(torch.nn.Module):
-            def forward(self, x, target):
-                return CT.cross_entropy(x, target)
-
         exported = torch.export.export(Model(), (LOGITS, TARGET))
         x = LOGITS.clone().requires_grad_()
         exported.module()(x, TARGET).backward()
