@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 import cyce._check_build  # noqa: F401
 from cyce import functional
 from cyce._config import show_config
+from cyce.evaluation.divergence import Divergence, divergence
+from cyce.evaluation.evaluate import evaluate, fit_temperature
+from cyce.evaluation.evaluator import Evaluator
+from cyce.evaluation.record import Evaluation
 from cyce.functional import (
     CrossEntropyMeans,
     CrossEntropyStats,
@@ -55,6 +59,9 @@ __all__ = [
     "CrossEntropyLoss",
     "CrossEntropyMeans",
     "CrossEntropyStats",
+    "Divergence",
+    "Evaluation",
+    "Evaluator",
     "KLDivLoss",
     "LinearCrossEntropyLoss",
     "LinearCrossEntropyOptions",
@@ -67,6 +74,9 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "cross_entropy_stats",
+    "divergence",
+    "evaluate",
+    "fit_temperature",
     "functional",
     "get_num_threads",
     "kl_div",

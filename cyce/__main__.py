@@ -1,4 +1,4 @@
-"""Command line: python -m cyce, or cyce, with demo, info or compare."""
+"""Command line: python -m cyce, or cyce, with demo, info, compare, evaluate or divergence."""
 
 import argparse
 import contextlib
@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import cyce
 from cyce import _compare, _demo
+from cyce.evaluation import command_line
 
 
 def _seed(text: str) -> int:
@@ -81,6 +82,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "and print the differences, the times and a verdict; exit with 1 where they disagree. "
         "benchmarks/ measures with more care.",
     )
+    command_line.add_parsers(commands)
     return parser
 
 
@@ -103,8 +105,11 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
             _demo.run(parsed.png, parsed.seed, parsed.torch)
         elif parsed.command == "info":
             cyce.show_config()
-        elif not _compare.run(parsed.seed):
-            return 1
+        elif parsed.command == "compare":
+            if not _compare.run(parsed.seed):
+                return 1
+        elif code := command_line.run(parsed, parser.prog):
+            return code
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader closed the pipe. Discard what is still buffered.

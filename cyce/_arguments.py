@@ -581,19 +581,21 @@ def set_extensions(
     if normalizer is not None and reduction != "mean":
         raise ValueError(f"normalizer requires reduction='mean', got {reduction!r}")
     if sample_weight is not None:
-        call.sample_weight = _as_sample_weight(sample_weight, logits, axis)
+        call.sample_weight = as_sample_weight(sample_weight, logits, axis)
     if normalizer is not None:
-        call.normalizer = _as_number(normalizer, "normalizer", FLOAT64)
+        call.normalizer = as_number(normalizer, "normalizer", FLOAT64)
     call.zero_if_empty = empty == "zero"
-    call.z_loss = _as_number(z_loss, "z_loss", FLOAT64, positive=False)
+    call.z_loss = as_number(z_loss, "z_loss", FLOAT64, positive=False)
     if softcap is not None:
-        call.softcap = _as_number(softcap, "softcap", arithmetic_dtype(logits.dtype))
-    call.temperature = _as_number(temperature, "temperature", arithmetic_dtype(logits.dtype))
+        call.softcap = as_number(softcap, "softcap", arithmetic_dtype(logits.dtype))
+    call.temperature = as_number(temperature, "temperature", arithmetic_dtype(logits.dtype))
 
 
-def _as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Return weights of the positions in the arithmetic's dtype."""
-    sample_weight = _contiguous(value, "sample_weight", logits.dtype)
+def as_sample_weight(
+    value: Any, logits: NDArray[Any], axis: int, dtype: np.dtype[Any] | None = None
+) -> NDArray[Any]:
+    """Return weights of the positions in a dtype, by default the arithmetic's."""
+    sample_weight = _contiguous(value, "sample_weight", dtype or logits.dtype)
     positions = position_shape(logits, axis)
     if sample_weight.shape != positions:
         raise ValueError(
@@ -603,7 +605,7 @@ def _as_sample_weight(value: Any, logits: NDArray[Any], axis: int) -> NDArray[An
     return sample_weight
 
 
-def _as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True) -> float:
+def as_number(value: Any, name: str, dtype: np.dtype[Any], positive: bool = True) -> float:
     """Return a number that is finite and, unless positive is False, positive after rounding to dtype."""
     number = _number(value, name)
     with np.errstate(over="ignore", under="ignore"):
@@ -805,6 +807,14 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
 
 # ---------------------------------------------------------------------------------------------
 # Errors that a kernel finds
+
+
+def check_indices(target: NDArray[Any], n_classes: int, ignore_index: int, name: str = "input") -> None:
+    """Raise unless all class indices are in range or ignored, where no kernel gets all of them at once."""
+    # Comparisons of NumPy take an unsigned target and a negative number for what they are.
+    is_bad = ((target < 0) | (target >= n_classes)) & (target != ignore_index)
+    if is_bad.any():
+        raise IndexError(describe_bad_target(int(is_bad.argmax()), target, n_classes, ignore_index, name))
 
 
 def describe_bad_target(

@@ -4,12 +4,13 @@ import sys
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cyce import plotting
+from cyce._progress import Progress
 from cyce.functional import cross_entropy, cross_entropy_stats
 from cyce.gradients import value_and_grad
 
@@ -38,24 +39,6 @@ class Training(NamedTuple):
     """Time of loss and gradient in each step."""
 
 
-class Progress:
-    """A progress bar on one line if `stream` is a terminal, else nothing."""
-
-    def __init__(self, n_steps: int, stream: TextIO, width: int = 30) -> None:
-        self._n_steps = n_steps
-        self._stream = stream
-        self._width = width
-        self._shown = stream.isatty()
-
-    def step(self, number: int, text: str) -> None:
-        """Show that `number` steps are done."""
-        if self._shown:
-            bar = "#" * (self._width * number // self._n_steps)
-            end = "\n" if number == self._n_steps else ""
-            self._stream.write(f"\r[{bar:{self._width}}] {number}/{self._n_steps}  {text}{end}")
-            self._stream.flush()
-
-
 def train(pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Progress, seed: int) -> Training:
     """Fit weights and biases by stochastic gradient descent with momentum."""
     rng = np.random.default_rng(seed)
@@ -65,7 +48,7 @@ def train(pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Prog
     # The weights of the column of ones are the biases.
     inputs = np.column_stack([pixels, np.ones(len(pixels), np.float32)])
     seconds = []
-    for epoch in range(1, N_EPOCHS + 1):
+    for _ in range(N_EPOCHS):
         loss = np.float32(0)
         order = rng.permutation(len(inputs))
         for batch in np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
@@ -76,7 +59,7 @@ def train(pixels: NDArray[np.float32], digits: NDArray[np.uint8], progress: Prog
             seconds.append(time.perf_counter() - began)
             velocity = MOMENTUM * velocity - LEARNING_RATE * (inputs[batch].T @ gradient)
             parameters += velocity
-        progress.step(epoch, f"loss {loss:.4f}")
+        progress.update(1, f"loss {loss:.4f}")
     return Training(parameters[:-1], parameters[-1], np.array(seconds))
 
 
@@ -95,7 +78,7 @@ def train_in_torch(
     criterion = CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     seconds = []
-    for epoch in range(1, N_EPOCHS + 1):
+    for _ in range(N_EPOCHS):
         for batch in torch.randperm(len(inputs)).split(BATCH_SIZE):
             optimizer.zero_grad()
             logits = model(inputs[batch])
@@ -104,7 +87,7 @@ def train_in_torch(
             loss.backward()
             seconds.append(time.perf_counter() - began)
             optimizer.step()
-        progress.step(epoch, f"loss {loss.item():.4f}")
+        progress.update(1, f"loss {loss.item():.4f}")
     weights, biases = (parameter.detach().numpy() for parameter in (model.weight.T, model.bias))
     return Training(weights, biases, np.array(seconds))
 
@@ -153,7 +136,8 @@ def run(png: Path | None, seed: int, in_torch: bool = False) -> None:
     held_out, rest = order[:N_HELD_OUT], order[N_HELD_OUT:]
     print(f"Training a softmax classifier on {len(rest)} of {len(pixels)} handwritten digits ...")
     fit = train_in_torch if in_torch else train
-    training = fit(pixels[rest], digits[rest], Progress(N_EPOCHS, sys.stderr), seed)
+    with Progress(N_EPOCHS, "epochs", sys.stderr) as progress:
+        training = fit(pixels[rest], digits[rest], progress, seed)
     logits = pixels[held_out] @ training.weights + training.biases
     means = cross_entropy_stats(logits, digits[held_out]).means
     print(f"Held-out loss {means.loss:.4f}, accuracy {means.correct:.1%} on {N_HELD_OUT} digits.")

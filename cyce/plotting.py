@@ -1,19 +1,23 @@
 """Plots of predicted probabilities with matplotlib (the extra `plot`)."""
 
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import arithmetic_dtype, as_indices, as_logits, class_axis, describe_bad_target
-from cyce.functional import cross_entropy_stats, softmax
+from cyce._arguments import arithmetic_dtype, as_indices, as_logits, check_indices, class_axis
+from cyce.evaluation.evaluator import Evaluator
+from cyce.functional import softmax
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["probabilities", "reliability_diagram"]
+    from cyce.evaluation.divergence import Divergence
+    from cyce.evaluation.record import Evaluation, Histogram
+
+__all__ = ["divergence", "evaluation", "probabilities", "reliability_diagram"]
 
 # Number of colours in matplotlib's default cycle; most entries of a legend; most ticks.
 MAX_NAMED_COLOURS = 10
@@ -23,8 +27,6 @@ MAX_TICKS = 30
 # Target of positions to ignore, as in cross_entropy.
 IGNORE_INDEX = -100
 
-# More bars than a picture has pixels take minutes, and gigabytes.
-MOST_BINS = 1000
 NO_PROBABILITIES = "logits: a maximum is NaN or infinite, so that there are no probabilities"
 
 
@@ -37,10 +39,15 @@ def _as_axes(ax: Any) -> Any:
     try:
         from matplotlib import pyplot
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "cyce.plotting needs matplotlib: python -m pip install 'cyce[plot]'", name=error.name
-        ) from error
+        raise _no_matplotlib(error) from error
     return pyplot.subplots(layout="constrained")[1]
+
+
+def _no_matplotlib(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return an error that says what to install."""
+    return ModuleNotFoundError(
+        "cyce.plotting needs matplotlib: python -m pip install 'cyce[plot]'", name=error.name
+    )
 
 
 def probabilities(
@@ -99,9 +106,7 @@ def probabilities(
     classes = None
     if target is not None:
         classes = as_indices(target, scores, class_axis(scores))
-        bad = np.flatnonzero(((classes < 0) | (classes >= scores.shape[-1])) & (classes != IGNORE_INDEX))
-        if bad.size:
-            raise IndexError(describe_bad_target(int(bad[0]), classes, scores.shape[-1], IGNORE_INDEX))
+        check_indices(classes, scores.shape[-1], IGNORE_INDEX, "logits")
     if not scores.size:
         raise ValueError(f"logits: must have at least one sample and one class, got {list(scores.shape)}")
     shown = softmax(scores, dim=-1, dtype=arithmetic_dtype(scores.dtype)).reshape(-1, scores.shape[-1])
@@ -184,7 +189,8 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
 
     See Also
     --------
-    cyce.functional.cross_entropy : Its `temperature` calibrates logits.
+    cyce.fit_temperature : The temperature that calibrates logits.
+    cyce.Evaluation.plot : The same for logits that are in a file, or arrive in pieces.
 
     Notes
     -----
@@ -204,35 +210,24 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
     >>> ax.get_title()
     'expected calibration error 0.5642'
     """
-    try:
-        n = operator.index(n_bins)
-    except TypeError:
-        raise TypeError(f"n_bins: must be an integer, got {type(n_bins).__name__}") from None
-    if not 1 <= n <= MOST_BINS:
-        raise ValueError(f"n_bins: must be from 1 to {MOST_BINS}, got {n}")
-    scores = as_logits(logits, name="logits")
-    stats = cross_entropy_stats(scores, target)
-    # The confidence is the probability of the target if the target is the prediction.
-    confidences = cross_entropy_stats(scores, stats.prediction, ignore_index=-1).probability
-    counts = stats.prediction >= 0
-    confidence, correct = confidences[counts], stats.correct[counts]
-    if not confidence.size:
+    result = Evaluator(n_bins=n_bins).update(logits, target).compute()
+    if not result.n_positions:
         raise ValueError("target: must have at least one position that is not ignored")
-    if np.isnan(confidence).any():
+    if result.nan_positions:
         raise ValueError(NO_PROBABILITIES)
-    # In the dtype of the confidences, so that a confidence of exactly 1 / C is on an edge.
-    edges = np.linspace(0, 1, n + 1).astype(confidence.dtype)
-    number = np.clip(np.searchsorted(edges, confidence) - 1, 0, n - 1)
-    n_in_bin = np.bincount(number, minlength=n)
-    filled = n_in_bin > 0
-    accuracy = np.bincount(number, correct, n)[filled] / n_in_bin[filled]
-    mean_confidence = np.bincount(number, confidence, n)[filled] / n_in_bin[filled]
-    error = np.sum(n_in_bin[filled] * np.abs(accuracy - mean_confidence)) / confidence.size
-
     axes = _as_axes(ax)
-    bins = {"x": np.arange(n) / n, "width": 1 / n, "align": "edge"}
-    where: dict[str, Any] = {"x": np.flatnonzero(filled) / n, "width": 1 / n, "align": "edge"}
-    gap: NDArray[np.float64] = mean_confidence - accuracy
+    _draw_reliability(axes, result)
+    return axes  # type: ignore[no-any-return]
+
+
+def _draw_reliability(axes: Any, result: "Evaluation") -> None:
+    """Draw accuracies by confidence, and the number of positions in each bin below."""
+    bins, n = result.reliability, len(result.reliability.counts)
+    filled = bins.counts > 0
+    accuracy, confidence = bins.accuracy[filled], bins.confidence[filled]
+    every: dict[str, Any] = {"x": bins.edges[:-1], "width": 1 / n, "align": "edge"}
+    where = every | {"x": bins.edges[:-1][filled]}
+    gap: NDArray[np.float64] = confidence - accuracy
     axes.bar(height=accuracy, color="lightsteelblue", edgecolor="black", label="accuracy", **where)
     axes.bar(height=gap, bottom=accuracy, color="tab:red", alpha=0.4, label="gap to the confidence", **where)
     axes.plot([0, 1], [0, 1], linestyle="--", color="grey", label="calibrated")
@@ -240,13 +235,118 @@ def reliability_diagram(logits: Any, target: Any, n_bins: int = 15, ax: "Axes | 
         ylabel="accuracy",
         xlim=(0, 1),
         ylim=(0, 1),
-        title=f"expected calibration error {error:.4f}",
+        title=f"expected calibration error {result.calibration_error:.4f}",
     )
     axes.legend(loc="best", fontsize="small")
     axes.tick_params(labelbottom=False)
     # The counts, below: the gap of a bin with few positions means little.
     below = axes.inset_axes((0, -0.3, 1, 0.25), sharex=axes)
-    below.bar(height=n_in_bin, color="grey", edgecolor="black", **bins)
+    below.bar(height=bins.counts, color="grey", edgecolor="black", **every)
     # Logarithmic, because most positions are in a few bins; from 0.5, so that a count of 1 has a height.
     below.set(xlabel="confidence", ylabel="positions", xlim=(0, 1), yscale="log", ylim=(0.5, None))
-    return axes  # type: ignore[no-any-return]
+
+
+def _draw_histogram(axes: Any, histogram: "Histogram", mean: float, what: str) -> None:
+    """Draw how positive values are distributed, and their mean."""
+    edges, weight = histogram.edges, histogram.weight
+    # What rounds to 0 has no logarithm.
+    if len(edges) > 1 and edges[0] == 0:
+        edges, weight = edges[1:], weight[1:]
+    # The last 30 powers of two: what is below them is next to nothing.
+    shown = edges[:-1] >= edges[-1] * 2.0**-30 if len(edges) else edges.astype(bool)
+    axes.bar(
+        edges[:-1][shown],
+        weight[shown],
+        np.diff(edges)[shown],
+        align="edge",
+        color="lightsteelblue",
+        edgecolor="black",
+    )
+    if np.isfinite(mean) and mean > 0:
+        axes.axvline(mean, linestyle="--", color="tab:red", label=f"mean {mean:.4g}")
+        axes.legend(loc="best", fontsize="small")
+    axes.set(xlabel=what, ylabel="positions", title=f"distribution of the {what}")
+    if shown.any():
+        axes.set_xscale("log")
+
+
+def _new_figure(width: float) -> Any:
+    """Return a figure that is not pyplot's."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise _no_matplotlib(error) from error
+    figure = Figure(figsize=(width, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def evaluation(result: "Evaluation") -> "Figure":
+    """Draw the reliability of an evaluation, and the distribution of its losses.
+
+    Parameters
+    ----------
+    result : cyce.Evaluation
+        What `cyce.evaluate` or `cyce.Evaluator.compute` returned.
+
+    Returns
+    -------
+    matplotlib Figure
+        With two Axes. It is not one of pyplot's: nothing has to be closed.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If matplotlib is not installed.
+
+    See Also
+    --------
+    cyce.Evaluation.plot : The same.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> result = cyce.evaluate([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], [0, 1])
+    >>> len(cyce.plotting.evaluation(result).axes)
+    2
+    """
+    figure = _new_figure(9.5)
+    left, right = figure.subplots(1, 2)
+    _draw_reliability(left, result)
+    _draw_histogram(right, result.loss_histogram, result.bits_per_position * np.log(2), "loss")
+    return figure  # type: ignore[no-any-return]
+
+
+def divergence(result: "Divergence") -> "Figure":
+    """Draw the distribution of the divergences of two models.
+
+    Parameters
+    ----------
+    result : cyce.Divergence
+        What `cyce.divergence` returned.
+
+    Returns
+    -------
+    matplotlib Figure
+        It is not one of pyplot's: nothing has to be closed.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If matplotlib is not installed.
+
+    See Also
+    --------
+    cyce.Divergence.plot : The same.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> result = cyce.divergence([[2.0, 0.5, 0.3]], [[2.0, 0.6, 0.1]])
+    >>> len(cyce.plotting.divergence(result).axes)
+    1
+    """
+    figure = _new_figure(6)
+    _draw_histogram(figure.subplots(), result.kl_histogram, result.kl, "KL(reference || model)")
+    return figure  # type: ignore[no-any-return]

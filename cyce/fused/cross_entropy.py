@@ -95,7 +95,7 @@ def cross_entropy(
     elif reduction == "none":
         call.loss_out = np.empty(position_shape(logits, axis), dtype)
     if stats is not None:
-        call.loss_out, *call.stats_out = stats
+        call.loss_out, *call.stats_out = (array for array in stats if array is not None)
     elif gradient is not None:
         upstream, out = gradient
         grad_output = None

@@ -22,6 +22,12 @@ class StatsRequest(NamedTuple):
     entropy_out: NDArray[Any]
     prediction_out: NDArray[np.int64]
     rank_out: NDArray[np.int64]
+    confidence_out: NDArray[Any] | None = None
+    """The highest probability. Given all of the last three, or none."""
+    brier_score_out: NDArray[Any] | None = None
+    """The sum over the classes of (probability - [class is the target])**2."""
+    variance_out: NDArray[Any] | None = None
+    """The variance of the logits, as the softmax weights them."""
 
 
 def as_grad_out(value: Any, like: NDArray[Any], read: Mapping[str, NDArray[Any] | None]) -> NDArray[Any]:

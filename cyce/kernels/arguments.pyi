@@ -39,7 +39,8 @@ class CrossEntropyArguments:
     grad_out: Any
     """Of the logits' shape, float or double, any strides; may be the logits."""
     stats_out: list[NDArray[Any]] | None
-    """(lse, probability, entropy, prediction, rank), one for each position; the last two int64."""
+    """(lse, probability, entropy, prediction, rank), one for each position, the last two int64; and, if
+    wanted, (confidence, brier_score, variance)."""
     first_class: int
     """Of a shard: the number of its first class."""
     n_all_classes: int

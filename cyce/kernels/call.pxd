@@ -25,9 +25,12 @@ cdef enum Phase:
 
 cdef struct StatsOut:
     # What `cross_entropy` writes for each position on request; (n_positions,).
-    char* lse                       # of the arithmetic's type, as are probability and entropy
+    char* lse                       # of the arithmetic's type, as are all but the last two
     char* probability
     char* entropy
+    char* confidence                # NULL without `Call.has_moments`, as are the next two
+    char* brier_score
+    char* variance
     int64_t* prediction
     int64_t* rank
 
@@ -61,6 +64,7 @@ cdef struct Call:
     const char* grad_output         # (n_positions,), or NULL: grad_scale alone
     char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
     bint has_stats
+    bint has_moments                # statistics that are made of squares, too
     StatsOut stats_out
     bint streams                    # the gradient goes past the caches; see streaming.pxd
     bint exps_wait_apart            # between the phases, exponentials wait in scratch memory
@@ -95,6 +99,8 @@ cdef struct Tile:
     double gap_lost[TILE]
     double total[TILE]              # the mass of all classes and of z-loss: the factor of softmax
     double spread[TILE]             # sum of exp(logit - row_max) * (row_max - logit)
+    double spread_2[TILE]           # sum of exp(logit - row_max) * (row_max - logit)**2
+    double squares[TILE]            # sum of exp(logit - row_max)**2 over the classes of the rest
     double rank[TILE]               # number of classes before the target's
     double log_normalizer[TILE]     # log(1 + rest)
     double log_lost[TILE]           # what rounding that loses; 0 for floats, where it does not count

@@ -17,7 +17,7 @@ from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.threads.team cimport Team, acquire, release
 
 cdef enum:
-    MAX_VIEWS = 13
+    MAX_VIEWS = 16
 
 
 cdef struct CallScope:

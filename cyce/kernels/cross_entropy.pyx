@@ -14,9 +14,11 @@ whatever width the level has, and every width adds in the same order. The rooms,
     reference, transforms, masses, points, storage, half, transposition, math, sums, machine
                                     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
+    divergences                     two sets of logits, compared
     picks                           negative log-likelihoods, which need none of these
 """
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport INT64_MIN, int64_t
 from libc.string cimport memset
 
@@ -27,6 +29,7 @@ from cyce.kernels.arrays cimport (
 from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
+from cyce.kernels.divergences cimport N_TOP as MOST_TOP, Pair, align_tiles, compare_all
 from cyce.kernels.machine cimport CYCE_DEBUG
 from cyce.kernels.merge cimport N_STATE_FIELDS, merge_states
 from cyce.kernels.passes cimport MIN_SHARE, run
@@ -37,6 +40,7 @@ from cyce.kernels.sums cimport quotient_lost
 
 HAS_CHECKS = bool(CYCE_DEBUG)
 N_FIELDS = N_STATE_FIELDS
+N_TOP = MOST_TOP
 
 
 # ---------------------------------------------------------------------------------------------
@@ -96,17 +100,24 @@ cdef int take_target(object target, int64_t ignore_index, CallScope* scope, Call
 
 
 cdef int take_stats(object arrays, char format, CallScope* scope, Call* call) except -1:
-    """Take the arrays of the statistics: (lse, probability, entropy, prediction, rank)."""
+    """Take the arrays of the statistics, see `StatsOut`: five, or all."""
     cdef Py_ssize_t n = call.n_positions
     call.has_stats = arrays is not None
     if not call.has_stats:
         return 0
-    lse, probability, entropy, prediction, rank = arrays
+    lse, probability, entropy, prediction, rank = arrays[:5]
     call.stats_out.lse = take_elements(lse, n, format, PyBUF_WRITABLE, "lse", scope)
     call.stats_out.probability = take_elements(probability, n, format, PyBUF_WRITABLE, "probability", scope)
     call.stats_out.entropy = take_elements(entropy, n, format, PyBUF_WRITABLE, "entropy", scope)
     call.stats_out.prediction = take_classes(prediction, n, scope)
     call.stats_out.rank = take_classes(rank, n, scope)
+    call.has_moments = len(arrays) > 5
+    if not call.has_moments:
+        return 0
+    confidence, brier_score, variance = arrays[5:]
+    call.stats_out.confidence = take_elements(confidence, n, format, PyBUF_WRITABLE, "confidence", scope)
+    call.stats_out.brier_score = take_elements(brier_score, n, format, PyBUF_WRITABLE, "brier_score", scope)
+    call.stats_out.variance = take_elements(variance, n, format, PyBUF_WRITABLE, "variance", scope)
     return 0
 
 
@@ -377,6 +388,89 @@ def merge(states, other, bint double_precision):
         else:
             merge_states[float](take_states(states, n, &scope), take_states(other, n, &scope), n, 0)
     finally:
+        close_scope(&scope)
+
+
+# ---------------------------------------------------------------------------------------------
+# Two sets of logits
+
+
+cdef int64_t* take_top(object array, Py_ssize_t n, CallScope* scope) except NULL:
+    """Take an array of the highest classes, (n, N_TOP) int64, that is written to."""
+    return take_classes(array, n * MOST_TOP, scope)
+
+
+cdef double* take_sums(object array, Py_ssize_t n, CallScope* scope) except? NULL:
+    """Take an array of n doubles that is written to."""
+    return <double*> take_elements(array, n, c"d", PyBUF_WRITABLE, "a divergence", scope)
+
+
+cdef int read_side(CrossEntropyArguments arguments, CallScope* scope, Call* call) except -1:
+    """Take one of two sets of logits, which is to be reduced to states."""
+    read_arguments(arguments, scope, call)
+    call.phase = REDUCE
+    plan(call)
+    align_tiles(call)
+    return 0
+
+
+def diverge(
+    CrossEntropyArguments model not None, CrossEntropyArguments reference not None, kl_out, reverse_kl_out,
+    js_out, loss_out, reference_loss_out, top_out, reference_top_out,
+):
+    """Write divergences of two sets of logits on the same positions, their losses and their highest classes.
+
+    Both records have the same axis, target and ignore_index. Divergences and losses: double, (n_positions,);
+    highest classes: int64, (n_positions, N_TOP). See divergences.pxd. All are undefined at ignored positions.
+    Raises IndexError(-1) for a target that is no class.
+    """
+    cdef CallScope scope
+    cdef Call model_call
+    cdef Call reference_call
+    cdef Pair pair
+    cdef Py_ssize_t n, n_states
+    cdef int n_threads
+    cdef char format
+    cdef double* states = NULL
+    memset(&model_call, 0, sizeof(model_call))
+    memset(&reference_call, 0, sizeof(reference_call))
+    open_scope(&scope)
+    try:
+        read_side(model, &scope, &model_call)
+        read_side(reference, &scope, &reference_call)
+        # In double if one of the two is.
+        format = arithmetic_of(model_call.logits.format)
+        if format == c"f":
+            format = arithmetic_of(reference_call.logits.format)
+        n = model_call.n_positions
+        expect(
+            reference_call.n_positions == n and reference_call.n_classes == model_call.n_classes,
+            "the two sets of logits differ in their positions or classes",
+        )
+        n_states = n * N_STATE_FIELDS
+        states = <double*> PyMem_RawMalloc(max(<Py_ssize_t> 1, 2 * n_states) * sizeof(double))
+        if states == NULL:
+            raise MemoryError("no memory for the states of the positions")
+        model_call.states = states
+        reference_call.states = states + n_states
+        pair.model = &model_call
+        pair.reference = &reference_call
+        pair.kl = take_sums(kl_out, n, &scope)
+        pair.reverse_kl = take_sums(reverse_kl_out, n, &scope)
+        pair.js = take_sums(js_out, n, &scope)
+        pair.loss = take_sums(loss_out, n, &scope)
+        pair.reference_loss = take_sums(reference_loss_out, n, &scope)
+        pair.model_top = take_top(top_out, n, &scope)
+        pair.reference_top = take_top(reference_top_out, n, &scope)
+        n_threads = take_threads(model.num_threads, n * model_call.n_classes // MIN_SHARE, &scope)
+        if n > 0 and model_call.n_classes > 0:
+            with nogil:
+                if format == c"f":
+                    compare_all[float](&pair, n_threads, 0)
+                else:
+                    compare_all[double](&pair, n_threads, 0)
+    finally:
+        PyMem_RawFree(states)
         close_scope(&scope)
 
 

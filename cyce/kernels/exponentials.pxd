@@ -46,8 +46,6 @@ cdef extern from * nogil:
     """
     const float TABLE_OF_FLOATS "((const float *) cyce_table_of_floats)"[16]
     const double TABLE_OF_DOUBLES "((const double *) cyce_table_of_doubles)"[8]
-    # 2**-124: no exponential of a float is less, not even that of -inf.
-    const float LEAST_EXPONENTIAL "4.7019774e-38f"
 
 
 cdef inline floating most_above(floating like) noexcept nogil:

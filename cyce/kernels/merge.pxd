@@ -41,6 +41,8 @@ cdef enum:
     UNIT_BELOW                      # the same for chunks that are relative to something lower,
     BELOW                           # bit k of which stands for chunk k
     SPREAD                          # sum of exp(logit - MAX) * (MAX - logit)
+    SPREAD_2                        # sum of exp(logit - MAX) * (MAX - logit)**2
+    SQUARES                         # sum of exp(logit - MAX)**2 over the classes of the rest
     RANK                            # number of classes before the target's
     N_BLOCK_FIELDS
     # Only of a state:
@@ -161,6 +163,29 @@ cdef inline void begin_merge(
         for k in range(tile.lanes):
             tile.spread[k] = stats[SPREAD * stride + k]
             tile.rank[k] = stats[RANK * stride + k]
+    if call.has_moments:
+        for k in range(tile.lanes):
+            tile.spread_2[k] = stats[SPREAD_2 * stride + k]
+            tile.squares[k] = stats[SQUARES * stride + k]
+
+
+cdef inline void merge_moments(
+    Tile* tile, Py_ssize_t k, bint grew, double decay, double rise, double block_spread,
+    double block_spread_2, double block_squares, double loser_rest,
+) noexcept nogil:
+    """Merge the moments of the next block, before its spread is merged.
+
+    decay: of the side with the lower maximum. rise: by how much that is lower. loser_rest: its rest.
+    """
+    cdef double loser_spread = tile.spread[k] if grew else block_spread
+    cdef double loser_spread_2 = tile.spread_2[k] if grew else block_spread_2
+    cdef double loser_squares = tile.squares[k] if grew else block_squares
+    tile.spread_2[k] = block_spread_2 if grew else tile.spread_2[k]
+    tile.spread_2[k] += raised(
+        decay, loser_spread_2 + rise * (2.0 * loser_spread + rise * (1.0 + loser_rest))
+    )
+    tile.squares[k] = block_squares if grew else tile.squares[k]
+    tile.squares[k] += decay * decay * (1.0 + loser_squares)
 
 
 cdef inline void merge_block(
@@ -184,6 +209,11 @@ cdef inline void merge_block(
         decay = decay_in_parts(low, high, &decay_lost, like)
         if call.has_stats:
             block_spread = stats[SPREAD * stride + k]
+            if call.has_moments:
+                merge_moments(
+                    tile, k, grew, decay, high - low, block_spread, stats[SPREAD_2 * stride + k],
+                    stats[SQUARES * stride + k], loser_rest,
+                )
             loser_spread = tile.spread[k] if grew else block_spread
             tile.spread[k] = block_spread if grew else tile.spread[k]
             tile.spread[k] += raised(decay, loser_spread + (high - low) * (1.0 + loser_rest))

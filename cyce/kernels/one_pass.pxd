@@ -13,24 +13,28 @@ from libc.string cimport memcpy
 
 from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.chunks cimport (
-    BLOCK_LANES, MOST_CHUNKS, MOST_LANES, STEP, Chunks, Sums, exps_of, has, is_in_place, lanes_of, largest_of,
-    largest_of_chunk, logits_of, position_of, reduce_chunk, size_of_chunk, sum_chunk,
+    AHEAD_TO_L2, BLOCK_LANES, MOST_CHUNKS, MOST_LANES, STEP, Chunks, Sums, exps_of, has, is_in_place,
+    lanes_of, largest_of, largest_of_chunk, logits_of, position_of, reduce_chunk, size_of_chunk, sum_chunk,
 )
 from cyce.kernels.exponentials cimport (
-    LEAST_EXPONENTIAL, VectorReference, most_above, refer_vectors_to, step_of_references, unit_of_reference,
+    VectorReference, most_above, refer_vectors_to, step_of_references, unit_of_reference,
 )
-from cyce.kernels.machine cimport check
+from cyce.kernels.machine cimport check, cyce_prefetch_to_l2
 from cyce.kernels.masses cimport dense_lanes, is_uniform
 from cyce.kernels.merge cimport (
-    ARGMAX, BELOW, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, UNIT,
-    UNIT_BELOW, UNIT_LOST,
+    ARGMAX, BELOW, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, SPREAD_2,
+    SQUARES, UNIT, UNIT_BELOW, UNIT_LOST,
 )
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
 from cyce.kernels.points cimport count_before
 from cyce.kernels.reference cimport without_headroom
+from cyce.kernels.storage cimport address_of, size_of
 from cyce.kernels.sums cimport LANES, add, add_product, finite_or_zero, whole_lanes
 from cyce.kernels.two_passes cimport add_dense_of_row, add_stats_of_row
-from cyce.kernels.vectors cimport sum_gaps16, sum_rows16
+from cyce.kernels.vectors cimport (
+    doubles, fill8, fill16, floats, high8, larger16, load16, low8, multiply16, multiply_add8, multiply_add16,
+    store8, subtract16, sum_gaps16, sum_rows16,
+)
 
 # ---------------------------------------------------------------------------------------------
 # The chunks of a block
@@ -211,21 +215,6 @@ cdef inline void fill_up(const floating* logits, Py_ssize_t n, floating* out) no
         out[k] = -INFINITY
 
 
-cdef inline double sum_of_gaps(
-    const float* masses, const float* logits, Py_ssize_t n, double top, float least
-) noexcept nogil:
-    """Sum of mass * (top - logit) over n classes; masses of at most `least` count as 0."""
-    cdef double total[16]
-    cdef double sum
-    cdef Py_ssize_t k
-    sum_gaps16(masses, logits, n // 16, top, least, total)
-    sum = sum_of_16(total)
-    for k in range(n // 16 * 16, n):
-        if not -least <= masses[k] <= least:
-            sum += <double> masses[k] * (top - <double> logits[k])
-    return sum
-
-
 cdef inline void add_dense_of_floats(
     const Call* call, const Tile* tile, Py_ssize_t row, const float* block_logits, Py_ssize_t first,
     Py_ssize_t n, float block_max, double* stats,
@@ -253,7 +242,7 @@ cdef inline void add_dense_of_floats(
         sum_rows16(dense, whole // 16, chunk_total)
         for k in range(16):
             mass[k] += chunk_total[k]
-        sum_gaps16(dense, logits, whole // 16, finite_or_zero(block_max), 0, chunk_total)
+        sum_gaps16(dense, logits, whole // 16, finite_or_zero(block_max), chunk_total)
         for k in range(16):
             gap[k] += chunk_total[k]
     stats[MASS * stride] = sum_of_16(mass)
@@ -282,30 +271,129 @@ cdef inline void add_uniform(
     stats[MASS_LOST * stride] = stats[GAP_LOST * stride] = 0
 
 
-cdef inline void add_stats_of_floats(
-    const Tile* tile, Py_ssize_t row, const float* block_logits, const float* exps, Py_ssize_t first,
-    Py_ssize_t n, float block_max, double* stats, Py_ssize_t stride,
-) noexcept nogil:
-    """Spread and rank of n classes, from waiting exponentials; `settle_rests` has to follow.
+cdef struct MomentSums:
+    # Of a block, by lanes.
+    doubles spread
+    doubles spread_2
+    doubles squares
 
-    Exponentials below 2**-124, that is 2**-188 of the maximum's, may be those of -inf.
+
+cdef inline void add_moments_of_floats(
+    const float* exps, const float* logits, Py_ssize_t n, float top, float scale, double unit,
+    const char* next_block, Py_ssize_t itemsize, MomentSums* sums,
+) noexcept nogil:
+    """Add, over n classes, exponential * gap and * gap**2, and its square; times a unit each.
+
+    n is a multiple of 16, at most CHUNK. The gap to the top is at most 200: beyond 131, exponentials do not
+    count. Squares are those of the exponentials times a scale, which are at least 2**-60. Nothing becomes
+    infinite or subnormal then. next_block: what to prefetch meanwhile, where one logit has `itemsize` bytes;
+    else the memory would be idle, which is a fifth of the time of statistics.
     """
-    cdef double unit, unit_below, unused
-    cdef double spread = 0
-    cdef Py_ssize_t chunk, size
+    cdef floats tops = fill16(top)
+    cdef floats lowest = fill16(top - <float> 200)
+    cdef floats scales = fill16(scale)
+    # 2**-60
+    cdef floats least = fill16(<float> 8.673617379884035e-19)
+    cdef floats spread = fill16(0)
+    cdef floats spread_2 = fill16(0)
+    cdef floats squares = fill16(0)
+    cdef doubles units = fill8(unit)
+    cdef doubles units_of_squares = fill8((unit / scale) * (unit / scale))
+    cdef floats exponential, gap, product
+    cdef Py_ssize_t k
+    check(n <= CHUNK and n % 16 == 0)
+    for k in range(0, n, 16):
+        cyce_prefetch_to_l2(next_block + k * itemsize)
+        exponential = load16(exps + k)
+        gap = subtract16(tops, larger16(load16(logits + k), lowest))
+        product = multiply16(exponential, gap)
+        spread = multiply_add16(exponential, gap, spread)
+        spread_2 = multiply_add16(product, gap, spread_2)
+        exponential = larger16(multiply16(exponential, scales), least)
+        squares = multiply_add16(exponential, exponential, squares)
+    sums.spread = multiply_add8(low8(spread), units, sums.spread)
+    sums.spread = multiply_add8(high8(spread), units, sums.spread)
+    sums.spread_2 = multiply_add8(low8(spread_2), units, sums.spread_2)
+    sums.spread_2 = multiply_add8(high8(spread_2), units, sums.spread_2)
+    sums.squares = multiply_add8(low8(squares), units_of_squares, sums.squares)
+    sums.squares = multiply_add8(high8(squares), units_of_squares, sums.squares)
+
+
+cdef inline double sum_of_8(doubles a) noexcept nogil:
+    """Sum of the lanes."""
+    cdef double lane[8]
+    cdef Py_ssize_t k
+    store8(lane, a)
+    for k in range(4):
+        lane[k] += lane[k + 4]
+    return (lane[0] + lane[2]) + (lane[1] + lane[3])
+
+
+cdef inline void add_stats_of_floats(
+    const Call* call, const Tile* tile, Py_ssize_t row, const float* block_logits, float* exps,
+    Py_ssize_t first, Py_ssize_t n, float block_max, Py_ssize_t max_at, double* stats, Py_ssize_t stride,
+) noexcept nogil:
+    """Reduce n classes of a row to the fields that statistics are made of, from waiting exponentials.
+
+    `settle_rests` has to follow. Exponentials below 2**-124, that is 2**-188 of the maximum's, may be those
+    of -inf.
+    """
+    cdef MomentSums sums
+    cdef double unused
+    cdef double unit_below = 1
+    cdef float top = finite_or_zero(block_max)
+    # The highest exponentials become 2**32; of those that are relative to something lower, 2**110 at most,
+    # 2**30.
+    cdef float scale = 1
+    cdef float scale_below = <float> 8.271806125530277e-25
+    cdef float kept = 0
+    cdef float left[16]
+    cdef float left_exps[16]
+    cdef Py_ssize_t chunk, at, size, k
     cdef int below = <int> stats[BELOW * stride]
-    if below == 0:
-        spread = sum_of_gaps(exps, block_logits, n, finite_or_zero(block_max), LEAST_EXPONENTIAL)
-    else:
-        unit = unit_of_reference(<float> stats[REFERENCE * stride], block_max, &unused)
-        unit_below = stats[UNIT_BELOW * stride]
-        for chunk in range((n + CHUNK - 1) // CHUNK):
-            size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
-            spread += sum_of_gaps(
-                exps + chunk * CHUNK, block_logits + chunk * CHUNK, size, finite_or_zero(block_max),
-                LEAST_EXPONENTIAL,
-            ) * (unit_below / unit if below >> chunk & 1 else 1.0)
-    stats[SPREAD * stride] = spread
+    cdef Py_ssize_t itemsize = size_of(call.logits.format)
+    # What the reduction of the next block will not prefetch itself.
+    cdef const char* next_block = (
+        address_of(&call.logits, tile.logits_at[row] + first) + ROW_BLOCK * itemsize + AHEAD_TO_L2
+    )
+    if max_at < n:
+        kept = exps[max_at]
+        scale = <float> 4294967296.0 / kept
+        # The maximum stays out of the sum of squares, and its gap is 0.
+        exps[max_at] = 0
+    if below != 0:
+        unit_below = stats[UNIT_BELOW * stride] / unit_of_reference(
+            <float> stats[REFERENCE * stride], block_max, &unused
+        )
+    sums.spread = sums.spread_2 = sums.squares = fill8(0)
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        at = chunk * CHUNK
+        size = min(<Py_ssize_t> CHUNK, n - at) // 16 * 16
+        if below >> chunk & 1:
+            add_moments_of_floats(
+                exps + at, block_logits + at, size, top, scale_below, unit_below, next_block + at * itemsize,
+                itemsize, &sums,
+            )
+        else:
+            add_moments_of_floats(
+                exps + at, block_logits + at, size, top, scale, 1, next_block + at * itemsize, itemsize, &sums
+            )
+    if n % 16:
+        at = n // 16 * 16
+        for k in range(16):
+            left[k] = block_logits[at + k] if at + k < n else top
+            left_exps[k] = exps[at + k] if at + k < n else <float> 0
+        if below >> (at // CHUNK) & 1:
+            add_moments_of_floats(
+                left_exps, left, 16, top, scale_below, unit_below, next_block, itemsize, &sums
+            )
+        else:
+            add_moments_of_floats(left_exps, left, 16, top, scale, 1, next_block, itemsize, &sums)
+    if max_at < n:
+        exps[max_at] = kept
+    stats[SPREAD * stride] = sum_of_8(sums.spread)
+    stats[SPREAD_2 * stride] = sum_of_8(sums.spread_2)
+    stats[SQUARES * stride] = sum_of_8(sums.squares)
     stats[RANK * stride] = count_before(
         block_logits, n, <float> tile.pivot_logit[row], tile.pivot[row] - first
     )
@@ -374,6 +462,8 @@ cdef inline void settle_rests(
     if floating is float and call.has_stats:
         for row in range(tile.width):
             stats[SPREAD * call.tile_width + row] *= scale * unit[row]
+            stats[SPREAD_2 * call.tile_width + row] *= scale * unit[row]
+            stats[SQUARES * call.tile_width + row] *= (scale * unit[row]) * (scale * unit[row])
 
 
 cdef inline void reduce_in_one_pass(
@@ -399,7 +489,9 @@ cdef inline void reduce_in_one_pass(
         elif call.has_dense:
             add_dense_of_floats(call, tile, row, block_logits, first, n, block_max, stats)
         if call.has_stats:
-            add_stats_of_floats(tile, row, block_logits, exps, first, n, block_max, stats, stride)
+            add_stats_of_floats(
+                call, tile, row, block_logits, <float*> exps, first, n, block_max, max_at, stats, stride
+            )
     else:
         if call.has_dense:
             fill_up(block_logits + n // CHUNK * CHUNK, n % CHUNK, tail)
@@ -407,6 +499,6 @@ cdef inline void reduce_in_one_pass(
                 call, tile, row, block_logits, <const floating*> tail, first, n, block_max, stats
             )
         if call.has_stats:
-            add_stats_of_row(tile, row, block_logits, first, n, block_max, stats, stride)
+            add_stats_of_row(call, tile, row, block_logits, first, n, block_max, max_at, stats, stride)
     if exps_out != NULL and exps != exps_out:
         memcpy(exps_out, exps, n * sizeof(floating))

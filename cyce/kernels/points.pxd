@@ -41,6 +41,20 @@ cdef inline void add_spread(
         add[double](total, lost, spread)
 
 
+cdef inline void add_moments(
+    floating exponential, floating row_max, floating logit, bint is_maximum, double* spread_2,
+    double* squares,
+) noexcept nogil:
+    """Add exponential * (row_max - logit)**2, and the square of the exponential without its headroom.
+
+    is_maximum: the class that is not part of the rest, nor of its squares.
+    """
+    cdef double gap = 0.0 if exponential == 0 else <double> row_max - <double> logit
+    cdef double scaled = <double> exponential * <double> without_headroom(exponential)
+    spread_2[0] += <double> exponential * gap * gap
+    squares[0] += 0.0 if is_maximum else scaled * scaled
+
+
 cdef inline bint comes_before(
     floating logit, Py_ssize_t number, double pivot_logit, Py_ssize_t pivot
 ) noexcept nogil:

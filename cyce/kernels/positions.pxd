@@ -299,11 +299,38 @@ cdef inline void rank_without_order(
             tile.rank[k] += comes_before(logit, c, pivot_logit, tile.pivot[k])
 
 
+cdef inline void finish_moments(const Call* call, const Tile* tile, floating like) noexcept nogil:
+    """Write the statistics of a tile's positions that are made of squares; for ignored ones 0.
+
+    The Brier score is the sum of (softmax_c - [c is the target])**2. At the maximum, the target's term is the
+    square of the probability of the others: nothing cancels. Elsewhere its probability is at most 1/2.
+    """
+    cdef const StatsOut* out = &call.stats_out
+    cdef double confidence, brier_score, variance, probability, inverse
+    cdef Py_ssize_t k
+    for k in range(tile.width):
+        confidence = brier_score = variance = 0
+        if tile.counts[k]:
+            confidence = inverse = tile.inverse[k]
+            if <double> tile.pivot[k] == tile.argmax[k]:
+                brier_score = (tile.rest[k] * tile.rest[k] + tile.squares[k]) * inverse * inverse
+            else:
+                probability = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * inverse
+                brier_score = (1.0 + tile.squares[k]) * inverse * inverse + (1.0 - 2.0 * probability)
+            variance = tile.spread_2[k] * inverse - (tile.spread[k] * inverse) * (tile.spread[k] * inverse)
+            variance = 0.0 if variance < 0 else variance
+        (<floating*> out.confidence)[tile.first + k] = <floating> confidence
+        (<floating*> out.brier_score)[tile.first + k] = <floating> brier_score
+        (<floating*> out.variance)[tile.first + k] = <floating> variance
+
+
 cdef inline void finish_stats(const Call* call, Tile* tile, floating like) noexcept nogil:
     """Write the statistics of a tile's positions; for ignored ones 0, and -1 for classes and ranks."""
     cdef const StatsOut* out = &call.stats_out
     cdef double lse, probability, entropy
     cdef Py_ssize_t k, position
+    if call.has_moments:
+        finish_moments(call, tile, like)
     for k in range(tile.width):
         position = tile.first + k
         lse = probability = entropy = 0

@@ -10,11 +10,12 @@ from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport fill_dense_of_tile
 from cyce.kernels.merge cimport (
-    ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, UNIT, block_factor,
+    ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES, UNIT,
+    block_factor,
 )
 from cyce.kernels.plan cimport classes_of_block, lies_within
 from cyce.kernels.points cimport (
-    add_dense, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
+    add_dense, add_moments, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport (
@@ -63,27 +64,41 @@ cdef inline void tile_transform(
 
 
 cdef inline void tile_reduce_stats(
-    const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n, const floating* row_max,
-    const floating* shift, const floating* exponent_shift, const floating* lowest, double* stats,
+    const Call* call, const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n,
+    const floating* row_max, const floating* argmax, const floating* shift, const floating* exponent_shift,
+    const floating* lowest, double* stats,
 ) noexcept nogil:
-    """Reduce n classes of a tile, from number `first` on, to their spreads and ranks."""
+    """Reduce n classes of a tile, from number `first` on, to the fields that statistics are made of."""
     cdef double* spread = stats + SPREAD * tile.pitch
     cdef double* rank = stats + RANK * tile.pitch
     cdef const double* unit = stats + UNIT * tile.pitch
+    cdef double* spread_2 = stats + SPREAD_2 * tile.pitch
+    cdef double* squares = stats + SQUARES * tile.pitch
     cdef double lost[TILE]
-    cdef floating exponential
+    cdef floating exponential[TILE]
     cdef const floating* lane
     cdef Py_ssize_t c, k
     for k in range(tile.lanes):
-        spread[k] = lost[k] = rank[k] = 0
+        spread[k] = lost[k] = rank[k] = spread_2[k] = squares[k] = 0
     for c in range(n):
         lane = packed + c * tile.pitch
         for k in range(tile.lanes):
-            exponential = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
-            add_spread(exponential, finite_or_zero(row_max[k]), lane[k], &spread[k], &lost[k])
+            exponential[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
+            add_spread(exponential[k], finite_or_zero(row_max[k]), lane[k], &spread[k], &lost[k])
             rank[k] += comes_before(lane[k], first + c, tile.pivot_logit[k], tile.pivot[k])
+        if call.has_moments:
+            for k in range(tile.lanes):
+                add_moments(
+                    exponential[k], finite_or_zero(row_max[k]), lane[k], argmax[k] == <floating> c,
+                    &spread_2[k], &squares[k],
+                )
     for k in range(tile.lanes):
         spread[k] = settled(spread[k], lost[k]) * <double> without_headroom(row_max[k]) * unit[k]
+    if call.has_moments:
+        for k in range(tile.lanes):
+            spread_2[k] *= <double> without_headroom(row_max[k]) * unit[k]
+            # Without the headroom already.
+            squares[k] *= unit[k] * unit[k]
 
 
 cdef inline void tile_reduce_dense(
@@ -208,7 +223,9 @@ cdef inline void tile_reduce_block(
         # In double: a float does not hold all class numbers.
         stats[ARGMAX * tile.pitch + k] = <double> first + argmax[k]
     if call.has_stats:
-        tile_reduce_stats(tile, packed, first, n, row_max, shift, exponent_shift, lowest, stats)
+        tile_reduce_stats(
+            call, tile, packed, first, n, row_max, argmax, shift, exponent_shift, lowest, stats
+        )
     if call.has_dense:
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
     for c in range(n):

@@ -11,10 +11,11 @@ from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport dense_lanes
 from cyce.kernels.merge cimport (
-    ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, UNIT,
+    ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES,
+    UNIT,
 )
 from cyce.kernels.plan cimport CHUNK, lies_within
-from cyce.kernels.points cimport add_dense, add_spread, count_before
+from cyce.kernels.points cimport add_dense, add_moments, add_spread, count_before
 from cyce.kernels.reference cimport exp_scaled, refer_to, unit_at, without_headroom
 from cyce.kernels.storage cimport address_of, is_native
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled, sum_of_lanes, whole_lanes
@@ -111,15 +112,50 @@ cdef inline void add_dense_of_row(
     stats[GAP_LOST * stride] = finite_or_zero(gap_lost[0])
 
 
-cdef inline void add_stats_of_row(
-    const Tile* tile, Py_ssize_t row, const floating* block_logits, Py_ssize_t first, Py_ssize_t n,
-    floating block_max, double* stats, Py_ssize_t stride,
+cdef inline void add_moments_of_row(
+    const floating* block_logits, Py_ssize_t n, floating block_max, Py_ssize_t max_at, double* stats,
+    Py_ssize_t stride,
 ) noexcept nogil:
-    """Reduce n classes of a row, from number `first` on, to their spread and rank."""
+    """Reduce n classes of a row to the fields of statistics that are made of squares."""
+    cdef floating shift, exponent_shift, lowest, logit
+    cdef double spread_2[LANES]
+    cdef double squares[LANES]
+    cdef double none[LANES]
+    cdef double scale = <double> without_headroom(block_max) * unit_at(block_max)
+    cdef Py_ssize_t group, k
+    refer_to(block_max, &shift, &exponent_shift, &lowest)
+    for k in range(LANES):
+        spread_2[k] = squares[k] = none[k] = 0
+    for group in range(n // LANES):
+        for k in range(LANES):
+            logit = block_logits[group * LANES + k]
+            add_moments(
+                exp_scaled(logit, shift, exponent_shift, lowest), finite_or_zero(block_max), logit,
+                group * LANES + k == max_at, &spread_2[k], &squares[k],
+            )
+    for k in range(n // LANES * LANES, n):
+        add_moments(
+            exp_scaled(block_logits[k], shift, exponent_shift, lowest), finite_or_zero(block_max),
+            block_logits[k], k == max_at, &spread_2[0], &squares[0],
+        )
+    sum_of_lanes(spread_2, none, block_max)
+    sum_of_lanes(squares, none, block_max)
+    stats[SPREAD_2 * stride] = spread_2[0] * scale
+    # Without the headroom already.
+    stats[SQUARES * stride] = squares[0] * unit_at(block_max) * unit_at(block_max)
+
+
+cdef inline void add_stats_of_row(
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_logits, Py_ssize_t first,
+    Py_ssize_t n, floating block_max, Py_ssize_t max_at, double* stats, Py_ssize_t stride,
+) noexcept nogil:
+    """Reduce n classes of a row, from number `first` on, to the fields that statistics are made of."""
     cdef floating shift, exponent_shift, lowest, logit
     cdef double spread[LANES]
     cdef double lost[LANES]
     cdef Py_ssize_t group, k
+    if call.has_moments:
+        add_moments_of_row(block_logits, n, block_max, max_at, stats, stride)
     refer_to(block_max, &shift, &exponent_shift, &lowest)
     for k in range(LANES):
         spread[k] = lost[k] = 0
@@ -266,7 +302,7 @@ cdef inline void reduce_in_two_passes(
             call, tile, row, block_logits, <const floating*> tail, first, n, block_max, stats
         )
     if call.has_stats:
-        add_stats_of_row(tile, row, block_logits, first, n, block_max, stats, stride)
+        add_stats_of_row(call, tile, row, block_logits, first, n, block_max, max_at, stats, stride)
     if is_native[floating](call.logits.format, 0) and (exps_out == NULL or call.streams):
         next_logits = address_of(&call.logits, tile.logits_at[row] + first + n)
     add_exponentials(

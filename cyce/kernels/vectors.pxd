@@ -57,6 +57,14 @@ cdef extern from * nogil:
         *lost = _mm512_add_pd(*lost, _mm512_sub_pd(_mm512_min_pd(*total, a), added));
         *total = sum;
     }
+    static inline cyce_doubles cyce_f_low(cyce_floats a)
+    {
+        return _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+    }
+    static inline cyce_doubles cyce_f_high(cyce_floats a)
+    {
+        return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+    }
     static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         __m512d a = _mm512_setzero_pd(), b = a, c = a, d = a;
@@ -74,7 +82,7 @@ cdef extern from * nogil:
     }
 
     static inline void cyce_f_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
-                                       float least, double *total_out)
+                                       double *total_out)
     {
         const __m512d tops = _mm512_set1_pd(top);
         __m512d low = _mm512_setzero_pd(), high = low;
@@ -82,7 +90,7 @@ cdef extern from * nogil:
         _Pragma("GCC unroll 1")
         for (; masses < end; masses += 16, logits += 16) {
             const __mmask16 counts = _mm512_cmp_ps_mask(
-                _mm512_abs_ps(_mm512_loadu_ps(masses)), _mm512_set1_ps(least), _CMP_NLE_UQ);
+                _mm512_loadu_ps(masses), _mm512_setzero_ps(), _CMP_NEQ_UQ);
             low = _mm512_mask3_fmadd_pd(
                 _mm512_cvtps_pd(_mm256_loadu_ps(masses)),
                 _mm512_sub_pd(tops, _mm512_cvtps_pd(_mm256_loadu_ps(logits))), low, (__mmask8) counts);
@@ -190,6 +198,10 @@ cdef extern from * nogil:
         cyce_d_add_4(&total->low, &lost->low, a.low);
         cyce_d_add_4(&total->high, &lost->high, a.high);
     }
+    CYCE_TWO(cyce_doubles, cyce_f_low, (cyce_floats a), _mm256_cvtps_pd(_mm256_castps256_ps128(a.low)),
+             _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)))
+    CYCE_TWO(cyce_doubles, cyce_f_high, (cyce_floats a), _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)),
+             _mm256_cvtps_pd(_mm256_extractf128_ps(a.high, 1)))
     static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
@@ -211,27 +223,26 @@ cdef extern from * nogil:
         _mm256_storeu_pd(total_out + 12, _mm256_add_pd(d, h));
     }
     static inline __m256d cyce_f_add_gaps_of_4(const float *masses, const float *logits, __m256d tops,
-                                               __m128 least, __m256d total)
+                                               __m256d total)
     {
         const __m128 mass = _mm_loadu_ps(masses);
-        const __m128 counts = _mm_cmp_ps(_mm_andnot_ps(_mm_set1_ps(-0.0f), mass), least, _CMP_NLE_UQ);
+        const __m128 counts = _mm_cmp_ps(mass, _mm_setzero_ps(), _CMP_NEQ_UQ);
         const __m256d sum = _mm256_fmadd_pd(
             _mm256_cvtps_pd(mass), _mm256_sub_pd(tops, _mm256_cvtps_pd(_mm_loadu_ps(logits))), total);
         return _mm256_blendv_pd(
             total, sum, _mm256_castsi256_pd(_mm256_cvtepi32_epi64(_mm_castps_si128(counts))));
     }
     static inline void cyce_f_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
-                                       float least, double *total_out)
+                                       double *total_out)
     {
         const __m256d tops = _mm256_set1_pd(top);
-        const __m128 leasts = _mm_set1_ps(least);
         __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a;
         const float *const end = masses + 16 * n;
         for (; masses < end; masses += 16, logits += 16) {
-            a = cyce_f_add_gaps_of_4(masses, logits, tops, leasts, a);
-            b = cyce_f_add_gaps_of_4(masses + 4, logits + 4, tops, leasts, b);
-            c = cyce_f_add_gaps_of_4(masses + 8, logits + 8, tops, leasts, c);
-            d = cyce_f_add_gaps_of_4(masses + 12, logits + 12, tops, leasts, d);
+            a = cyce_f_add_gaps_of_4(masses, logits, tops, a);
+            b = cyce_f_add_gaps_of_4(masses + 4, logits + 4, tops, b);
+            c = cyce_f_add_gaps_of_4(masses + 8, logits + 8, tops, c);
+            d = cyce_f_add_gaps_of_4(masses + 12, logits + 12, tops, d);
         }
         _mm256_storeu_pd(total_out, a);
         _mm256_storeu_pd(total_out + 4, b);
@@ -317,6 +328,8 @@ cdef extern from * nogil:
             total->lane[k] = sum;
         }
     }
+    CYCE_LANES(cyce_doubles, cyce_f_low, 8, (cyce_floats a), a.lane[k])
+    CYCE_LANES(cyce_doubles, cyce_f_high, 8, (cyce_floats a), a.lane[k + 8])
     static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         ptrdiff_t i;
@@ -328,14 +341,14 @@ cdef extern from * nogil:
                 total_out[k] += rows[16 * i + k];
     }
     static inline void cyce_f_sum_gaps(const float *masses, const float *logits, ptrdiff_t n, double top,
-                                       float least, double *total_out)
+                                       double *total_out)
     {
         ptrdiff_t i;
         int k;
         for (k = 0; k < 16; k++)
             total_out[k] = 0;
         for (i = 0; i < 16 * n; i++)
-            if (!(masses[i] <= least && masses[i] >= -least))
+            if (masses[i] != 0)
                 total_out[i % 16] += (double) masses[i] * (top - (double) logits[i]);
     }
     #endif
@@ -359,9 +372,9 @@ cdef extern from * nogil:
     bint has16 "cyce_f_has"(floats a, float value) noexcept
     # Sums in double of the 16 columns of n rows, n even.
     void sum_rows16 "cyce_f_sum_rows"(const float* rows, Py_ssize_t n, double* total_out) noexcept
-    # The same of mass * (top - logit), where the magnitude of the mass is more than `least`.
+    # The same of mass * (top - logit), where the mass is not 0.
     void sum_gaps16 "cyce_f_sum_gaps"(
-        const float* masses, const float* logits, Py_ssize_t n, double top, float least, double* total_out
+        const float* masses, const float* logits, Py_ssize_t n, double top, double* total_out
     ) noexcept
 
     ctypedef struct doubles "cyce_doubles":
@@ -375,6 +388,9 @@ cdef extern from * nogil:
     doubles larger8 "cyce_d_larger"(doubles a, doubles b) noexcept
     # See `exp_of_doubles`.
     doubles table_power8 "cyce_d_table_power"(const double* table, doubles eighths) noexcept
+    # The first 8 of 16 floats, and the others.
+    doubles low8 "cyce_f_low"(floats a) noexcept
+    doubles high8 "cyce_f_high"(floats a) noexcept
     # a, but 0 where t < lowest.
     doubles cut_off8 "cyce_d_cut_off"(doubles a, doubles t, doubles lowest) noexcept
     # Add numbers that are not negative to a total, and what that loses to `lost` (Dekker's FastTwoSum).

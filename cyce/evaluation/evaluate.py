@@ -1,0 +1,398 @@
+"""`evaluate`: statistics of logits in memory or on disk; `fit_temperature`: what calibrates them."""
+
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cyce._arguments import FLOAT64, as_array, as_flag, as_ignore_index, as_logits
+from cyce._progress import Progress
+from cyce.evaluation.evaluator import Evaluator, Labels, position_stats
+from cyce.evaluation.record import Evaluation
+from cyce.evaluation.sources import Source, axis_of, load_integers, open_source, pieces_of
+from cyce.evaluation.sums import Array, sum_of
+
+# Beyond these, temperatures do not calibrate: a loss that falls to the end has no minimum.
+LEAST_TEMPERATURE = 1e-3
+MOST_TEMPERATURE = 1e3
+# Newton's method squares the distance at each step; more steps than this are never needed.
+MOST_STEPS = 60
+TOLERANCE = 1e-7
+
+
+class Piece(NamedTuple):
+    """Checked logits of some positions, and their labels."""
+
+    logits: Array
+    axis: int
+    labels: Labels
+
+
+class LabelledLogits:
+    """Logits with targets, of whatever origin, that are read in pieces, several times if need be."""
+
+    def __init__(
+        self,
+        logits: Any,
+        target: Any,
+        sample_weight: Any,
+        *,
+        axis: int | None,
+        ignore_index: int,
+        n_classes: int | None,
+        dtype: Any,
+        shape: Sequence[int] | None,
+        progress: bool | None,
+    ) -> None:
+        self._axis, self._ignore_index, self._n_classes = axis, ignore_index, n_classes
+        self._shown = True if progress is None else as_flag(progress, "progress")
+        self.source: Source | None = None
+        self._parts: Iterable[Any] = ()
+        if target is None and not _is_one_array(logits):
+            if sample_weight is not None:
+                raise TypeError(
+                    "sample_weight: of an iterable of pieces, it is the third element of a piece: "
+                    "(logits, target, sample_weight)"
+                )
+            if not isinstance(logits, Iterable):
+                raise TypeError(
+                    "logits: must be an array, a path, or an iterable of (logits, target), got "
+                    f"{type(logits).__name__}"
+                )
+            self._parts = logits
+            return
+        self.source = open_source(
+            logits, "logits", dtype=dtype, shape=None if shape is None else tuple(shape)
+        )
+        target = self.source.target if target is None else load_integers(target)
+        if target is None:
+            raise TypeError("target: is missing; only llama.cpp's files bring their own")
+        self.axis = axis_of(len(self.source.shape), axis)
+        self.shape = with_classes(self.source.shape, self.axis, n_classes)
+        # Has the shape of the logits, and no memory.
+        like = np.broadcast_to(np.float32(0), self.shape)
+        self.labels = Labels.of(like, target, sample_weight, self.axis, ignore_index)
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether the pieces are gone once they are read."""
+        return self.source is None and iter(self._parts) is self._parts
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield all pieces."""
+        if self.source is None:
+            yield from self._given_pieces()
+            return
+        itemsize = self.source.dtype.itemsize
+        with Progress(self.source.nbytes, "B", sys.stderr, shown=self._shown) as progress:
+            for index in pieces_of(self.shape, itemsize, self.axis):
+                logits = first_classes(self.source.read(index), self.axis, self.shape[self.axis])
+                logits = as_logits(logits, name="logits")
+                yield Piece(logits, self.axis, self.labels.piece(index, self.axis))
+                share = logits.size / max(1, int(np.prod(self.shape, dtype=object)))
+                progress.update(round(share * self.source.nbytes))
+
+    def _given_pieces(self) -> Iterator[Piece]:
+        """Yield the pieces of an iterable."""
+        with Progress(None, "B", sys.stderr, shown=self._shown) as progress:
+            for number, part in enumerate(self._parts):
+                if not isinstance(part, (tuple, list)) or len(part) not in (2, 3):
+                    raise TypeError(
+                        "logits: an iterable must yield (logits, target) or (logits, target, sample_weight), "
+                        f"got {type(part).__name__} as piece {number}; an array needs target"
+                    )
+                try:
+                    logits = as_logits(part[0], name="logits", target=part[1])
+                    axis = axis_of(logits.ndim, self._axis)
+                    n_classes = with_classes(logits.shape, axis, self._n_classes)[axis]
+                    logits = first_classes(logits, axis, n_classes)
+                    labels = Labels.of(logits, part[1], (*part, None)[2], axis, self._ignore_index)
+                except (TypeError, ValueError, IndexError) as error:
+                    raise type(error)(f"piece {number}: {error}") from error
+                for index in pieces_of(logits.shape, logits.itemsize, axis):
+                    yield Piece(logits[index], axis, labels.piece(index, axis))
+                progress.update(logits.nbytes)
+
+
+def _is_one_array(logits: Any) -> bool:
+    """Return whether logits are an array or a path, not an iterable of pieces."""
+    return isinstance(logits, (np.ndarray, np.generic, str, os.PathLike)) or hasattr(logits, "__array__")
+
+
+def with_classes(shape: tuple[int, ...], axis: int, n_classes: int | None) -> tuple[int, ...]:
+    """Return the shape of logits of which the first classes count; None means all."""
+    if n_classes is None:
+        return shape
+    if not 1 <= n_classes <= shape[axis]:
+        raise ValueError(
+            f"n_classes: must be from 1 to {shape[axis]}, the classes at axis {axis} of logits of shape "
+            f"{list(shape)}; got {n_classes}"
+        )
+    return (*shape[:axis], n_classes, *shape[axis + 1 :])
+
+
+def first_classes(logits: Array, axis: int, n_classes: int) -> Array:
+    """Return a view of the first classes."""
+    return logits if logits.shape[axis] == n_classes else logits[(slice(None),) * axis + (slice(n_classes),)]
+
+
+def evaluate(
+    logits: Any,
+    target: Any = None,
+    *,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    axis: int | None = None,
+    n_classes: int | None = None,
+    top_k: Sequence[int] = (1, 5),
+    n_bins: int = 15,
+    class_weight: Any = None,
+    temperature: Any = 1.0,
+    confusion_matrix: bool = False,
+    dtype: Any = None,
+    shape: Sequence[int] | None = None,
+    progress: bool | None = None,
+) -> Evaluation:
+    r"""Loss, perplexity, accuracies, calibration and more of logits, in one pass, from memory or from disk.
+
+    Parameters
+    ----------
+    logits : array_like, path, or iterable of (logits, target)
+        Logits of shape (C,), (N, C) or (N, C, d1, ..., dk), or with the classes at `axis`: an array, which
+        may be memory-mapped; the path of a .npy file; of a .safetensors file, or FILE.safetensors:NAME for
+        one of its tensors; of a file that llama.cpp's perplexity tool wrote by --kl-divergence-base, which
+        brings its targets; of a file without a header, with `dtype` and `shape`. Or, without `target`, an
+        iterable of pieces (logits, target) or (logits, target, sample_weight).
+    target : array_like of int of shape (), (N,) or (N, d1, ..., dk), or path, default=None
+        The true classes.
+    sample_weight : array_like of the shape of `target`, default=None
+        A weight for each position, in every mean; positions of weight 0 are ignored.
+    ignore_index : int, default=-100
+        Class index of positions that do not count.
+    axis : int, default=None
+        The axis of the classes: None means 0 for one dimension, else 1.
+    n_classes : int, default=None
+        Leave out what is beyond this many classes, such as a vocabulary's padding.
+    top_k, n_bins, class_weight, confusion_matrix
+        As in `cyce.Evaluator`.
+    temperature : float or "fit", default=1.0
+        Logits are divided by this; "fit" finds it first, by `fit_temperature`.
+    dtype : dtype, default=None
+        Of a file without a header; or bfloat16 (of ml_dtypes), for a .npy file that NumPy knows as ``|V2``.
+    shape : sequence of int, default=None
+        Of a file without a header.
+    progress : bool, default=None
+        Whether to show a progress bar on standard error, if that is a terminal; None means True.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    TypeError
+        If logits are not floating point, or targets not integer, or missing.
+    ValueError
+        If shapes do not fit, or a file is cut off or not what it says.
+    IndexError
+        If a target is neither a class nor `ignore_index`.
+    OSError
+        If a file cannot be read.
+    ModuleNotFoundError
+        If a safetensors file is given and safetensors is not installed (the extra `evaluate`).
+
+    See Also
+    --------
+    cyce.Evaluator : The same for pieces that arrive one by one, and for several workers.
+    cyce.divergence : Two models on the same positions.
+
+    Notes
+    -----
+    Each byte of the logits is read once. What is kept does not grow with the number of positions.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> result = cyce.evaluate([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]], [0, 1])
+    >>> print(round(result.loss, 4), round(result.perplexity, 4), result.accuracy)
+    1.4077 4.0865 0.5
+    """
+    source = LabelledLogits(
+        logits,
+        target,
+        sample_weight,
+        axis=axis,
+        ignore_index=as_ignore_index(ignore_index),
+        n_classes=n_classes,
+        dtype=dtype,
+        shape=shape,
+        progress=progress,
+    )
+    if isinstance(temperature, str):
+        if temperature != "fit":
+            raise ValueError(f"temperature: must be a number or 'fit', got {temperature!r}")
+        temperature = _fit(source, ignore_index, class_weight)
+    evaluator = Evaluator(
+        ignore_index=ignore_index,
+        axis=axis,
+        top_k=top_k,
+        n_bins=n_bins,
+        class_weight=class_weight,
+        temperature=temperature,
+        confusion_matrix=confusion_matrix,
+    )
+    for piece in source.pieces():
+        evaluator.check_classes(piece.logits.shape[piece.axis], piece.logits.shape, piece.axis)
+        evaluator.add_piece(*piece)
+    return evaluator.compute()
+
+
+def fit_temperature(
+    logits: Any,
+    target: Any = None,
+    *,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    axis: int | None = None,
+    n_classes: int | None = None,
+    class_weight: Any = None,
+    dtype: Any = None,
+    shape: Sequence[int] | None = None,
+    progress: bool | None = None,
+) -> float:
+    r"""Return the temperature that minimises the loss of logits: that calibrates them.
+
+    Parameters
+    ----------
+    logits, target, sample_weight, ignore_index, axis, n_classes, class_weight, dtype, shape, progress
+        As in `cyce.evaluate`. Logits are read several times, about six: an iterable of pieces must be one
+        that can be, such as a list.
+
+    Returns
+    -------
+    float
+        The temperature, for ``cyce.functional.cross_entropy(..., temperature=)`` and ``cyce.evaluate``.
+
+    Raises
+    ------
+    ValueError
+        If no position counts; if the loss has no minimum between 0.001 and 1000, as where all predictions are
+        right; or as `cyce.evaluate`.
+    TypeError
+        If an iterable can be read only once; or as `cyce.evaluate`.
+
+    Notes
+    -----
+    Newton's method on :math:`\beta = 1 / T`, in which the loss is convex [1]_. With the probabilities at
+    :math:`\beta`, their entropy :math:`H` and the variance of :math:`\beta x` under them, the derivatives
+    of a position's loss :math:`l` are :math:`l' = (l - H) / \beta` and :math:`l'' = \mathrm{Var}(\beta x) /
+    \beta^2`.
+
+    References
+    ----------
+    .. [1] C. Guo et al., "On Calibration of Modern Neural Networks", 2017, arXiv:1706.04599.
+
+    Examples
+    --------
+    >>> import cyce
+    >>> logits = [[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]]
+    >>> round(cyce.fit_temperature(logits, [0, 0, 1, 1]), 4)
+    3.641
+    """
+    source = LabelledLogits(
+        logits,
+        target,
+        sample_weight,
+        axis=axis,
+        ignore_index=as_ignore_index(ignore_index),
+        n_classes=n_classes,
+        dtype=dtype,
+        shape=shape,
+        progress=progress,
+    )
+    return _fit(source, ignore_index, class_weight)
+
+
+class _Slopes(NamedTuple):
+    """Sums over the positions, at one temperature."""
+
+    weight: float
+    slope: float
+    """Of loss - entropy, which is beta times the loss's derivative by beta."""
+    curvature: float
+    """Of the variance of the scaled logits, which is beta**2 times the second derivative."""
+
+
+def _slopes(
+    source: LabelledLogits, temperature: float, ignore_index: int, class_weight: Array | None
+) -> _Slopes:
+    """Return what Newton's method needs, in one pass."""
+    total = np.zeros(3)
+    for logits, axis, labels in source.pieces():
+        target = np.ascontiguousarray(labels.target)
+        stats = position_stats(logits, target, axis, ignore_index, temperature)
+        counts = stats.rank >= 0
+        weight = counts.astype(np.float64)
+        if labels.sample_weight is not None:
+            weight *= labels.sample_weight
+        if class_weight is not None:
+            if len(class_weight) != logits.shape[axis]:
+                raise ValueError(
+                    f"class_weight: has {len(class_weight)} numbers, must have one for each of "
+                    f"{logits.shape[axis]} classes"
+                )
+            weight *= class_weight[np.where(counts, target, 0)]
+        counts = weight != 0
+        weight = weight[counts]
+        apart = stats.loss[counts].astype(np.float64) - stats.entropy[counts]
+        total += weight.sum(), sum_of(apart, weight), sum_of(stats.variance[counts], weight)
+    return _Slopes(*total.tolist())
+
+
+def _fit(source: LabelledLogits, ignore_index: int, class_weight: Any) -> float:
+    """Return the temperature that minimises the loss."""
+    if source.is_read_once:
+        raise TypeError(
+            "logits: a temperature is found by reading them several times, and this iterable can be read "
+            "only once; pass a list of its pieces, or an array or a file"
+        )
+    if class_weight is not None:
+        class_weight = as_array(class_weight, "class_weight").astype(FLOAT64)
+    beta = 1.0
+    # The minimum is between them.
+    low, high = 1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE
+    for _ in range(MOST_STEPS):
+        slopes = _slopes(source, 1 / beta, ignore_index, class_weight)
+        if slopes.weight == 0:
+            raise ValueError("target: must have at least one position that counts")
+        if not math.isfinite(slopes.slope):
+            raise ValueError(
+                "logits: some have no softmax (NaN, or an infinite maximum), or the loss is infinite"
+            )
+        if slopes.slope > 0:
+            high = beta
+        else:
+            low = beta
+        step = -slopes.slope / slopes.curvature if slopes.curvature > 0 else math.copysign(3, -slopes.slope)
+        if slopes.slope == 0 or abs(step) < TOLERANCE:
+            return 1 / (beta * (1 + step)) if slopes.slope else 1 / beta
+        # Far from the minimum, a parabola may lead far beyond it.
+        following = beta * min(max(1 + step, 0.25), 4.0)
+        if not low < following < high:
+            following = math.sqrt(low * high)
+        if high / low < 1 + TOLERANCE:
+            break
+        beta = following
+    if low >= 1 / LEAST_TEMPERATURE / 2 or high <= 2 / MOST_TEMPERATURE:
+        raise ValueError(
+            "logits: no temperature from 0.001 to 1000 minimises the loss: it falls all the way to "
+            + (
+                "0, as predictions are all right"
+                if low > 1
+                else "infinity, as predictions are no better than chance"
+            )
+        )
+    return 1 / beta
