@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -141,6 +141,40 @@ class Divergence(Record):
         return plotting.divergence(self)
 
 
+class Comparison(NamedTuple):
+    """What the kernel computes for each position of two models, (n_positions,) but for the last two."""
+
+    kl: Array
+    reverse_kl: Array
+    js: Array
+    loss: Array
+    reference_loss: Array
+    top: Array
+    """The highest classes of the model, (n_positions, N_TOP)."""
+    reference_top: Array
+
+
+def compare_positions(
+    logits: Array, reference_logits: Array, axis: int, target: Array, ignore_index: int
+) -> Comparison:
+    """Compare two models at each position, in one pass over checked logits."""
+    records = []
+    for scores in (logits, reference_logits):
+        record = CrossEntropyArguments()
+        record.logits, record.axis, record.target = as_stored(scores), axis, target
+        record.ignore_index, record.num_threads = ignore_index, budget()
+        records.append(record)
+    kernels = dispatch.kernels
+    sums = [np.zeros(target.size) for _ in range(5)]
+    tops = [np.zeros((target.size, kernels.N_TOP), np.int64) for _ in range(2)]
+    result = Comparison(*sums, *tops)
+    try:
+        kernels.diverge(*records, *result)
+    except IndexError:
+        raise IndexError("target: another thread changes it during the call") from None
+    return result
+
+
 class _Sums:
     """What is kept of all positions."""
 
@@ -155,16 +189,11 @@ class _Sums:
         self.change, self.square_change = Mean(), Mean()
         self.change_quantiles = Quantiles()
 
-    def add(
-        self,
-        divergences: tuple[Array, Array, Array],
-        losses: tuple[Array, Array],
-        tops: tuple[Array, Array],
-        labels: Labels,
-        ignore_index: int,
-    ) -> None:
+    def add(self, comparison: Comparison, labels: Labels, ignore_index: int) -> None:
         """Add positions."""
-        counts = labels.target.ravel() != ignore_index if self.has_target else np.ones(len(losses[0]), bool)
+        counts = (
+            labels.target.ravel() != ignore_index if self.has_target else np.ones(len(comparison.kl), bool)
+        )
         weight = None
         if labels.sample_weight is not None:
             weight = labels.sample_weight.ravel()
@@ -174,16 +203,17 @@ class _Sums:
         self.n_ignored += counts.size - n
         if not n:
             return
-        kl, reverse_kl, js = (values[counts] for values in divergences)
+        kl, reverse_kl, js, loss, reference_loss, top, reference_top = (
+            values[counts] for values in comparison
+        )
         self.nan_positions += int(np.count_nonzero(np.isnan(kl)))
         for mean, values in ((self.kl, kl), (self.reverse_kl, reverse_kl), (self.js, js)):
             mean.add(values, weight)
         self.kl_quantiles.add(kl, weight)
-        same = np.logical_and.accumulate(tops[0][counts] == tops[1][counts], axis=1)
+        same = np.logical_and.accumulate(top == reference_top, axis=1)
         for i, k in enumerate(TOP):
             self.agreement[i] += sum_of(same[:, k - 1], weight)
         if self.has_target:
-            loss, reference_loss = (values[counts] for values in losses)
             with np.errstate(all="ignore"):
                 change = np.exp(-loss) - np.exp(-reference_loss)
                 self.loss_change.add(loss - reference_loss, weight)
@@ -235,26 +265,6 @@ class _Sums:
     def _if_target(self, value: float) -> float | None:
         """Return a value that needs targets, None without them."""
         return value if self.has_target else None
-
-
-def _compare(
-    logits: Array, reference_logits: Array, axis: int, target: Array, ignore_index: int
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array], tuple[Array, Array]]:
-    """Return divergences, losses and highest classes of each position, in one pass over checked logits."""
-    records = []
-    for scores in (logits, reference_logits):
-        record = CrossEntropyArguments()
-        record.logits, record.axis, record.target = as_stored(scores), axis, target
-        record.ignore_index, record.num_threads = ignore_index, budget()
-        records.append(record)
-    n = target.size
-    kl, reverse_kl, js, loss, reference_loss = (np.zeros(n) for _ in range(5))
-    tops = np.zeros((2, n, dispatch.kernels.N_TOP), np.int64)
-    try:
-        dispatch.kernels.diverge(*records, kl, reverse_kl, js, loss, reference_loss, tops[0], tops[1])
-    except IndexError:
-        raise IndexError("target: another thread changes it during the call") from None
-    return (kl, reverse_kl, js), (loss, reference_loss), (tops[0], tops[1])
 
 
 def divergence(
@@ -358,9 +368,8 @@ def divergence(
             )
             piece = labels.piece(index, class_axis)
             indices = np.ascontiguousarray(piece.target)
-            sums.add(
-                *_compare(scores, reference_scores, class_axis, indices, ignore_index), piece, ignore_index
-            )
+            comparison = compare_positions(scores, reference_scores, class_axis, indices, ignore_index)
+            sums.add(comparison, piece, ignore_index)
             bar.update(round(total * (indices.size / max(1, labels.target.size))))
     return sums.divergence()
 
