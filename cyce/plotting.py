@@ -248,7 +248,8 @@ def _draw_reliability(axes: Any, result: "Evaluation") -> None:
 
 def _draw_histogram(axes: Any, histogram: "Histogram", mean: float, what: str) -> None:
     """Draw how positive values are distributed, and their mean."""
-    edges, weight = histogram.edges, histogram.weight
+    finite = np.isfinite(histogram.edges)
+    edges, weight = histogram.edges[finite], histogram.weight[finite[1:]]
     # What rounds to 0 has no logarithm.
     if len(edges) > 1 and edges[0] == 0:
         edges, weight = edges[1:], weight[1:]

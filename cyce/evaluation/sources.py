@@ -245,7 +245,7 @@ def pieces_of(shape: tuple[int, ...], itemsize: int, axis: int) -> Iterator[tupl
     n_positions = n_numbers // max(shape[axis], 1)
     size = max(1, min(PIECE_POSITIONS // max(n_positions, 1), PIECE_BYTES // max(n_numbers * itemsize, 1)))
     for first in range(0, shape[cut], size):
-        yield (slice(None),) * cut + (slice(first, first + size),)
+        yield (slice(None),) * cut + (slice(first, min(first + size, shape[cut])),)
 
 
 def of_positions(index: tuple[slice, ...], axis: int) -> tuple[slice, ...]:

@@ -133,7 +133,8 @@ def bucket_of(values: Array) -> Array:
 
 def edges_of(buckets: Array) -> Array:
     """Return the lower edges of buckets of positive numbers."""
-    bits = (np.asarray(buckets) - N_BUCKETS).astype(np.uint32) << np.uint32(16)
+    # Beyond infinity's, there would be NaN.
+    bits = np.minimum(np.asarray(buckets) - N_BUCKETS, 0x7F80).astype(np.uint32) << np.uint32(16)
     return bits.view(np.float32).astype(np.float64)
 
 
