@@ -1,6 +1,7 @@
 """A progress bar on a terminal: tqdm's where it is installed, else one line of our own."""
 
 import importlib
+import os
 import time
 from types import TracebackType
 from typing import Any, TextIO
@@ -19,8 +20,9 @@ class Progress:
                 tqdm = importlib.import_module("tqdm").tqdm
             except ModuleNotFoundError:
                 tqdm = _Line
+            columns, rows = _size_of(stream)
             self._bar = tqdm(
-                total=total, unit=unit, unit_scale=unit == "B", file=stream, dynamic_ncols=True, leave=True
+                total=total, unit=unit, unit_scale=unit == "B", file=stream, ncols=columns, nrows=rows
             )
 
     def update(self, n: int, text: str = "") -> None:
@@ -38,6 +40,15 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _size_of(stream: TextIO) -> tuple[int, int]:
+    """Return columns and rows of a terminal, which may not know them: tqdm would show nothing then."""
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except OSError:
+        return 80, 24
+    return size.columns or 80, size.lines or 24
 
 
 class _Line:

@@ -58,6 +58,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker("levels")
         if THREAD_UNSAFE.intersection(fixtures):
             item.add_marker("thread_unsafe")
+        if "save_file" in fixtures:
+            item.add_marker("safetensors")
         for name in FOREIGN:
             if hasattr(getattr(item, "module", None), name):
                 item.add_marker(name)

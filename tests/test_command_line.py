@@ -1,6 +1,7 @@
-"""python -m cyce: demo, info and compare."""
+"""python -m cyce: demo, info and compare; evaluate and divergence are in tests/evaluation."""
 
 import importlib.metadata
+import io
 import re
 import sys
 
@@ -101,24 +102,13 @@ class TestDemo:
         assert result.stderr.startswith("python -m cyce: ")
         assert result.stderr.endswith("install it: python -m pip install torch\n")
 
-    def test_progress_on_a_terminal(self):
-        class Terminal:
-            written = ""
-
-            def isatty(self):
-                return True
-
-            def write(self, text):
-                self.written += text
-
-            def flush(self):
-                pass
-
-        terminal = Terminal()
-        progress = _demo.Progress(2, terminal, width=4)
-        progress.step(1, "loss 2")
-        progress.step(2, "loss 1")
-        assert terminal.written == "\r[##  ] 1/2  loss 2\r[####] 2/2  loss 1\n"
+    def test_progress_on_a_terminal(self, monkeypatch):
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr("sys.stderr", terminal)
+        assert command_line.main(["demo", "--no-png"]) == 0
+        assert f"{_demo.N_EPOCHS}/{_demo.N_EPOCHS}" in terminal.getvalue()
+        assert "loss 0." in terminal.getvalue()
 
     def test_the_digits(self):
         pixels, digits = _demo.load_digits()

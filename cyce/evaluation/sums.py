@@ -135,7 +135,8 @@ def edges_of(buckets: Array) -> Array:
     """Return the lower edges of buckets of positive numbers."""
     # Beyond infinity's, there would be NaN.
     bits = np.minimum(np.asarray(buckets) - N_BUCKETS, 0x7F80).astype(np.uint32) << np.uint32(16)
-    return bits.view(np.float32).astype(np.float64)
+    edges: Array = bits.view(np.float32).astype(np.float64)
+    return edges
 
 
 class Quantiles:

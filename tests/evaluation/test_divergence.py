@@ -3,7 +3,6 @@
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 from files import write_llama_file
 
 import cyce
@@ -122,7 +121,7 @@ def test_images(logits, reference, target):
     assert_is(result, {name: getattr(expected, name) for name in ("kl", "js", "agreement")}, 1e-7)
 
 
-def test_files(logits, reference, target, tmp_path):
+def test_files(logits, reference, target, tmp_path, save_file):
     expected = cyce.divergence(logits, reference.astype(ml_dtypes.bfloat16), target)
     np.save(tmp_path / "a.npy", logits)
     np.save(tmp_path / "b.npy", reference.astype(ml_dtypes.bfloat16))
@@ -130,7 +129,7 @@ def test_files(logits, reference, target, tmp_path):
         tmp_path / "a.npy", tmp_path / "b.npy", target, dtype=np.dtype(ml_dtypes.bfloat16)
     )
     assert result.kl == expected.kl
-    safetensors.numpy.save_file({"logits": logits, "reference_logits": reference}, tmp_path / "c.safetensors")
+    save_file({"logits": logits, "reference_logits": reference}, tmp_path / "c.safetensors")
     result = cyce.divergence(tmp_path / "c.safetensors", tmp_path / "c.safetensors", target)
     assert result.kl == cyce.divergence(logits, reference, target).kl
 

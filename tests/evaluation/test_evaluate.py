@@ -7,7 +7,6 @@ import pathlib
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 from files import write_llama_file
 
 import cyce
@@ -58,12 +57,12 @@ class TestSources:
             cyce.evaluate(tmp_path / "logits.npy", target)
 
     @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
-    def test_safetensors(self, logits, target, tmp_path, dtype):
+    def test_safetensors(self, logits, target, tmp_path, dtype, save_file):
         logits = logits.astype(dtype)
         expected = cyce.evaluate(logits, target)
         one, several = tmp_path / "one.safetensors", tmp_path / "several.safetensors"
-        safetensors.numpy.save_file({"anything": logits}, one)
-        safetensors.numpy.save_file({"logits": logits, "target": target, "more": logits[:3]}, several)
+        save_file({"anything": logits}, one)
+        save_file({"logits": logits, "target": target, "more": logits[:3]}, several)
         same(cyce.evaluate(one, target), expected)
         same(cyce.evaluate(several, several), expected)
         same(cyce.evaluate(f"{several}:logits", f"{several}:target"), expected)
@@ -71,11 +70,21 @@ class TestSources:
             ValueError, match=r"has no tensor 'other'; name one as .*:NAME, of logits, more, target"
         ):
             cyce.evaluate(f"{several}:other", target)
-        safetensors.numpy.save_file({"a": logits, "b": logits}, several)
+        save_file({"a": logits, "b": logits}, several)
         with pytest.raises(
             ValueError, match=r"has several tensors; name one as .*several\.safetensors:NAME, of a, b"
         ):
             cyce.evaluate(several, target)
+
+    def test_bad_safetensors(self, target, tmp_path, save_file):
+        path = tmp_path / "bad.safetensors"
+        path.write_bytes(b"\xff" * 100)
+        with pytest.raises(ValueError, match=r"bad\.safetensors: is not a safetensors file, or cut off"):
+            cyce.evaluate(path, target)
+        save_file({"logits": np.zeros((3, 2), np.float32)}, path)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ValueError, match=r"bad\.safetensors: is not a safetensors file, or cut off"):
+            cyce.evaluate(path, target)
 
     def test_safetensors_is_not_installed(self, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
@@ -159,9 +168,6 @@ class TestSources:
         path.write_bytes(path.read_bytes()[:-4])
         with pytest.raises(ValueError, match=r"logits\.npy: cannot be mapped, it may be cut off"):
             cyce.evaluate(path, target)
-        (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 100)
-        with pytest.raises(ValueError, match=r"bad.safetensors: is not a safetensors file, or cut off"):
-            cyce.evaluate(tmp_path / "bad.safetensors", target)
         with pytest.raises(FileNotFoundError, match=r"none\.npy"):
             cyce.evaluate(tmp_path / "none.npy", target)
         np.save(path, np.array([{}], object), allow_pickle=True)

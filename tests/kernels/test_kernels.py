@@ -64,6 +64,10 @@ OPTIONS = {
 }
 
 
+# Statistics of three positions, without the last three.
+STATS = [np.zeros(3, np.float32)] * 3 + [np.zeros(3, np.int64)] * 2
+
+
 def make_case(rng, shape, dtype, weight=False, probabilities=False, **options):
     """Logits, target and the options of cross_entropy."""
     axis = 0 if len(shape) == 1 else 1
@@ -224,6 +228,9 @@ def test_more_than_two_to_the_31_logits(level, rng):
         ("stats_out", [np.zeros(3, np.float32)] * 3 + [np.zeros(2, np.int64)] * 2),
         ("stats_out", [np.zeros(3, np.float32)] * 5),
         ("stats_out", [np.zeros(3)] * 3 + [np.zeros(3, np.int64)] * 2),
+        ("stats_out", [*STATS, np.zeros(3, np.float32)]),
+        ("stats_out", [*STATS, np.zeros(3, np.float32), np.zeros(3, np.float32), np.zeros(3)]),
+        ("stats_out", [*STATS, np.zeros(3, np.float32), np.zeros(2, np.float32), np.zeros(3, np.float32)]),
     ],
 )
 def test_the_kernels_do_not_trust_the_facade(level, argument, value):
@@ -237,6 +244,42 @@ def test_the_kernels_do_not_trust_the_facade(level, argument, value):
     kernels.cross_entropy(of_classes(**arguments))
     with pytest.raises((ValueError, TypeError)):
         kernels.cross_entropy(of_classes(**{**arguments, argument: value}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "value"),
+    [
+        ("reference", np.zeros((3, 4), np.float32)),
+        ("reference", np.zeros((2, 5), np.float32)),
+        ("reference", np.zeros((3, 5), np.int32)),
+        ("kl_out", np.zeros(2)),
+        ("kl_out", np.zeros(3, np.float32)),
+        ("loss_out", np.zeros(4)),
+        ("top_out", np.zeros((3, 9), np.int64)),
+        ("reference_top_out", np.zeros((3, 10))),
+    ],
+)
+def test_diverge_does_not_trust_the_facade(level, changed, value):
+    kernels = dispatch.load_level(level, "cross_entropy")
+    target = np.zeros(3, np.int64)
+    sums = ("kl_out", "reverse_kl_out", "js_out", "loss_out", "reference_loss_out")
+    arrays = {
+        "reference": np.zeros((3, 5), np.float32),
+        **{name: np.zeros(3) for name in sums},
+        **{name: np.zeros((3, kernels.N_TOP), np.int64) for name in ("top_out", "reference_top_out")},
+    }
+
+    def diverge(reference, **outputs):
+        model = of_classes(logits=np.zeros((3, 5), np.float32), axis=1, target=target)
+        reference = of_classes(logits=reference, axis=1, target=target)
+        kernels.diverge(model, reference, **outputs)
+
+    diverge(**arrays)
+    with pytest.raises((ValueError, TypeError)):
+        diverge(**{**arrays, changed: value})
+    target[1] = 5
+    with pytest.raises(IndexError):
+        diverge(**arrays)
 
 
 def test_probabilities_of_another_shape_are_not_read(level):

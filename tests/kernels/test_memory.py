@@ -136,7 +136,7 @@ def test_nothing_is_written_beside_the_kernels_outputs(level, dtype, rng, shape)
     logits = rng.standard_normal(shape).astype(dtype)
     target = rng.integers(shape[1], size=shape[:1] + shape[2:])
     positions = target.shape
-    losses, lse, probability, entropy = [guarded(positions, dtype) for _ in range(4)]
+    losses, lse, probability, entropy, *moments = [guarded(positions, dtype) for _ in range(7)]
     prediction, rank = [guarded(positions, np.int64) for _ in range(2)]
     gradient = guarded(shape, dtype)
     kernels = dispatch.load_level(level, "cross_entropy")
@@ -144,15 +144,33 @@ def test_nothing_is_written_beside_the_kernels_outputs(level, dtype, rng, shape)
         stats = (
             None
             if grad_out is not None
-            else [array for _, array in (lse, probability, entropy, prediction, rank)]
+            else [array for _, array in (lse, probability, entropy, prediction, rank, *moments)]
         )
         arguments = of_classes(logits=logits, axis=1, target=target, label_smoothing=0.1, num_threads=2)
         arguments.loss_out, arguments.grad_out, arguments.stats_out = losses[1], grad_out, stats
         kernels.cross_entropy(arguments)
-    for memory, array in (losses, lse, probability, entropy, prediction, rank, gradient):
+    for memory, array in (losses, lse, probability, entropy, prediction, rank, *moments, gradient):
         assert np.all(memory[:128] == 77)
         assert np.all(memory[-128:] == 77)
         assert not np.any(array == 77)
+
+
+@pytest.mark.parametrize("shape", LAYOUTS, ids=str)
+def test_nothing_is_written_beside_divergences(level, dtype, rng, shape):
+    kernels = dispatch.load_level(level, "cross_entropy")
+    target = rng.integers(shape[1], size=shape[:1] + shape[2:])
+    model, reference = (
+        of_classes(logits=rng.standard_normal(shape).astype(dtype), axis=1, target=target, num_threads=2)
+        for _ in range(2)
+    )
+    outputs = [guarded((target.size,), np.float64) for _ in range(5)]
+    outputs += [guarded((target.size, kernels.N_TOP), np.int64) for _ in range(2)]
+    kernels.diverge(model, reference, *(array for _, array in outputs))
+    for memory, array in outputs:
+        assert np.all(memory[:128] == 77)
+        assert np.all(memory[-128:] == 77)
+        # A class may have that number.
+        assert shape[1] > 77 or not np.any(array == 77)
 
 
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)
