@@ -361,7 +361,7 @@ def divergence(
     total = model.nbytes + reference.nbytes
     shown = True if progress is None else as_flag(progress, "progress")
     with Progress(total, "B", sys.stderr, shown=shown) as bar:
-        for index in pieces_of(shapes, itemsize, class_axis):
+        for index in pieces_of(shapes, itemsize, class_axis, min(model.piece_bytes, reference.piece_bytes)):
             scores, reference_scores = (
                 as_logits(first_classes(source.read(index), class_axis, shapes[class_axis]))
                 for source in (model, reference)

@@ -88,7 +88,7 @@ class LabelledLogits:
             return
         itemsize = self.source.dtype.itemsize
         with Progress(self.source.nbytes, "B", sys.stderr, shown=self._shown) as progress:
-            for index in pieces_of(self.shape, itemsize, self.axis):
+            for index in pieces_of(self.shape, itemsize, self.axis, self.source.piece_bytes):
                 logits = first_classes(self.source.read(index), self.axis, self.shape[self.axis])
                 logits = as_logits(logits, name="logits")
                 yield Piece(logits, self.axis, self.labels.piece(index, self.axis))

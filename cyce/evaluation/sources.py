@@ -37,6 +37,7 @@ class Source:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     target: Array | None = None
+    piece_bytes = PIECE_BYTES
 
     def read(self, index: tuple[slice, ...]) -> Array:
         """Return a piece."""
@@ -50,6 +51,9 @@ class Source:
 
 class ArraySource(Source):
     """Logits of an array, which may be memory-mapped."""
+
+    # Pieces are views.
+    piece_bytes = 2 * PIECE_BYTES
 
     def __init__(self, array: Array) -> None:
         self._array = array
@@ -235,7 +239,9 @@ def axis_of(n_dims: int, axis: int | None) -> int:
     return min(n_dims - 1, 1) if axis is None else as_axis(axis, n_dims, "axis")
 
 
-def pieces_of(shape: tuple[int, ...], itemsize: int, axis: int) -> Iterator[tuple[slice, ...]]:
+def pieces_of(
+    shape: tuple[int, ...], itemsize: int, axis: int, n_bytes: int = PIECE_BYTES
+) -> Iterator[tuple[slice, ...]]:
     """Yield the indices of pieces of logits, cut along the first axis of positions; all classes in each."""
     if len(shape) == 1:
         yield (slice(None),)
@@ -243,7 +249,7 @@ def pieces_of(shape: tuple[int, ...], itemsize: int, axis: int) -> Iterator[tupl
     cut = 1 if axis == 0 else 0
     n_numbers = int(np.prod(shape, dtype=object)) // max(shape[cut], 1)
     n_positions = n_numbers // max(shape[axis], 1)
-    size = max(1, min(PIECE_POSITIONS // max(n_positions, 1), PIECE_BYTES // max(n_numbers * itemsize, 1)))
+    size = max(1, min(PIECE_POSITIONS // max(n_positions, 1), n_bytes // max(n_numbers * itemsize, 1)))
     for first in range(0, shape[cut], size):
         yield (slice(None),) * cut + (slice(first, min(first + size, shape[cut])),)
 

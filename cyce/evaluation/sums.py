@@ -24,7 +24,8 @@ def add_at(total: Array, index: Array, values: Array | None = None) -> None:
     """Add values, or 1, to the elements of `total` at an index, which may repeat."""
     # An array of all classes for each piece takes longer, where these are many.
     if index.size < total.size // 8:
-        np.add.at(total, index, 1 if values is None else values)
+        # In the dtype of the total: others take ten times as long.
+        np.add.at(total, index, 1 if values is None else values.astype(total.dtype))
     else:
         total += np.bincount(index, values, total.size)
 

@@ -44,6 +44,10 @@ cdef struct Chunks:
     const void* left
     void* exps
     void* left_exps
+    # What to prefetch beside the logits: where those of the next blocks are stored, if it is not as they are
+    # here; and the bytes of one there, 0 where there is nothing to prefetch.
+    const char* stored
+    Py_ssize_t itemsize
     Py_ssize_t n_in_place           # logits, a multiple of STEP
     Py_ssize_t n                    # chunks
 
@@ -100,8 +104,8 @@ cdef inline void fetch_chunk_ahead(const char* logits, Py_ssize_t itemsize) noex
 
 
 cdef inline void reduce_floats(
-    const float* logits, Py_ssize_t n, const VectorReference* to, bint shifts, float* exps_out,
-    float* largest_out, double* total_out,
+    const float* logits, Py_ssize_t n, const VectorReference* to, bint shifts, const char* stored,
+    Py_ssize_t itemsize, float* exps_out, float* largest_out, double* total_out,
 ) noexcept nogil:
     """`reduce_chunk` of floats."""
     cdef floats first, second, shift, exponent_shift, lowest
@@ -110,8 +114,11 @@ cdef inline void reduce_floats(
     vectors_of_floats(to, &shift, &exponent_shift, &lowest)
     for step in range(n // STEP):
         k = step * STEP
-        fetch_ahead(logits + k)
-        fetch_ahead(logits + k + 16)
+        if stored == NULL:
+            fetch_ahead(logits + k)
+            fetch_ahead(logits + k + 16)
+        else:
+            cyce_prefetch_to_l2(stored + k * itemsize)
         first = load16(logits + k)
         second = load16(logits + k + 16)
         largest = larger16(second, larger16(first, largest))
@@ -152,8 +159,8 @@ cdef inline void reduce_doubles(
 
 
 cdef inline void reduce_chunk(
-    const floating* logits, Py_ssize_t n, const VectorReference* to, bint shifts, floating* exps_out,
-    Py_ssize_t chunk, Sums* sums,
+    const floating* logits, Py_ssize_t n, const VectorReference* to, bint shifts, const char* stored,
+    Py_ssize_t itemsize, floating* exps_out, Py_ssize_t chunk, Sums* sums,
 ) noexcept nogil:
     """Exponentials of n logits, n a multiple of STEP; by lanes, the largest logits and the sums.
 
@@ -165,7 +172,7 @@ cdef inline void reduce_chunk(
     # The sample of the next block.
     cyce_prefetch(logits + ROW_BLOCK)
     if floating is float:
-        reduce_floats(logits, n, to, shifts, exps_out, largest_out, total_out)
+        reduce_floats(logits, n, to, shifts, stored, itemsize, exps_out, largest_out, total_out)
     else:
         reduce_doubles(
             logits, n, to, shifts, exps_out, largest_out, total_out, sums.lost + chunk * MOST_LANES

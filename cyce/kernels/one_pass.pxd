@@ -8,7 +8,7 @@ The maximum stays out of the sum. Where it is, is known only after the pass: sum
 (chunks.pxd), and that of the maximum's chunk is added up again, without it. Nothing is subtracted.
 """
 from cython cimport floating
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, NAN, nextafterf
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport Call, Tile
@@ -33,7 +33,7 @@ from cyce.kernels.sums cimport LANES, add, add_product, finite_or_zero, whole_la
 from cyce.kernels.two_passes cimport add_dense_of_row, add_stats_of_row
 from cyce.kernels.vectors cimport (
     doubles, fill8, fill16, floats, high8, larger16, load16, low8, multiply16, multiply_add8, multiply_add16,
-    store8, subtract16, sum_gaps16, sum_rows16,
+    n_above16, store8, subtract16, sum_gaps16, sum_rows16,
 )
 
 # ---------------------------------------------------------------------------------------------
@@ -49,13 +49,18 @@ cdef inline floating sampled_reference(const Chunks* chunks, floating like) noex
     return largest
 
 
+cdef inline const char* stored_at(const Chunks* chunks, Py_ssize_t chunk) noexcept nogil:
+    """What to prefetch for a chunk; NULL if that is its logits."""
+    return NULL if chunks.stored == NULL else chunks.stored + chunk * CHUNK * chunks.itemsize
+
+
 cdef inline void reduce_any_chunk(
     const Chunks* chunks, Py_ssize_t chunk, const VectorReference* to, Sums* sums, floating like
 ) noexcept nogil:
     """Reduce any chunk of a block."""
     reduce_chunk(
-        logits_of(chunks, chunk, like), size_of_chunk(chunks, chunk), to, True, exps_of(chunks, chunk, like),
-        chunk, sums,
+        logits_of(chunks, chunk, like), size_of_chunk(chunks, chunk), to, True, chunks.stored, 0,
+        exps_of(chunks, chunk, like), chunk, sums,
     )
 
 
@@ -70,7 +75,8 @@ cdef inline floating reduce_chunks(const Chunks* chunks, floating reference, Sum
         if to.shift == 0 and (chunk + 1) * CHUNK <= chunks.n_in_place:
             reduce_chunk(
                 <const floating*> chunks.logits + chunk * CHUNK, CHUNK, &to, False,
-                <floating*> chunks.exps + chunk * CHUNK, chunk, sums,
+                stored_at(chunks, chunk), chunks.itemsize, <floating*> chunks.exps + chunk * CHUNK, chunk,
+                sums,
             )
         else:
             reduce_any_chunk(chunks, chunk, &to, sums, reference)
@@ -276,13 +282,14 @@ cdef struct MomentSums:
     doubles spread
     doubles spread_2
     doubles squares
+    Py_ssize_t n_above              # logits above the limit of their chunk
 
 
 cdef inline void add_moments_of_floats(
-    const float* exps, const float* logits, Py_ssize_t n, float top, float scale, double unit,
+    const float* exps, const float* logits, Py_ssize_t n, float top, float limit, float scale, double unit,
     const char* next_block, Py_ssize_t itemsize, MomentSums* sums,
 ) noexcept nogil:
-    """Add, over n classes, exponential * gap and * gap**2, and its square; times a unit each.
+    """Add, over n classes, exponential * gap and * gap**2, and its square, times a unit each; count logits.
 
     n is a multiple of 16, at most CHUNK. The gap to the top is at most 200: beyond 131, exponentials do not
     count. Squares are those of the exponentials times a scale, which are at least 2**-60. Nothing becomes
@@ -291,6 +298,7 @@ cdef inline void add_moments_of_floats(
     """
     cdef floats tops = fill16(top)
     cdef floats lowest = fill16(top - <float> 200)
+    cdef floats limits = fill16(limit)
     cdef floats scales = fill16(scale)
     # 2**-60
     cdef floats least = fill16(<float> 8.673617379884035e-19)
@@ -299,13 +307,15 @@ cdef inline void add_moments_of_floats(
     cdef floats squares = fill16(0)
     cdef doubles units = fill8(unit)
     cdef doubles units_of_squares = fill8((unit / scale) * (unit / scale))
-    cdef floats exponential, gap, product
+    cdef floats exponential, logit, gap, product
     cdef Py_ssize_t k
     check(n <= CHUNK and n % 16 == 0)
     for k in range(0, n, 16):
-        cyce_prefetch_to_l2(next_block + k * itemsize)
+        cyce_prefetch_to_l2(next_block + k * itemsize // 2)
         exponential = load16(exps + k)
-        gap = subtract16(tops, larger16(load16(logits + k), lowest))
+        logit = load16(logits + k)
+        sums.n_above += n_above16(logit, limits)
+        gap = subtract16(tops, larger16(logit, lowest))
         product = multiply16(exponential, gap)
         spread = multiply_add16(exponential, gap, spread)
         spread_2 = multiply_add16(product, gap, spread_2)
@@ -329,6 +339,19 @@ cdef inline double sum_of_8(doubles a) noexcept nogil:
     return (lane[0] + lane[2]) + (lane[1] + lane[3])
 
 
+cdef inline float limit_of_rank(
+    float pivot_logit, Py_ssize_t first, Py_ssize_t n, Py_ssize_t pivot
+) noexcept nogil:
+    """Limit that logits of n classes from `first` on exceed where they come before the pivot (`comes_before`).
+
+    NaN where there is none: the pivot is among them, or its logit is -inf.
+    """
+    if pivot >= first + n and pivot_logit > -INFINITY:
+        # No less than the pivot's.
+        return nextafterf(pivot_logit, -INFINITY)
+    return pivot_logit if pivot < first and pivot_logit > -INFINITY else <float> NAN
+
+
 cdef inline void add_stats_of_floats(
     const Call* call, const Tile* tile, Py_ssize_t row, const float* block_logits, float* exps,
     Py_ssize_t first, Py_ssize_t n, float block_max, Py_ssize_t max_at, double* stats, Py_ssize_t stride,
@@ -349,10 +372,14 @@ cdef inline void add_stats_of_floats(
     cdef float kept = 0
     cdef float left[16]
     cdef float left_exps[16]
-    cdef Py_ssize_t chunk, at, size, k
+    cdef float pivot_logit = <float> tile.pivot_logit[row]
+    cdef Py_ssize_t pivot = tile.pivot[row] - first
+    cdef float limit
+    cdef Py_ssize_t chunk, at, size, whole, k
     cdef int below = <int> stats[BELOW * stride]
     cdef Py_ssize_t itemsize = size_of(call.logits.format)
-    # What the reduction of the next block will not prefetch itself.
+    # The memory's share of this loop: the second half of the next block. The first half was that of the
+    # reduction of this one.
     cdef const char* next_block = (
         address_of(&call.logits, tile.logits_at[row] + first) + ROW_BLOCK * itemsize + AHEAD_TO_L2
     )
@@ -366,42 +393,46 @@ cdef inline void add_stats_of_floats(
             <float> stats[REFERENCE * stride], block_max, &unused
         )
     sums.spread = sums.spread_2 = sums.squares = fill8(0)
+    sums.n_above = 0
     for chunk in range((n + CHUNK - 1) // CHUNK):
         at = chunk * CHUNK
-        size = min(<Py_ssize_t> CHUNK, n - at) // 16 * 16
+        size = min(<Py_ssize_t> CHUNK, n - at)
+        whole = size // 16 * 16
+        limit = limit_of_rank(pivot_logit, at, size, pivot)
+        if limit != limit:
+            sums.n_above += count_before(block_logits + at, size, pivot_logit, pivot - at)
         if below >> chunk & 1:
             add_moments_of_floats(
-                exps + at, block_logits + at, size, top, scale_below, unit_below, next_block + at * itemsize,
-                itemsize, &sums,
+                exps + at, block_logits + at, whole, top, limit, scale_below, unit_below,
+                next_block + at * itemsize // 2, itemsize, &sums,
             )
         else:
             add_moments_of_floats(
-                exps + at, block_logits + at, size, top, scale, 1, next_block + at * itemsize, itemsize, &sums
+                exps + at, block_logits + at, whole, top, limit, scale, 1, next_block + at * itemsize // 2,
+                itemsize, &sums,
             )
     if n % 16:
         at = n // 16 * 16
         for k in range(16):
-            left[k] = block_logits[at + k] if at + k < n else top
+            left[k] = block_logits[at + k] if at + k < n else -INFINITY
             left_exps[k] = exps[at + k] if at + k < n else <float> 0
         if below >> (at // CHUNK) & 1:
             add_moments_of_floats(
-                left_exps, left, 16, top, scale_below, unit_below, next_block, itemsize, &sums
+                left_exps, left, 16, top, limit, scale_below, unit_below, next_block, itemsize, &sums
             )
         else:
-            add_moments_of_floats(left_exps, left, 16, top, scale, 1, next_block, itemsize, &sums)
+            add_moments_of_floats(left_exps, left, 16, top, limit, scale, 1, next_block, itemsize, &sums)
     if max_at < n:
         exps[max_at] = kept
     stats[SPREAD * stride] = sum_of_8(sums.spread)
     stats[SPREAD_2 * stride] = sum_of_8(sums.spread_2)
     stats[SQUARES * stride] = sum_of_8(sums.squares)
-    stats[RANK * stride] = count_before(
-        block_logits, n, <float> tile.pivot_logit[row], tile.pivot[row] - first
-    )
+    stats[RANK * stride] = <double> sums.n_above
 
 
 cdef inline floating sum_in_one_pass(
-    const floating* block_logits, Py_ssize_t n, floating* exps_out, Py_ssize_t* max_at_out, double* stats,
-    Py_ssize_t stride,
+    const floating* block_logits, Py_ssize_t n, const char* stored, Py_ssize_t itemsize, floating* exps_out,
+    Py_ssize_t* max_at_out, double* stats, Py_ssize_t stride,
 ) noexcept nogil:
     """Exponentials of n logits, their maximum and their sum without that; returns the maximum.
 
@@ -414,6 +445,8 @@ cdef inline floating sum_in_one_pass(
     cdef floating reference, block_max
     cdef double unused
     cdef Py_ssize_t k
+    chunks.stored = stored
+    chunks.itemsize = itemsize
     chunks.logits = block_logits
     chunks.left = left
     chunks.exps = exps_out
@@ -481,7 +514,13 @@ cdef inline void reduce_in_one_pass(
     # The logits are needed once more, after their exponentials.
     cdef floating* exps = <floating*> apart if exps_out == NULL or exps_out == block_logits else exps_out
     cdef Py_ssize_t max_at
-    cdef floating block_max = sum_in_one_pass(block_logits, n, exps, &max_at, stats, stride)
+    cdef floating block_max
+    cdef const char* stored = NULL
+    cdef Py_ssize_t itemsize = size_of(call.logits.format)
+    # Copied logits are in L1: prefetch what the next but one block is copied from.
+    if <const char*> block_logits != address_of(&call.logits, tile.logits_at[row] + first):
+        stored = address_of(&call.logits, tile.logits_at[row] + first) + 2 * ROW_BLOCK * itemsize
+    block_max = sum_in_one_pass(block_logits, n, stored, itemsize, exps, &max_at, stats, stride)
     stats[ARGMAX * stride] = <double> (first + max_at)
     if floating is float:
         if is_uniform(call):

@@ -57,6 +57,10 @@ cdef extern from * nogil:
         *lost = _mm512_add_pd(*lost, _mm512_sub_pd(_mm512_min_pd(*total, a), added));
         *total = sum;
     }
+    static inline int cyce_f_n_above(cyce_floats a, cyce_floats b)
+    {
+        return _mm_popcnt_u32(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ));
+    }
     static inline cyce_doubles cyce_f_low(cyce_floats a)
     {
         return _mm512_cvtps_pd(_mm512_castps512_ps256(a));
@@ -198,6 +202,12 @@ cdef extern from * nogil:
         cyce_d_add_4(&total->low, &lost->low, a.low);
         cyce_d_add_4(&total->high, &lost->high, a.high);
     }
+    static inline int cyce_f_n_above(cyce_floats a, cyce_floats b)
+    {
+        const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GT_OQ));
+        const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GT_OQ));
+        return _mm_popcnt_u32((unsigned) low << 8 | (unsigned) high);
+    }
     CYCE_TWO(cyce_doubles, cyce_f_low, (cyce_floats a), _mm256_cvtps_pd(_mm256_castps256_ps128(a.low)),
              _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)))
     CYCE_TWO(cyce_doubles, cyce_f_high, (cyce_floats a), _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)),
@@ -328,6 +338,13 @@ cdef extern from * nogil:
             total->lane[k] = sum;
         }
     }
+    static inline int cyce_f_n_above(cyce_floats a, cyce_floats b)
+    {
+        int k, n = 0;
+        for (k = 0; k < 16; k++)
+            n += a.lane[k] > b.lane[k];
+        return n;
+    }
     CYCE_LANES(cyce_doubles, cyce_f_low, 8, (cyce_floats a), a.lane[k])
     CYCE_LANES(cyce_doubles, cyce_f_high, 8, (cyce_floats a), a.lane[k + 8])
     static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
@@ -368,6 +385,8 @@ cdef extern from * nogil:
     floats table_power16 "cyce_f_table_power"(floats table, floats eighths) noexcept
     # Of numbers of which none is NaN.
     float largest16 "cyce_f_largest"(floats a) noexcept
+    # How many of the 16 are above those of the other.
+    int n_above16 "cyce_f_n_above"(floats a, floats b) noexcept
     # Whether one of the 16 equals a number.
     bint has16 "cyce_f_has"(floats a, float value) noexcept
     # Sums in double of the 16 columns of n rows, n even.
