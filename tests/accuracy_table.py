@@ -28,6 +28,9 @@ BOUNDS = {
     "softmax, above 1e-12": (3, 5),
     "log_softmax": (2, 2),
     "logsumexp, no smaller than the maximum": (2, 2),
+    "statistics, entropy": (3, 5),
+    "statistics, confidence": (2, 3),
+    "statistics, Brier score above 1e-30": (4, 8),
     "binary_cross_entropy_with_logits, loss": (1, 2),
     "binary_cross_entropy_with_logits, gradient": (1, 3),
     "binary_cross_entropy, loss": (1, 2),
@@ -142,6 +145,15 @@ class Cyce:
             return getattr(self._F, name)(*arguments)
 
 
+    def statistics(self, logits, target):
+        """Return entropy, confidence and Brier score of each position."""
+        from cyce.evaluation.evaluator import position_stats
+
+        with self._level():
+            stats = position_stats(logits, target, 1, -100, 1.0)
+        return stats.entropy, stats.confidence, stats.brier_score
+
+
 class Torch:
     """torch, eager, on the CPU."""
 
@@ -164,6 +176,15 @@ class Torch:
         """Return what a function of the last axis returns."""
         functions = self._torch if name == "logsumexp" else self._torch.nn.functional
         return getattr(functions, name)(self._torch.tensor(input), dim).numpy()
+
+    def statistics(self, logits, target):
+        """Return entropy, confidence and Brier score of each position."""
+        functions = self._torch.nn.functional
+        variable = self._torch.tensor(logits)
+        p = variable.softmax(1)
+        entropy = self._torch.special.entr(p).sum(1)
+        labels = functions.one_hot(self._torch.tensor(target), logits.shape[1])
+        return entropy.numpy(), p.max(1).values.numpy(), ((p - labels) ** 2).sum(1).numpy()
 
 
 def errors(libraries, dtype):
@@ -229,6 +250,14 @@ def errors(libraries, dtype):
         note("cross_entropy, other gradients above 1e-12", gradients, softmax, others)
         note("softmax, above 1e-12", call("softmax", logits, 1), softmax, softmax > 1e-12)
         note("log_softmax", call("log_softmax", logits, 1), log_softmax)
+        of_target = np.take_along_axis(softmax, target[:, None], 1)[:, 0]
+        of_others = np.where(target == at_max[:, 0], (rest / (1 + rest))[:, 0], 1 - of_target)
+        squares = (softmax**2 * ~at_target).sum(axis=1) + of_others**2
+        statistics = [library.statistics(logits, target) for library in libraries]
+        entropy, confidence, brier_score = zip(*statistics, strict=True)
+        note("statistics, entropy", entropy, -(softmax * log_softmax).sum(axis=1))
+        note("statistics, confidence", confidence, softmax.max(axis=1))
+        note("statistics, Brier score above 1e-30", brier_score, squares, squares > 1e-30)
         # Below, the maximum and the logarithm of the sum cancel.
         beyond = np.abs(lse) >= np.abs(row_max[:, 0])
         note("logsumexp, no smaller than the maximum", call("logsumexp", logits, 1), lse, beyond)
