@@ -452,7 +452,7 @@ def wrong_pictures(draw):
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore:Implicit dimension", "ignore:reduction. 'mean' divides"
 )
-@examples(3000)
+@examples(2000)
 @given(wrong_calls())
 def test_only_clear_errors(call):
     assert_a_result_or_a_clear_error(*call)

@@ -140,8 +140,10 @@ class TestGradientAtTheMaximum:
         np.testing.assert_allclose(gradient, [[1 + 2 * z_loss * 1000, -1]], rtol=3 * np.finfo(dtype).eps)
 
 
-def test_no_error_on_the_grid_is_beyond_its_bound(dtype):
+@pytest.mark.parametrize("name", ["float32", pytest.param("float64", marks=pytest.mark.integration)])
+def test_no_error_on_the_grid_is_beyond_its_bound(name):
     # All levels in one test: the exact results take longer to compute than all of them.
+    dtype = np.dtype(name)
     column = {4: 0, 8: 1}[dtype.itemsize]
     libraries = [accuracy_table.Cyce(level) for level in LEVELS]
     for largest in accuracy_table.errors(libraries, dtype):
