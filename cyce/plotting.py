@@ -243,7 +243,9 @@ def _draw_reliability(axes: Any, result: "Evaluation") -> None:
     below = axes.inset_axes((0, -0.3, 1, 0.25), sharex=axes)
     below.bar(height=bins.counts, color="grey", edgecolor="black", **every)
     # Logarithmic, because most positions are in a few bins; from 0.5, so that a count of 1 has a height.
-    below.set(xlabel="confidence", ylabel="positions", xlim=(0, 1), yscale="log", ylim=(0.5, None))
+    below.set(xlabel="confidence", ylabel="positions", xlim=(0, 1))
+    if filled.any():
+        below.set(yscale="log", ylim=(0.5, None))
 
 
 def _draw_histogram(axes: Any, histogram: "Histogram", mean: float, what: str) -> None:

@@ -144,7 +144,6 @@ class Cyce:
         with self._level():
             return getattr(self._F, name)(*arguments)
 
-
     def statistics(self, logits, target):
         """Return entropy, confidence and Brier score of each position."""
         from cyce.evaluation.evaluator import position_stats

@@ -512,6 +512,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.integration
 @with_resource_usage
 @pytest.mark.parametrize("name", HALVES)
 @pytest.mark.parametrize(

@@ -101,6 +101,23 @@ def wrong_arguments_of_gradients() -> None:
     cyce.value_and_grad(np.sum)  # error: value_and_grad
 
 
+def evaluations() -> None:
+    result: cyce.Evaluation = cyce.evaluate("logits.npy", "target.npy", temperature="fit", top_k=[1, 3])
+    number: float = result.loss + result.top_k[1] + result.per_class.mean_iou
+    evaluator: cyce.Evaluator = cyce.Evaluator(top_k=(1,)).update(logits, target).merge(cyce.Evaluator())
+    change: cyce.Divergence = cyce.divergence(logits, logits)
+    number = change.kl + cyce.fit_temperature([(logits, target)])
+    print(number, evaluator.reset())
+
+
+def wrong_evaluations() -> None:
+    number: float = cyce.divergence(logits, logits).perplexity  # error: None
+    cyce.Evaluator().compute().loss = number  # error: loss
+    cyce.evaluate(logits, target, temperature="auto")  # error: auto
+    cyce.evaluate(logits, target, n_bin=3)  # error: n_bin
+    cyce.Evaluator(top_k=1)  # error: top_k
+
+
 def lazy_modules() -> None:
     cyce.plotting.probabilities(logits, target)
     print(cyce.ploting)  # error: ploting

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cyce.evaluation.divergence import Divergence, divergence
 from cyce.evaluation.evaluate import evaluate
 from cyce.evaluation.record import Evaluation
+from cyce.evaluation.sources import named_dtype, open_sources, split_path
 
 FILES = (
     "Files may be .npy, .safetensors (FILE.safetensors:NAME for one tensor of several), what llama.cpp's "
@@ -37,6 +36,8 @@ def _output(suffix: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(f"must be a file name that ends in {suffix}, got {text!r}")
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r} is a folder")
         return path
 
     return parse
@@ -123,35 +124,30 @@ def add_parsers(commands: Any) -> None:
     )
 
 
-def _dtype(name: str | None) -> Any:
-    """Return a dtype by its name."""
-    if name != "bfloat16":
-        return name if name is None else np.dtype(name)
-    try:
-        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "bfloat16 needs ml_dtypes: python -m pip install 'cyce[half]'", name=error.name
-        ) from error
-
-
 def run(parsed: argparse.Namespace, prog: str) -> int:
     """Run one of the two commands and return the exit code."""
     try:
         if parsed.png or parsed.html:
             # Now, not after minutes of reading.
             importlib.import_module("cyce.plotting")._new_figure(1)
+        evaluates = parsed.command == "evaluate"
+        inputs = {"logits": parsed.logits}
+        if not evaluates:
+            inputs["reference_logits"] = parsed.reference
+        _check_outputs(parsed, [path for path in (*inputs.values(), parsed.target) if path])
+        dtype = None if parsed.dtype is None else named_dtype(parsed.dtype)
         common = {
             "ignore_index": parsed.ignore_index,
             "axis": parsed.axis,
             "n_classes": parsed.n_classes,
-            "dtype": _dtype(parsed.dtype),
+            "dtype": dtype,
             "shape": parsed.shape,
         }
         began = time.perf_counter()
         result: Evaluation | Divergence
-        if parsed.command == "evaluate":
-            files = [("logits", parsed.logits), ("targets", parsed.target or "in the file of the logits")]
+        files = [("logits", parsed.logits)]
+        if evaluates:
+            files.append(("targets", parsed.target or "in the file of the logits"))
             result = evaluate(
                 parsed.logits,
                 parsed.target,
@@ -161,19 +157,20 @@ def run(parsed: argparse.Namespace, prog: str) -> int:
                 **common,
             )
         else:
-            files = [("logits", parsed.logits), ("reference", parsed.reference)]
+            files.append(("reference", parsed.reference))
             files += [("targets", parsed.target)] if parsed.target else []
             result = divergence(parsed.logits, parsed.reference, parsed.target, **common)
         seconds = time.perf_counter() - began
-        n_bytes = sum(_size(path) for _, path in files[: 1 if parsed.command == "evaluate" else 2])
+        # Before it is shown, which may fail where a pipe was closed.
+        _write(parsed, result, files)
         print(result)
         sys.stdout.flush()
-        if sys.stderr is not None:
+        if sys.stderr is not None and not (evaluates and parsed.temperature == "fit"):
+            n_bytes = sum(source.nbytes for source in open_sources(inputs, dtype, parsed.shape))
             print(
                 f"{n_bytes / 1e9:.3g} GB in {seconds:.3g} s: {n_bytes / seconds / 1e9:.3g} GB/s",
                 file=sys.stderr,
             )
-        _write(parsed, result, files)
     except (TypeError, ValueError, IndexError, MemoryError, OSError, ModuleNotFoundError) as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -183,11 +180,13 @@ def run(parsed: argparse.Namespace, prog: str) -> int:
     return 0
 
 
-def _size(path: str) -> int:
-    """Return the size of a file, which may be named with one of its tensors."""
-    from cyce.evaluation.sources import split_path
-
-    return split_path(path)[0].stat().st_size
+def _check_outputs(parsed: argparse.Namespace, inputs: list[str]) -> None:
+    """Raise if a file would be written over one that is read."""
+    for output in (parsed.json, parsed.png, parsed.html):
+        for name in inputs:
+            path, _ = split_path(name)
+            if output is not None and output.exists() and path.exists() and output.samefile(path):
+                raise ValueError(f"{output}: is read, and would be overwritten; choose another name")
 
 
 def _write(parsed: argparse.Namespace, result: Evaluation | Divergence, files: list[tuple[str, str]]) -> None:

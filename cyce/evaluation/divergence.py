@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cyce._arguments import as_flag, as_ignore_index, as_logits, as_stored, position_shape
+from cyce._arguments import as_flag, as_ignore_index, as_logits, as_size, as_stored, position_shape
 from cyce._progress import Progress
 from cyce.evaluation.evaluate import first_classes, with_classes
 from cyce.evaluation.evaluator import Labels
 from cyce.evaluation.record import SHARES, Histogram, Record, number, percent, with_error
-from cyce.evaluation.sources import Source, axis_of, load_integers, open_source, pieces_of
+from cyce.evaluation.sources import Source, axis_of, load_array, open_sources, pieces_of
 from cyce.evaluation.sums import Array, Mean, Quantiles, sum_of
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
@@ -32,6 +32,48 @@ class Divergence(Record):
     All means are over the positions that are not ignored, weighted by `sample_weight`. What needs targets is
     None without them.
 
+    Attributes
+    ----------
+    n_positions : int
+        Number of positions that count.
+    n_ignored : int
+        Number of positions with `ignore_index`, or of sample weight 0.
+    kl : float
+        Mean of KL(reference || model).
+    kl_standard_error : float
+        Standard error of that mean.
+    kl_quantiles : dict of float to float
+        For shares of the positions, the divergence that so many do not exceed; relative error 2**-8.
+    max_kl : float
+        The largest, exactly.
+    kl_histogram : Histogram
+        How the divergences are distributed.
+    reverse_kl : float
+        Mean of KL(model || reference).
+    js : float
+        Mean of the Jensen-Shannon divergence.
+    agreement : dict of int to float
+        For k of 1, 5 and 10, the share of positions at which both have the same k highest classes in order.
+    nan_positions : int
+        Number of positions at which one of the two has no softmax, which make means NaN.
+    perplexity : float or None
+        Of the model.
+    perplexity_standard_error : float or None
+    reference_perplexity : float or None
+        Of the reference.
+    reference_perplexity_standard_error : float or None
+    perplexity_ratio : float or None
+        Model / reference.
+    perplexity_ratio_standard_error : float or None
+        From the differences of the losses, so that what both have in common does not count.
+    probability_change : float or None
+        Mean of the target's probability by the model, less that by the reference.
+    probability_change_standard_error : float or None
+    probability_change_rms : float or None
+        Root of the mean square of the same.
+    probability_change_quantiles : dict of float to float or None
+        Quantiles of the same, to a relative error of 2**-8.
+
     Notes
     -----
     With the probabilities :math:`q` of the reference and :math:`p` of the model,
@@ -41,42 +83,26 @@ class Divergence(Record):
     """
 
     n_positions: int
-    """Number of positions that count."""
     n_ignored: int
-    """Number of positions with `ignore_index`, or of sample weight 0."""
     kl: float
-    """Mean of KL(reference || model)."""
     kl_standard_error: float
     kl_quantiles: dict[float, float]
-    """For shares of the positions, the divergence that so many do not exceed; relative error 2**-8."""
     max_kl: float
-    """The largest, exactly."""
     kl_histogram: Histogram
-    """How the divergences are distributed."""
     reverse_kl: float
-    """Mean of KL(model || reference)."""
     js: float
-    """Mean of the Jensen-Shannon divergence."""
     agreement: dict[int, float]
-    """For k of 1, 5 and 10, the share of positions at which both have the same k highest classes in order."""
     nan_positions: int
-    """Number of positions at which one of the two has no softmax, which make means NaN."""
     perplexity: float | None
-    """Of the model."""
     perplexity_standard_error: float | None
     reference_perplexity: float | None
     reference_perplexity_standard_error: float | None
     perplexity_ratio: float | None
-    """Model / reference."""
     perplexity_ratio_standard_error: float | None
-    """From the differences of the losses, so that what both have in common does not count."""
     probability_change: float | None
-    """Mean of the target's probability by the model, less that by the reference."""
     probability_change_standard_error: float | None
     probability_change_rms: float | None
-    """Root of the mean square of the same."""
     probability_change_quantiles: dict[float, float] | None
-    """Quantiles of the same, to a relative error of 2**-8."""
 
     def rows(self) -> list[tuple[str, str]]:
         """Return names and values as text."""
@@ -296,13 +322,14 @@ def divergence(
     sample_weight : array_like of the shape of the positions, default=None
         A weight for each position, in every mean; positions of weight 0 are ignored.
     ignore_index : int, default=-100
-        Class index of positions that do not count.
+        Class index of positions that do not count; needs targets.
     axis : int, default=None
-        The axis of the classes, in both: None means 0 for one dimension, else 1.
+        The axis of the classes, in both: None means 0 for one dimension, else 1. Logits (B, L, C) of a
+        language model need -1.
     n_classes : int, default=None
         Compare this many classes, the first ones, where one of the two has more: a padded vocabulary.
     dtype, shape
-        Of files without a header, as in `cyce.evaluate`; the same for both.
+        Of files without a header, as in `cyce.evaluate`; the same for both, if both are such files.
     progress : bool, default=None
         Whether to show a progress bar on standard error, if that is a terminal; None means True.
 
@@ -332,30 +359,22 @@ def divergence(
     >>> print(f"{result.kl:.6f} {result.js:.6f} {result.perplexity_ratio:.6f} {result.agreement[1]}")
     0.003123 0.000793 1.006910 1.0
     """
-    ignore_index = as_ignore_index(ignore_index)
-    options = {"dtype": dtype, "shape": None if shape is None else tuple(shape)}
-    files = [
-        isinstance(value, (str, bytes)) or hasattr(value, "__fspath__")
-        for value in (logits, reference_logits)
-    ]
-    model, reference = (
-        open_source(value, name, **(options if is_file else {}))
-        for value, name, is_file in (
-            (logits, "logits", files[0]),
-            (reference_logits, "reference_logits", files[1]),
-        )
-    )
+    n_classes = None if n_classes is None else as_size(n_classes, "n_classes")
+    values = {"logits": logits, "reference_logits": reference_logits}
+    model, reference = open_sources(values, dtype, shape)
     class_axis = axis_of(len(model.shape), axis)
     shapes = _common_shape(model, reference, class_axis, n_classes)
     if target is None:
-        target = model.target if reference.target is None else reference.target
+        target = _own_target(model, reference)
     like = np.broadcast_to(np.float32(0), shapes)
     has_target = target is not None
+    # Without targets, all positions count.
+    ignore_index = as_ignore_index(ignore_index) if has_target else -1
     if has_target:
-        target = load_integers(target)
+        target = load_array(target, "target")
     else:
-        target = np.broadcast_to(np.int64(0), position_shape(like, class_axis))
-    labels = Labels.of(like, target, sample_weight, class_axis, ignore_index)
+        target = np.broadcast_to(np.int64(0 if shapes[class_axis] else -1), position_shape(like, class_axis))
+    labels = Labels.of(like, target, load_array(sample_weight, "sample_weight"), class_axis, ignore_index)
     sums = _Sums(has_target)
     itemsize = model.dtype.itemsize + reference.dtype.itemsize
     total = model.nbytes + reference.nbytes
@@ -363,8 +382,8 @@ def divergence(
     with Progress(total, "B", sys.stderr, shown=shown) as bar:
         for index in pieces_of(shapes, itemsize, class_axis, min(model.piece_bytes, reference.piece_bytes)):
             scores, reference_scores = (
-                as_logits(first_classes(source.read(index), class_axis, shapes[class_axis]))
-                for source in (model, reference)
+                as_logits(first_classes(source.read(index), class_axis, shapes[class_axis]), name=name)
+                for source, name in ((model, "logits"), (reference, "reference_logits"))
             )
             piece = labels.piece(index, class_axis)
             indices = np.ascontiguousarray(piece.target)
@@ -372,6 +391,17 @@ def divergence(
             sums.add(comparison, piece, ignore_index)
             bar.update(round(total * (indices.size / max(1, labels.target.size))))
     return sums.divergence()
+
+
+def _own_target(model: Source, reference: Source) -> Array | None:
+    """Return the targets that the sources bring themselves, if there are any."""
+    ours, theirs = model.target, reference.target
+    if ours is not None and theirs is not None and not np.array_equal(ours, theirs):
+        raise ValueError(
+            "reference_logits: brings other targets than logits: the files are not of the same text; pass "
+            "target if they are to be compared nevertheless"
+        )
+    return ours if theirs is None else theirs
 
 
 def _common_shape(model: Source, reference: Source, axis: int, n_classes: int | None) -> tuple[int, ...]:

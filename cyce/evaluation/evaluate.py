@@ -1,23 +1,31 @@
 """`evaluate`: statistics of logits in memory or on disk; `fit_temperature`: what calibrates them."""
 
+import contextlib
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from cyce._arguments import FLOAT64, as_array, as_flag, as_ignore_index, as_logits
+from cyce._arguments import as_flag, as_ignore_index, as_logits, as_size, described
 from cyce._progress import Progress
-from cyce.evaluation.evaluator import Evaluator, Labels, position_stats
+from cyce.evaluation.evaluator import (
+    Evaluator,
+    Labels,
+    as_class_weight,
+    check_class_weight,
+    position_stats,
+)
 from cyce.evaluation.record import Evaluation
-from cyce.evaluation.sources import Source, axis_of, load_integers, open_source, pieces_of
+from cyce.evaluation.sources import Source, axis_of, is_path, load_array, open_sources, pieces_of
 from cyce.evaluation.sums import Array, sum_of
 
 # Beyond these, temperatures do not calibrate: a loss that falls to the end has no minimum.
-LEAST_TEMPERATURE = 1e-3
-MOST_TEMPERATURE = 1e3
+LEAST_TEMPERATURE = 1e-6
+MOST_TEMPERATURE = 1e6
+# Most that a temperature changes by in one step: far from the minimum, a parabola leads far beyond it.
+MOST_FACTOR = 8.0
 # Newton's method squares the distance at each step; more steps than this are never needed.
 MOST_STEPS = 60
 TOLERANCE = 1e-7
@@ -29,6 +37,8 @@ class Piece(NamedTuple):
     logits: Array
     axis: int
     labels: Labels
+    name: str
+    """Of the piece, for errors; empty unless the caller gave it apart."""
 
 
 class LabelledLogits:
@@ -47,16 +57,19 @@ class LabelledLogits:
         shape: Sequence[int] | None,
         progress: bool | None,
     ) -> None:
-        self._axis, self._ignore_index, self._n_classes = axis, ignore_index, n_classes
+        self._axis, self._ignore_index = axis, as_ignore_index(ignore_index)
+        self._n_classes = None if n_classes is None else as_size(n_classes, "n_classes")
         self._shown = True if progress is None else as_flag(progress, "progress")
         self.source: Source | None = None
         self._parts: Iterable[Any] = ()
-        if target is None and not _is_one_array(logits):
+        if target is None and not (is_path(logits) or _is_one_array(logits)):
             if sample_weight is not None:
                 raise TypeError(
                     "sample_weight: of an iterable of pieces, it is the third element of a piece: "
                     "(logits, target, sample_weight)"
                 )
+            if dtype is not None or shape is not None:
+                raise TypeError("dtype and shape: are for files, got an iterable of pieces")
             if not isinstance(logits, Iterable):
                 raise TypeError(
                     "logits: must be an array, a path, or an iterable of (logits, target), got "
@@ -64,62 +77,75 @@ class LabelledLogits:
                 )
             self._parts = logits
             return
-        self.source = open_source(
-            logits, "logits", dtype=dtype, shape=None if shape is None else tuple(shape)
-        )
-        target = self.source.target if target is None else load_integers(target)
+        (self.source,) = open_sources({"logits": logits}, dtype, shape)
+        target = self.source.target if target is None else load_array(target, "target")
         if target is None:
-            raise TypeError("target: is missing; only llama.cpp's files bring their own")
+            raise TypeError(
+                "target: is missing; pass class indices, or their file; only llama.cpp's files bring theirs"
+            )
         self.axis = axis_of(len(self.source.shape), axis)
-        self.shape = with_classes(self.source.shape, self.axis, n_classes)
+        self.shape = with_classes(self.source.shape, self.axis, self._n_classes)
         # Has the shape of the logits, and no memory.
         like = np.broadcast_to(np.float32(0), self.shape)
-        self.labels = Labels.of(like, target, sample_weight, self.axis, ignore_index)
+        sample_weight = load_array(sample_weight, "sample_weight")
+        self.labels = Labels.of(like, target, sample_weight, self.axis, self._ignore_index)
 
     @property
     def is_read_once(self) -> bool:
         """Whether the pieces are gone once they are read."""
-        return self.source is None and iter(self._parts) is self._parts
+        return self.source is None and isinstance(self._parts, Iterator)
 
     def pieces(self) -> Iterator[Piece]:
         """Yield all pieces."""
         if self.source is None:
             yield from self._given_pieces()
             return
-        itemsize = self.source.dtype.itemsize
+        itemsize, n_numbers = self.source.dtype.itemsize, max(1, math.prod(self.shape))
         with Progress(self.source.nbytes, "B", sys.stderr, shown=self._shown) as progress:
             for index in pieces_of(self.shape, itemsize, self.axis, self.source.piece_bytes):
-                logits = first_classes(self.source.read(index), self.axis, self.shape[self.axis])
-                logits = as_logits(logits, name="logits")
-                yield Piece(logits, self.axis, self.labels.piece(index, self.axis))
-                share = logits.size / max(1, int(np.prod(self.shape, dtype=object)))
-                progress.update(round(share * self.source.nbytes))
+                piece = first_classes(self.source.read(index), self.axis, self.shape[self.axis])
+                logits = as_logits(piece, name="logits")
+                yield Piece(logits, self.axis, self.labels.piece(index, self.axis), "")
+                progress.update(round(logits.size / n_numbers * self.source.nbytes))
 
     def _given_pieces(self) -> Iterator[Piece]:
         """Yield the pieces of an iterable."""
         with Progress(None, "B", sys.stderr, shown=self._shown) as progress:
             for number, part in enumerate(self._parts):
-                if not isinstance(part, (tuple, list)) or len(part) not in (2, 3):
+                name = f"piece {number}: "
+                if not isinstance(part, (tuple, list)) or len(part) not in (2, 3) or np.ndim(part[0]) == 0:
                     raise TypeError(
                         "logits: an iterable must yield (logits, target) or (logits, target, sample_weight), "
-                        f"got {type(part).__name__} as piece {number}; an array needs target"
+                        f"arrays, got {described(part)} as piece {number}; an array, or a list of numbers, "
+                        "needs target"
                     )
-                try:
+                with prefixed(name):
                     logits = as_logits(part[0], name="logits", target=part[1])
                     axis = axis_of(logits.ndim, self._axis)
                     n_classes = with_classes(logits.shape, axis, self._n_classes)[axis]
                     logits = first_classes(logits, axis, n_classes)
                     labels = Labels.of(logits, part[1], (*part, None)[2], axis, self._ignore_index)
-                except (TypeError, ValueError, IndexError) as error:
-                    raise type(error)(f"piece {number}: {error}") from error
+                if not logits.size:
+                    yield Piece(logits, axis, labels, name)
                 for index in pieces_of(logits.shape, logits.itemsize, axis):
-                    yield Piece(logits[index], axis, labels.piece(index, axis))
+                    yield Piece(logits[index], axis, labels.piece(index, axis), name)
                 progress.update(logits.nbytes)
 
 
+@contextlib.contextmanager
+def prefixed(name: str) -> Iterator[None]:
+    """Begin the messages of errors by a name."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError) as error:
+        if not name:
+            raise
+        raise type(error)(f"{name}{error}") from error
+
+
 def _is_one_array(logits: Any) -> bool:
-    """Return whether logits are an array or a path, not an iterable of pieces."""
-    return isinstance(logits, (np.ndarray, np.generic, str, os.PathLike)) or hasattr(logits, "__array__")
+    """Return whether logits are an array, not an iterable of pieces."""
+    return isinstance(logits, (np.ndarray, np.generic)) or hasattr(logits, "__array__")
 
 
 def with_classes(shape: tuple[int, ...], axis: int, n_classes: int | None) -> tuple[int, ...]:
@@ -150,7 +176,7 @@ def evaluate(
     top_k: Sequence[int] = (1, 5),
     n_bins: int = 15,
     class_weight: Any = None,
-    temperature: Any = 1.0,
+    temperature: float | Literal["fit"] = 1.0,
     confusion_matrix: bool = False,
     dtype: Any = None,
     shape: Sequence[int] | None = None,
@@ -169,11 +195,12 @@ def evaluate(
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk), or path, default=None
         The true classes.
     sample_weight : array_like of the shape of `target`, default=None
-        A weight for each position, in every mean; positions of weight 0 are ignored.
+        A weight for each position, in every mean; positions of weight 0 are ignored. May be a path, too.
     ignore_index : int, default=-100
         Class index of positions that do not count.
     axis : int, default=None
-        The axis of the classes: None means 0 for one dimension, else 1.
+        The axis of the classes: None means 0 for one dimension, else 1. Logits (B, L, C) of a language
+        model need -1.
     n_classes : int, default=None
         Leave out what is beyond this many classes, such as a vocabulary's padding.
     top_k, n_bins, class_weight, confusion_matrix
@@ -211,7 +238,8 @@ def evaluate(
 
     Notes
     -----
-    Each byte of the logits is read once. What is kept does not grow with the number of positions.
+    Each byte of the logits is read once, and some six times more for ``temperature="fit"``. What is kept does
+    not grow with the number of positions. A file must not be cut off while it is read.
 
     Examples
     --------
@@ -225,28 +253,34 @@ def evaluate(
         target,
         sample_weight,
         axis=axis,
-        ignore_index=as_ignore_index(ignore_index),
+        ignore_index=ignore_index,
         n_classes=n_classes,
         dtype=dtype,
         shape=shape,
         progress=progress,
     )
-    if isinstance(temperature, str):
-        if temperature != "fit":
-            raise ValueError(f"temperature: must be a number or 'fit', got {temperature!r}")
-        temperature = _fit(source, ignore_index, class_weight)
-    evaluator = Evaluator(
-        ignore_index=ignore_index,
-        axis=axis,
-        top_k=top_k,
-        n_bins=n_bins,
-        class_weight=class_weight,
-        temperature=temperature,
-        confusion_matrix=confusion_matrix,
-    )
+    options: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "axis": axis,
+        "top_k": top_k,
+        "n_bins": n_bins,
+        "class_weight": class_weight,
+        "confusion_matrix": confusion_matrix,
+    }
+    fits = isinstance(temperature, str)
+    if fits and temperature != "fit":
+        raise ValueError(f"temperature: must be a number or 'fit', got {temperature!r}")
+    # Before it is fitted, for what is wrong with the arguments.
+    evaluator = Evaluator(temperature=1.0 if isinstance(temperature, str) else temperature, **options)
+    if source.source is not None:
+        evaluator.check_classes(source.shape, source.axis)
+    if fits:
+        fitted = _fit(source, ignore_index, as_class_weight(class_weight))
+        evaluator = Evaluator(temperature=fitted, **options)
     for piece in source.pieces():
-        evaluator.check_classes(piece.logits.shape[piece.axis], piece.logits.shape, piece.axis)
-        evaluator.add_piece(*piece)
+        with prefixed(piece.name):
+            evaluator.check_classes(piece.logits.shape, piece.axis)
+        evaluator.add_piece(*piece[:3])
     return evaluator.compute()
 
 
@@ -279,7 +313,7 @@ def fit_temperature(
     Raises
     ------
     ValueError
-        If no position counts; if the loss has no minimum between 0.001 and 1000, as where all predictions are
+        If no position counts; if the loss has no minimum between 1e-6 and 1e6, as where all predictions are
         right; or as `cyce.evaluate`.
     TypeError
         If an iterable can be read only once; or as `cyce.evaluate`.
@@ -307,13 +341,13 @@ def fit_temperature(
         target,
         sample_weight,
         axis=axis,
-        ignore_index=as_ignore_index(ignore_index),
+        ignore_index=ignore_index,
         n_classes=n_classes,
         dtype=dtype,
         shape=shape,
         progress=progress,
     )
-    return _fit(source, ignore_index, class_weight)
+    return _fit(source, ignore_index, as_class_weight(class_weight))
 
 
 class _Slopes(NamedTuple):
@@ -324,45 +358,46 @@ class _Slopes(NamedTuple):
     """Of loss - entropy, which is beta times the loss's derivative by beta."""
     curvature: float
     """Of the variance of the scaled logits, which is beta**2 times the second derivative."""
+    all_right: bool
+    """Whether no class has a higher logit than the target, anywhere."""
 
 
 def _slopes(
     source: LabelledLogits, temperature: float, ignore_index: int, class_weight: Array | None
 ) -> _Slopes:
     """Return what Newton's method needs, in one pass."""
-    total = np.zeros(3)
-    for logits, axis, labels in source.pieces():
+    total, all_right = np.zeros(3), True
+    for logits, axis, labels, name in source.pieces():
+        with prefixed(name):
+            check_class_weight(class_weight, logits.shape, axis)
         target = np.ascontiguousarray(labels.target)
         stats = position_stats(logits, target, axis, ignore_index, temperature)
         counts = stats.rank >= 0
-        weight = counts.astype(np.float64)
+        weights = counts.astype(np.float64)
         if labels.sample_weight is not None:
-            weight *= labels.sample_weight
+            weights *= labels.sample_weight
         if class_weight is not None:
-            if len(class_weight) != logits.shape[axis]:
-                raise ValueError(
-                    f"class_weight: has {len(class_weight)} numbers, must have one for each of "
-                    f"{logits.shape[axis]} classes"
-                )
-            weight *= class_weight[np.where(counts, target, 0)]
-        counts = weight != 0
-        weight = weight[counts]
-        apart = stats.loss[counts].astype(np.float64) - stats.entropy[counts]
-        total += weight.sum(), sum_of(apart, weight), sum_of(stats.variance[counts], weight)
-    return _Slopes(*total.tolist())
+            weights *= class_weight[np.where(counts, target, 0)]
+        counts = weights != 0
+        weights = weights[counts]
+        with np.errstate(all="ignore"):
+            apart = stats.loss[counts].astype(np.float64) - stats.entropy[counts]
+        variance = stats.variance[counts]
+        total += weights.sum(), sum_of(apart, weights), sum_of(variance, weights)
+        # The same number, where the target's logit is the highest.
+        all_right = all_right and bool(np.all((stats.probability == stats.confidence)[counts]))
+    weight, slope, curvature = total.tolist()
+    return _Slopes(weight, slope, curvature, all_right)
 
 
-def _fit(source: LabelledLogits, ignore_index: int, class_weight: Any) -> float:
+def _fit(source: LabelledLogits, ignore_index: int, class_weight: Array | None) -> float:
     """Return the temperature that minimises the loss."""
     if source.is_read_once:
         raise TypeError(
             "logits: a temperature is found by reading them several times, and this iterable can be read "
             "only once; pass a list of its pieces, or an array or a file"
         )
-    if class_weight is not None:
-        class_weight = as_array(class_weight, "class_weight").astype(FLOAT64)
     beta = 1.0
-    # The minimum is between them.
     low, high = 1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE
     for _ in range(MOST_STEPS):
         slopes = _slopes(source, 1 / beta, ignore_index, class_weight)
@@ -372,27 +407,26 @@ def _fit(source: LabelledLogits, ignore_index: int, class_weight: Any) -> float:
             raise ValueError(
                 "logits: some have no softmax (NaN, or an infinite maximum), or the loss is infinite"
             )
-        if slopes.slope > 0:
-            high = beta
-        else:
-            low = beta
-        step = -slopes.slope / slopes.curvature if slopes.curvature > 0 else math.copysign(3, -slopes.slope)
-        if slopes.slope == 0 or abs(step) < TOLERANCE:
-            return 1 / (beta * (1 + step)) if slopes.slope else 1 / beta
-        # Far from the minimum, a parabola may lead far beyond it.
-        following = beta * min(max(1 + step, 0.25), 4.0)
-        if not low < following < high:
-            following = math.sqrt(low * high)
-        if high / low < 1 + TOLERANCE:
-            break
-        beta = following
-    if low >= 1 / LEAST_TEMPERATURE / 2 or high <= 2 / MOST_TEMPERATURE:
-        raise ValueError(
-            "logits: no temperature from 0.001 to 1000 minimises the loss: it falls all the way to "
-            + (
-                "0, as predictions are all right"
-                if low > 1
-                else "infinity, as predictions are no better than chance"
+        # Where beta goes to infinity, the slope is the gap between the highest logit and the target's.
+        # If that is 0 everywhere, the slope never becomes positive.
+        is_down = slopes.slope < 0 or slopes.all_right
+        if slopes.all_right or beta == (1 / LEAST_TEMPERATURE if is_down else 1 / MOST_TEMPERATURE):
+            side, what = ("lower", "right") if is_down else ("higher", "no better than chance")
+            raise ValueError(
+                f"logits: no temperature from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g} minimises the "
+                f"loss: it falls the {side} that is, as where all predictions are {what}"
             )
-        )
+        low, high = (beta, high) if is_down else (low, beta)
+        step = math.copysign(MOST_FACTOR, -slopes.slope)
+        if slopes.curvature > 0:
+            step = -slopes.slope / slopes.curvature
+        if abs(step) < TOLERANCE or high / low < 1 + TOLERANCE:
+            return 1 / (beta * (1 + step))
+        following = beta * min(max(1 + step, 1 / MOST_FACTOR), MOST_FACTOR)
+        ends = (1 / LEAST_TEMPERATURE, 1 / MOST_TEMPERATURE)
+        if following >= high:
+            following = high if high in ends else math.sqrt(low * high)
+        elif following <= low:
+            following = low if low in ends else math.sqrt(low * high)
+        beta = following
     return 1 / beta

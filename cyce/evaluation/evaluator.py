@@ -1,6 +1,7 @@
 """`Evaluator`: statistics of logits that arrive in pieces."""
 
 import operator
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from cyce._arguments import (
     position_shape,
 )
 from cyce.evaluation.record import Evaluation, evaluation_of
-from cyce.evaluation.sources import axis_of, of_positions, pieces_of
+from cyce.evaluation.sources import Index, axis_of, of_positions, pieces_of
 from cyce.evaluation.sums import Array, Mean, Quantiles, add_at, sum_of
 from cyce.fused import cross_entropy as fused
 from cyce.fused.requests import StatsRequest
@@ -51,7 +52,8 @@ class Settings(NamedTuple):
         return [
             name
             for name, ours, theirs in zip(self._fields, self, other, strict=True)
-            if not np.array_equal(np.asarray(ours, object), np.asarray(theirs, object))
+            # Where the classes are does not matter once they are counted.
+            if name != "axis" and not np.array_equal(np.asarray(ours, object), np.asarray(theirs, object))
         ]
 
 
@@ -65,13 +67,29 @@ class Labels(NamedTuple):
     def of(cls, logits: Array, target: Any, sample_weight: Any, axis: int, ignore_index: int) -> "Labels":
         """Return checked labels. logits: those of the positions, of which only the shape counts."""
         positions = position_shape(logits, axis)
-        indices = as_indices(target, logits, axis, "logits").reshape(positions)
+        array = as_array(target, "target")
+        if array.shape == logits.shape != (1,):
+            raise TypeError(
+                f"target: must be class indices, got an array of the shape of logits, {list(array.shape)}: a "
+                f"one-hot, or probabilities; pass target.argmax(axis={axis})"
+            )
+        for other in range(logits.ndim):
+            if array.shape != positions and array.shape == position_shape(logits, other) and array.ndim > 1:
+                raise ValueError(
+                    f"target: has shape {list(array.shape)}, must have {list(positions)}, as the classes are "
+                    f"at axis {axis} of logits, {list(logits.shape)}; if they are at axis {other}, pass "
+                    f"axis={other}"
+                )
+        indices = as_indices(array if array.size else target, logits, axis, "logits", target).reshape(
+            positions
+        )
         check_indices(indices, logits.shape[axis], ignore_index, "logits")
         if sample_weight is not None:
             sample_weight = as_sample_weight(sample_weight, logits, axis, FLOAT64)
+            _check_weights(sample_weight, "sample_weight")
         return cls(indices, sample_weight)
 
-    def piece(self, index: tuple[slice, ...], axis: int) -> "Labels":
+    def piece(self, index: Index, axis: int) -> "Labels":
         """Return the labels of a piece of the logits."""
         at = of_positions(index, axis)
         return Labels(self.target[at], None if self.sample_weight is None else self.sample_weight[at])
@@ -117,9 +135,9 @@ def position_stats(
 class Sums:
     """What an `Evaluator` has seen: sums, counts and histograms, all of which merge."""
 
-    def __init__(self, settings: Settings, n_classes: int | None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.n_classes = n_classes
+        self.n_classes: int | None = None
         self.negative_log_likelihood = Mean()
         # With class weights; the same without.
         self.weighted_loss = None if settings.class_weight is None else Mean()
@@ -140,8 +158,6 @@ class Sums:
             "bin_confidence": np.zeros(n_bins),
             "bin_correct": np.zeros(n_bins),
         }
-        if n_classes is not None:
-            self.expect_classes(n_classes)
 
     def expect_classes(self, n_classes: int) -> None:
         """Begin the sums of each class, unless they are there."""
@@ -151,8 +167,8 @@ class Sums:
         self.totals |= {
             "class_counts": np.zeros(n_classes, np.int64),
             "class_predicted": np.zeros(n_classes, np.int64),
-            "class_hits": np.zeros(n_classes, np.int64),
             "class_weight": np.zeros(n_classes),
+            "class_predicted_weight": np.zeros(n_classes),
             "class_loss": np.zeros(n_classes),
             "class_correct": np.zeros(n_classes),
         }
@@ -215,8 +231,9 @@ class Sums:
         self._add_to_bins(stats.confidence, correct, weight)
         add_at(totals["class_counts"], target)
         add_at(totals["class_predicted"], stats.prediction)
-        add_at(totals["class_hits"], target[correct])
-        add_at(totals["class_weight"], target, np.ones(n) if weight is None else weight)
+        ones = np.ones(n) if weight is None else weight
+        add_at(totals["class_weight"], target, ones)
+        add_at(totals["class_predicted_weight"], stats.prediction, ones)
         add_at(totals["class_loss"], target, loss if weight is None else loss * weight)
         add_at(totals["class_correct"], target, correct if weight is None else correct * weight)
         if settings.confusion_matrix:
@@ -238,11 +255,15 @@ class Sums:
         for name, values in (("bin_confidence", confidence), ("bin_correct", correct)):
             totals[name] += np.bincount(number, values if weight is None else values * weight, n_bins)
 
+    def copy(self) -> "Sums":
+        """Return the same, which shares no memory."""
+        return Sums.from_state(self.settings, self.state())
+
     def state(self) -> dict[str, Any]:
         """Return plain arrays and numbers, for pickles."""
         return {
             "n_classes": self.n_classes,
-            "totals": self.totals,
+            "totals": {name: total.copy() for name, total in self.totals.items()},
             "negative_log_likelihood": self.negative_log_likelihood.state(),
             "weighted_loss": None if self.weighted_loss is None else self.weighted_loss.state(),
             "loss_quantiles": self.loss_quantiles.state(),
@@ -251,8 +272,9 @@ class Sums:
     @classmethod
     def from_state(cls, settings: Settings, state: dict[str, Any]) -> "Sums":
         """Return the sums with that state."""
-        sums = cls(settings, state["n_classes"])
-        sums.totals |= state["totals"]
+        sums = cls(settings)
+        sums.n_classes = state["n_classes"]
+        sums.totals = dict(state["totals"])
         sums.negative_log_likelihood = Mean.from_state(state["negative_log_likelihood"])
         if state["weighted_loss"] is not None:
             sums.weighted_loss = Mean.from_state(state["weighted_loss"])
@@ -294,7 +316,8 @@ class Evaluator:
     float64 do, by their rounding: about 1e-15 of a mean for each hundred pieces.
 
     A pickle of an evaluator is read by later versions of cyce. Copies and pickles hold what was seen so far:
-    pass them between processes, and merge them there.
+    pass them between processes, and merge them there. Threads may share an evaluator, but update it one after
+    the other: one for each thread, merged at the end, is faster.
 
     Examples
     --------
@@ -319,24 +342,17 @@ class Evaluator:
         temperature: float = 1.0,
         confusion_matrix: bool = False,
     ) -> None:
-        if class_weight is not None:
-            class_weight = as_array(class_weight, "class_weight")
-            if class_weight.dtype.kind not in "fiu" or class_weight.ndim != 1:
-                raise ValueError(
-                    "class_weight: must be one real number for each class, shape (C,), got shape "
-                    f"{list(class_weight.shape)} and dtype {class_weight.dtype.name}"
-                )
-            class_weight = class_weight.astype(np.float64)
         self._settings = Settings(
             ignore_index=as_ignore_index(ignore_index),
             axis=None if axis is None else _as_int(axis, "axis"),
             top_k=_as_top_k(top_k),
             n_bins=_as_n_bins(n_bins),
-            class_weight=class_weight,
+            class_weight=as_class_weight(class_weight),
             temperature=as_number(temperature, "temperature", FLOAT64),
             confusion_matrix=as_flag(confusion_matrix, "confusion_matrix"),
         )
-        self.reset()
+        self._lock = threading.Lock()
+        self._sums = Sums(self._settings)
 
     def reset(self) -> "Evaluator":
         """Forget all positions.
@@ -346,7 +362,8 @@ class Evaluator:
         Evaluator
             This one.
         """
-        self._sums = Sums(self._settings, None)
+        with self._lock:
+            self._sums = Sums(self._settings)
         return self
 
     def update(self, logits: Any, target: Any, sample_weight: Any = None) -> "Evaluator":
@@ -371,46 +388,41 @@ class Evaluator:
         TypeError
             If `logits` is not floating point, or `target` not integer.
         ValueError
-            If shapes do not fit, or the number of classes is another one than before.
+            If shapes do not fit, the number of classes is another one than before, or a weight is negative or
+            not finite.
         IndexError
             If a target is neither a class nor `ignore_index`, or `axis` is no dimension of `logits`.
         """
         scores = as_logits(logits, name="logits", target=target)
         axis = axis_of(scores.ndim, self._settings.axis)
-        self.check_classes(scores.shape[axis], scores.shape, axis)
         labels = Labels.of(scores, target, sample_weight, axis, self._settings.ignore_index)
-        pieces = list(pieces_of(scores.shape, scores.itemsize, axis))
-        # An update of several pieces may be interrupted.
-        added = self._sums if len(pieces) == 1 else Sums(self._settings, None)
-        for index in pieces:
-            self.add_piece(scores[index], axis, labels.piece(index, axis), added)
-        if added is not self._sums:
-            self._sums.merge(added)
+        with self._lock:
+            self.check_classes(scores.shape, axis)
+            # Aside: an exception, such as that of Ctrl-C, leaves all as it was.
+            sums = self._sums.copy()
+            sums.expect_classes(scores.shape[axis])
+            for index in pieces_of(scores.shape, scores.itemsize, axis):
+                self.add_piece(scores[index], axis, labels.piece(index, axis), sums)
+            self._sums = sums
         return self
 
     def add_piece(self, logits: Array, axis: int, labels: Labels, sums: Sums | None = None) -> None:
-        """Add checked logits; to other sums than this one's, if given."""
+        """Add checked logits, in place; to other sums than this one's, if given."""
         sums = self._sums if sums is None else sums
         target = np.ascontiguousarray(labels.target)
         stats = position_stats(logits, target, axis, self._settings.ignore_index, self._settings.temperature)
         sums.expect_classes(logits.shape[axis])
         sums.add(stats, target, labels.sample_weight)
 
-    def check_classes(self, n_classes: int, shape: tuple[int, ...], axis: int) -> None:
+    def check_classes(self, shape: tuple[int, ...], axis: int) -> None:
         """Raise unless the number of classes is that of before, and fits the settings."""
-        known = self._sums.n_classes
+        known, n_classes = self._sums.n_classes, shape[axis]
         if known is not None and n_classes != known:
             raise ValueError(
                 f"logits: must have {known} classes at axis {axis}, as those before, got {n_classes}: shape "
                 f"{list(shape)}"
             )
-        if self._settings.class_weight is not None:
-            n_weights = len(self._settings.class_weight)
-            if n_weights != n_classes:
-                raise ValueError(
-                    f"class_weight: has {n_weights} numbers, must have one for each of {n_classes} classes "
-                    f"at axis {axis} of logits, {list(shape)}"
-                )
+        check_class_weight(self._settings.class_weight, shape, axis)
         if self._settings.confusion_matrix and n_classes > MOST_CONFUSED_CLASSES:
             raise ValueError(
                 f"confusion_matrix: of {n_classes} classes would need {8e-9 * n_classes**2:,.1f} GB; it is "
@@ -441,10 +453,14 @@ class Evaluator:
             raise TypeError(f"other: must be a cyce.Evaluator, got {type(other).__name__}")
         if differences := self._settings.differences(other._settings):
             raise ValueError(f"other: must have the same {', '.join(differences)} as this evaluator")
-        known, others = self._sums.n_classes, other._sums.n_classes
-        if known is not None and others is not None and known != others:
-            raise ValueError(f"other: must have seen {known} classes, as this evaluator, got {others}")
-        self._sums.merge(other._sums)
+        theirs = other._sums
+        with self._lock:
+            known, others = self._sums.n_classes, theirs.n_classes
+            if known is not None and others is not None and known != others:
+                raise ValueError(f"other: must have seen {known} classes, as this evaluator, got {others}")
+            sums = self._sums.copy()
+            sums.merge(theirs)
+            self._sums = sums
         return self
 
     def compute(self) -> Evaluation:
@@ -471,8 +487,42 @@ class Evaluator:
                 f"this Evaluator was pickled by a later version of cyce (format {state['version']}, this one "
                 f"reads up to {STATE_VERSION}): upgrade cyce"
             )
+        self._lock = threading.Lock()
         self._settings = Settings(**state["settings"])
         self._sums = Sums.from_state(self._settings, state["sums"])
+
+
+def as_class_weight(value: Any) -> Array | None:
+    """Return class weights in double, or None."""
+    if value is None:
+        return None
+    weight = as_array(value, "class_weight")
+    if weight.dtype.kind not in "fiu" or weight.ndim != 1:
+        raise ValueError(
+            f"class_weight: must be one real number for each class, shape (C,), got shape "
+            f"{list(weight.shape)} and dtype {weight.dtype.name}"
+        )
+    weight = weight.astype(np.float64)
+    _check_weights(weight, "class_weight")
+    return weight
+
+
+def check_class_weight(weight: Array | None, shape: tuple[int, ...], axis: int) -> None:
+    """Raise unless there is a weight for each class of logits of a shape, or none at all."""
+    if weight is not None and len(weight) != shape[axis]:
+        raise ValueError(
+            f"class_weight: has {len(weight)} numbers, must have one for each of {shape[axis]} classes at "
+            f"axis {axis} of logits, {list(shape)}"
+        )
+
+
+def _check_weights(weight: Array, name: str) -> None:
+    """Raise unless weights are finite and not negative."""
+    is_right = np.isfinite(weight) & (weight >= 0)
+    if not is_right.all():
+        bad = np.unravel_index(int(np.argmin(is_right)), weight.shape)
+        where = ", ".join(map(str, bad))
+        raise ValueError(f"{name}: must be finite and not negative, got {weight[bad]} at [{where}]")
 
 
 def _as_int(value: Any, name: str) -> int:

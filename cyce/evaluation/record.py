@@ -76,47 +76,75 @@ def with_error(value: float, error: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Bins of the confidence, the highest probability: bin b of n holds ((b - 1) / n, b / n]."""
+    """Bins of the confidence, the highest probability: bin b of n holds ((b - 1) / n, b / n].
+
+    Attributes
+    ----------
+    edges : ndarray of float64
+        (n_bins + 1,)
+    counts : ndarray of int64
+        Positions in each bin, (n_bins,).
+    weight : ndarray of float64
+        Their sample weights.
+    confidence : ndarray of float64
+        Mean confidence in each bin; NaN in empty ones, as below.
+    accuracy : ndarray of float64
+        Share of positions in each bin that are predicted right.
+    """
 
     edges: NDArray[np.float64]
-    """(n_bins + 1,)"""
     counts: NDArray[np.int64]
-    """Positions in each bin, (n_bins,)."""
     weight: NDArray[np.float64]
-    """Their sample weights."""
     confidence: NDArray[np.float64]
-    """Mean confidence in each bin; NaN in empty ones, as below."""
     accuracy: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How values are distributed: bins from a power of two to the next, four each."""
+    """How values are distributed: bins from a power of two to the next, four each.
+
+    Attributes
+    ----------
+    edges : ndarray of float64
+        (n_bins + 1,)
+    weight : ndarray of float64
+        Positions, or their sample weights, in each bin, (n_bins,).
+    """
 
     edges: NDArray[np.float64]
-    """(n_bins + 1,)"""
     weight: NDArray[np.float64]
-    """Positions, or their sample weights, in each bin, (n_bins,)."""
 
 
 @dataclass(frozen=True, eq=False)
 class PerClass:
-    """Statistics of each class; NaN for what a class has no positions for."""
+    """Statistics of each class; NaN for what a class has no positions for.
+
+    Attributes
+    ----------
+    counts : ndarray of int64
+        Positions whose target is the class, (C,).
+    n_predicted : ndarray of int64
+        Positions that are predicted to be of the class, (C,).
+    loss : ndarray of float64
+        Mean loss of the positions of the class, (C,).
+    accuracy : ndarray of float64
+        Share of these that are predicted right (recall), (C,).
+    iou : ndarray of float64
+        Intersection over union of the positions of the class and those predicted to be, (C,); by their sample
+        weights, as the two before.
+    mean_iou : float
+        Mean of `iou` over the classes that occur, as targets or predictions.
+    confusion_matrix : ndarray of int64 or None
+        Counts by target (rows) and prediction (columns), (C, C); None unless asked for.
+    """
 
     counts: NDArray[np.int64]
-    """Positions whose target is the class, (C,)."""
     n_predicted: NDArray[np.int64]
-    """Positions that are predicted to be of the class, (C,)."""
     loss: NDArray[np.float64]
-    """Mean loss of the positions of the class, (C,)."""
     accuracy: NDArray[np.float64]
-    """Share of these that are predicted right (recall), (C,)."""
     iou: NDArray[np.float64]
-    """Intersection over union of the positions of the class and those predicted to be, (C,)."""
     mean_iou: float
-    """Mean of `iou` over the classes that occur, as targets or predictions."""
     confusion_matrix: NDArray[np.int64] | None
-    """Counts by target (rows) and prediction (columns), (C, C); None unless asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +152,51 @@ class Evaluation(Record):
     r"""Statistics of logits and targets, computed by `cyce.Evaluator` and `cyce.evaluate`.
 
     All means are over the positions that are not ignored, weighted by `sample_weight`.
+
+    Attributes
+    ----------
+    n_positions : int
+        Number of positions that count.
+    n_ignored : int
+        Number of positions with `ignore_index`, or of sample weight 0.
+    loss : float
+        Mean cross-entropy, in nats, weighted by `class_weight` as in `cyce.functional.cross_entropy`.
+    loss_standard_error : float
+        Standard error of that mean.
+    perplexity : float
+        Exponential of the mean cross-entropy without class weights.
+    perplexity_standard_error : float
+        Standard error of the perplexity: perplexity times the standard error of the mean.
+    bits_per_position : float
+        Mean cross-entropy without class weights, in bits.
+    accuracy : float
+        Share of positions whose target is the class of the highest logit, the first one of equal ones.
+    top_k : dict of int to float
+        For each k, the share of positions whose target is among the k highest logits.
+    entropy : float
+        Mean entropy of the probabilities, in nats.
+    confidence : float
+        Mean of the highest probability.
+    calibration_error : float
+        Expected calibration error.
+    max_calibration_error : float
+        Largest difference of accuracy and confidence in a bin.
+    brier_score : float
+        Mean Brier score, from 0 to 2.
+    reliability : Reliability
+        Accuracy by confidence.
+    per_class : PerClass
+        Statistics of each class.
+    loss_quantiles : dict of float to float
+        For shares of the positions, the loss that so many do not exceed; to a relative error of 2**-8.
+    loss_histogram : Histogram
+        How the losses are distributed.
+    nan_positions : int
+        Number of positions whose logits have no softmax (NaN, or an infinite maximum). Means of losses,
+        entropies and probabilities are NaN then; accuracies go by the order of the logits, with NaN as the
+        highest, as in `numpy.argmax`.
+    temperature : float
+        What the logits were divided by.
 
     Notes
     -----
@@ -138,45 +211,25 @@ class Evaluation(Record):
     """
 
     n_positions: int
-    """Number of positions that count."""
     n_ignored: int
-    """Number of positions with `ignore_index`, or of sample weight 0."""
     loss: float
-    """Mean cross-entropy, in nats, weighted by `class_weight` as in `cyce.functional.cross_entropy`."""
     loss_standard_error: float
-    """Standard error of that mean."""
     perplexity: float
-    """Exponential of the mean cross-entropy without class weights."""
     perplexity_standard_error: float
-    """Standard error of the perplexity: perplexity times the standard error of the mean."""
     bits_per_position: float
-    """Mean cross-entropy without class weights, in bits."""
     accuracy: float
-    """Share of positions whose target is the class of the highest logit, the first one of equal ones."""
     top_k: dict[int, float]
-    """For each k, the share of positions whose target is among the k highest logits."""
     entropy: float
-    """Mean entropy of the probabilities, in nats."""
     confidence: float
-    """Mean of the highest probability."""
     calibration_error: float
-    """Expected calibration error."""
     max_calibration_error: float
-    """Largest difference of accuracy and confidence in a bin."""
     brier_score: float
-    """Mean Brier score, from 0 to 2."""
     reliability: Reliability
-    """Accuracy by confidence."""
     per_class: PerClass
-    """Statistics of each class."""
     loss_quantiles: dict[float, float]
-    """For shares of the positions, the loss that so many do not exceed; to a relative error of 2**-8."""
     loss_histogram: Histogram
-    """How the losses are distributed."""
     nan_positions: int
-    """Number of positions whose logits have no softmax (NaN, or an infinite maximum); means are NaN then."""
     temperature: float
-    """What the logits were divided by."""
 
     def rows(self) -> list[tuple[str, str]]:
         """Return names and values as text."""
@@ -283,15 +336,15 @@ def _per_class_of(sums: "Sums") -> PerClass:
     none = np.zeros(0)
     counts = totals.get("class_counts", none.astype(np.int64)).copy()
     n_predicted = totals.get("class_predicted", none.astype(np.int64)).copy()
-    hits = totals.get("class_hits", none.astype(np.int64))
-    iou = ratio(hits, counts + n_predicted - hits)
+    weight, correct = totals.get("class_weight", none), totals.get("class_correct", none)
+    iou = ratio(correct, weight + totals.get("class_predicted_weight", none) - correct)
     occurs = counts + n_predicted > 0
     confusion = totals.get("confusion_matrix")
     return PerClass(
         counts=counts,
         n_predicted=n_predicted,
-        loss=ratio(totals.get("class_loss", none), totals.get("class_weight", none)),
-        accuracy=ratio(totals.get("class_correct", none), totals.get("class_weight", none)),
+        loss=ratio(totals.get("class_loss", none), weight),
+        accuracy=ratio(correct, weight),
         iou=iou,
         mean_iou=float(iou[occurs].mean()) if occurs.any() else float("nan"),
         confusion_matrix=None if confusion is None else confusion.copy(),

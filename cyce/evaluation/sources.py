@@ -5,19 +5,22 @@ that its pages are the operating system's to keep or drop.
 """
 
 import importlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_axis, as_logits
+from cyce._arguments import as_array, as_axis, as_dtype, as_logits, as_size, is_half
 
 Array = NDArray[Any]
+Index = tuple[slice, ...]
 
 NPY_MAGIC = b"\x93NUMPY"
+ZIP_MAGIC = b"PK\x03\x04"
 LLAMA_MAGIC = b"_logits_"
 # A piece is at least as long as a call takes to start, and what is kept for its positions stays small.
 PIECE_BYTES = 1 << 27
@@ -31,22 +34,24 @@ class FileError(ValueError):
 class Source:
     """Logits of many positions, read in pieces.
 
-    `shape` has the classes at `axis`. `target`: class indices that the source brings itself, or None.
+    `shape` has the classes at one axis. `target`: class indices that the source brings itself, or None.
+    `uses_format`: whether the dtype and the shape of the call are about this source.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     target: Array | None = None
+    uses_format = False
     piece_bytes = PIECE_BYTES
 
-    def read(self, index: tuple[slice, ...]) -> Array:
+    def read(self, index: Index) -> Array:
         """Return a piece."""
         raise NotImplementedError
 
     @property
     def nbytes(self) -> int:
         """Bytes of all logits, as stored."""
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class ArraySource(Source):
@@ -55,11 +60,13 @@ class ArraySource(Source):
     # Pieces are views.
     piece_bytes = 2 * PIECE_BYTES
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Array, name: str, uses_format: bool = False) -> None:
+        # Only a piece is swapped or copied, where that is needed.
+        as_logits(array[:0] if array.ndim else array, name=name)
         self._array = array
-        self.shape, self.dtype = array.shape, array.dtype
+        self.shape, self.dtype, self.uses_format = array.shape, array.dtype, uses_format
 
-    def read(self, index: tuple[slice, ...]) -> Array:
+    def read(self, index: Index) -> Array:
         """Return a piece: a view."""
         return self._array[index]
 
@@ -70,11 +77,19 @@ class SafetensorsSource(Source):
     def __init__(self, path: Path, tensor: str) -> None:
         self._slice = _open_safetensors(path).get_slice(tensor)
         self.shape = tuple(self._slice.get_shape())
-        # An empty piece has the dtype that the package chooses.
-        self.dtype = np.asarray(self._slice[:0] if self.shape else np.zeros(())).dtype
+        stored = self._slice.get_dtype()
+        if stored not in ("F16", "BF16", "F32", "F64"):
+            raise FileError(f"{path}: tensor {tensor} is {stored}; logits must be F16, BF16, F32 or F64")
+        if not self.shape:
+            raise FileError(
+                f"{path}: tensor {tensor} is a scalar; logits need at least one dimension, the classes"
+            )
+        self.dtype = as_dtype(_bfloat16() if stored == "BF16" else f"f{int(stored[1:]) // 8}")
 
-    def read(self, index: tuple[slice, ...]) -> Array:
+    def read(self, index: Index) -> Array:
         """Return a piece: a copy."""
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
         return np.asarray(self._slice[index])
 
 
@@ -113,7 +128,7 @@ class LlamaSource(Source):
         )
         self.shape, self.dtype = (n_positions, n_vocabulary), np.dtype(np.float32)
 
-    def read(self, index: tuple[slice, ...]) -> Array:
+    def read(self, index: Index) -> Array:
         """Return a piece, in float32."""
         rows = self._rows[index[0]]
         scale_and_minimum = np.ascontiguousarray(rows[:, :4]).view("<f4")
@@ -129,41 +144,84 @@ class LlamaSource(Source):
         return self._rows.nbytes
 
 
-def open_source(value: Any, name: str, *, dtype: Any = None, shape: tuple[int, ...] | None = None) -> Source:
-    """Return the source of logits that an argument means: an array, or a path.
+class Format(NamedTuple):
+    """What is said of files without a header: None if nothing is."""
 
-    dtype, shape: of a file without a header, or the dtype that two bytes without a name mean.
+    dtype: np.dtype[Any] | None
+    shape: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, dtype: Any, shape: Any) -> "Format":
+        """Return the checked arguments."""
+        if shape is not None:
+            if isinstance(shape, str) or not isinstance(shape, Sequence):
+                raise TypeError(f"shape: must be a sequence of integers such as (100, 32000), got {shape!r}")
+            shape = tuple(as_size(size, "shape") for size in shape)
+        return cls(None if dtype is None else as_dtype(dtype), shape)
+
+
+def open_sources(values: Mapping[str, Any], dtype: Any, shape: Any) -> list[Source]:
+    """Return the sources of logits that arguments mean: arrays, or paths.
+
+    values: by the names of the arguments. dtype, shape: of files without a header, or the dtype that two
+    bytes without a name mean; an error if no source is such a file.
     """
-    if not isinstance(value, (str, os.PathLike)):
-        if dtype is not None or shape is not None:
-            raise TypeError(f"{name}: dtype and shape are for files, got {type(value).__name__}")
-        return ArraySource(as_logits(value, name=name))
+    stored = Format.of(dtype, shape)
+    sources = [_open(value, name, stored) for name, value in values.items()]
+    given = [name for name, value in zip(stored._fields, stored, strict=True) if value is not None]
+    if given and not any(source.uses_format for source in sources):
+        names = " and ".join(values)
+        raise TypeError(
+            f"{' and '.join(given)}: for files without a header, and .npy files of bfloat16; {names} "
+            f"{'has its' if len(values) == 1 else 'have their'} own"
+        )
+    return sources
+
+
+def _open(value: Any, name: str, stored: Format) -> Source:
+    """Return one source."""
+    if not is_path(value):
+        return ArraySource(as_array(value, name), name)
     path, tensor = split_path(value)
     magic = _first_bytes(path)
     if magic.startswith(LLAMA_MAGIC):
         return LlamaSource(path)
     if tensor is not None or path.suffix == ".safetensors":
         return SafetensorsSource(path, _tensor_name(path, tensor, name))
-    array = _map_file(path, magic, dtype, shape)
-    return ArraySource(as_logits(array, name=f"{name} ({path})"))
+    array, uses_format = _map_file(path, magic, stored)
+    if array.dtype.str in ("|V2", "<u2") and not is_half(array.dtype):
+        raise FileError(
+            f"{path}: its numbers have two bytes and no name; if they are bfloat16, say so: dtype=bfloat16 "
+            "(of ml_dtypes)"
+        )
+    if not (array.dtype.kind == "f" and array.dtype.itemsize <= 8) and not is_half(array.dtype):
+        raise FileError(
+            f"{path}: holds {array.dtype.name}; {name} must be float16, bfloat16, float32 or float64"
+        )
+    return ArraySource(array, name, uses_format)
 
 
-def load_integers(value: Any, name: str = "target") -> Any:
-    """Return class indices of an argument: itself, or what a path has, completely."""
-    if not isinstance(value, (str, os.PathLike)):
+def load_array(value: Any, name: str) -> Any:
+    """Return an argument that is not logits: itself, or what a path has, completely."""
+    if not is_path(value):
         return value
     path, tensor = split_path(value)
     magic = _first_bytes(path)
-    if magic.startswith(LLAMA_MAGIC):
+    if magic.startswith(LLAMA_MAGIC) and name == "target":
         return LlamaSource(path).target
     if tensor is not None or path.suffix == ".safetensors":
         return np.asarray(_open_safetensors(path).get_tensor(_tensor_name(path, tensor, name)))
-    return _map_file(path, magic, None, None)
+    return _map_file(path, magic, Format(None, None))[0]
 
 
-def split_path(value: str | os.PathLike[str]) -> tuple[Path, str | None]:
+def is_path(value: Any) -> bool:
+    """Return whether an argument is a path."""
+    return isinstance(value, (str, bytes, os.PathLike))
+
+
+def split_path(value: str | bytes | os.PathLike[Any]) -> tuple[Path, str | None]:
     """Return a path and, of FILE.safetensors:NAME, the name of a tensor."""
-    text = os.fspath(value)
+    text = os.fsdecode(value)
     file, marker, tensor = text.rpartition(".safetensors:")
     if marker and not Path(text).exists():
         return Path(file + ".safetensors"), tensor
@@ -174,6 +232,21 @@ def _first_bytes(path: Path) -> bytes:
     """Return the first eight bytes of a file."""
     with path.open("rb") as file:
         return file.read(8)
+
+
+def _bfloat16() -> Any:
+    """Return NumPy's dtype of bfloat16."""
+    try:
+        return importlib.import_module("ml_dtypes").bfloat16
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "bfloat16 needs ml_dtypes: python -m pip install 'cyce[half]'", name=error.name
+        ) from error
+
+
+def named_dtype(name: str) -> np.dtype[Any]:
+    """Return a dtype by its name."""
+    return np.dtype(_bfloat16() if name == "bfloat16" else name)
 
 
 def _open_safetensors(path: Path) -> Any:
@@ -192,42 +265,49 @@ def _open_safetensors(path: Path) -> Any:
 
 
 def _tensor_name(path: Path, tensor: str | None, name: str) -> str:
-    """Return the name of the tensor that is meant: the one given, that of the argument, or the only one."""
-    names = sorted(_open_safetensors(path).keys())
-    if tensor is None and len(names) == 1:
-        return str(names[0])
-    if tensor is None and name in names:
-        return name
+    """Return the name of the tensor that is meant: given, the only one, or that of the argument."""
+    names = sorted(map(str, _open_safetensors(path).keys()))
     if tensor in names:
         return str(tensor)
+    if tensor is None:
+        if len(names) == 1:
+            return names[0]
+        for candidate in (name, name.removeprefix("reference_")):
+            if candidate in names:
+                return candidate
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     problem = "has several tensors" if tensor is None else f"has no tensor {tensor!r}"
     raise FileError(f"{path}: {problem}; name one as {path}:NAME, of {listed or 'none'}")
 
 
-def _map_file(path: Path, magic: bytes, dtype: Any, shape: tuple[int, ...] | None) -> Array:
-    """Map a .npy file, or one without a header, into memory."""
+def _map_file(path: Path, magic: bytes, stored: Format) -> tuple[Array, bool]:
+    """Map a .npy file, or one without a header, into memory; return whether the format was needed."""
+    if magic.startswith(ZIP_MAGIC):
+        raise FileError(f"{path}: is an archive of several arrays; load one: np.load(file)[name]")
     if magic.startswith(NPY_MAGIC):
-        if shape is not None:
-            raise FileError(f"{path}: is a .npy file, which has its own shape; leave shape out")
         try:
             array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise FileError(f"{path}: cannot be mapped, it may be cut off: {error}") from error
-        # A dtype that the file names itself is not in doubt.
-        return array.view(dtype) if dtype is not None and array.dtype.str in ("|V2", "<u2") else array
-    if dtype is None or shape is None:
+        if array.dtype.str not in ("|V2", "<u2") or stored.dtype is None:
+            # A dtype that the file names itself is not in doubt.
+            return array, False
+        if not is_half(stored.dtype):
+            raise FileError(f"{path}: its numbers have two bytes, {stored.dtype.name} has more; try bfloat16")
+        return array.view(stored.dtype), True
+    if stored.dtype is None or stored.shape is None:
         raise FileError(
             f"{path}: is not a .npy, .safetensors or llama.cpp file; of a file of numbers without a header, "
             f"pass dtype and shape"
         )
-    size, numbers = path.stat().st_size, int(np.prod(shape, dtype=object))
-    if size != numbers * np.dtype(dtype).itemsize:
+    size, needed = path.stat().st_size, math.prod(stored.shape) * stored.dtype.itemsize
+    if size != needed:
         raise FileError(
-            f"{path}: has {size:,} bytes, {np.dtype(dtype).name} of shape {list(shape)} needs "
-            f"{numbers * np.dtype(dtype).itemsize:,}"
+            f"{path}: has {size:,} bytes, {stored.dtype.name} of shape {list(stored.shape)} needs {needed:,}"
         )
-    return np.memmap(path, dtype, "r", shape=shape)
+    if not size:
+        return np.empty(stored.shape, stored.dtype), True
+    return np.memmap(path, stored.dtype, "r", shape=stored.shape), True
 
 
 # ---------------------------------------------------------------------------------------------
@@ -240,20 +320,36 @@ def axis_of(n_dims: int, axis: int | None) -> int:
 
 
 def pieces_of(
-    shape: tuple[int, ...], itemsize: int, axis: int, n_bytes: int = PIECE_BYTES
-) -> Iterator[tuple[slice, ...]]:
-    """Yield the indices of pieces of logits, cut along the first axis of positions; all classes in each."""
-    if len(shape) == 1:
-        yield (slice(None),)
+    shape: tuple[int, ...], itemsize: int, axis: int, n_bytes: int | None = None
+) -> Iterator[Index]:
+    """Yield the indices of pieces of logits, one slice per axis, all classes in each.
+
+    n_bytes: of a piece, at most, unless a position has more.
+    """
+    n_bytes = PIECE_BYTES if n_bytes is None else n_bytes
+    most = max(1, min(PIECE_POSITIONS, n_bytes // max(shape[axis] * itemsize, 1)))
+    index = [slice(None)] * len(shape)
+    return _pieces([dim for dim in range(len(shape)) if dim != axis], shape, most, index)
+
+
+def _pieces(dims: list[int], shape: tuple[int, ...], most: int, index: list[slice]) -> Iterator[Index]:
+    """Cut the first of some axes, and the others where one step along it has more than `most` positions."""
+    if not dims:
+        yield tuple(index)
         return
-    cut = 1 if axis == 0 else 0
-    n_numbers = int(np.prod(shape, dtype=object)) // max(shape[cut], 1)
-    n_positions = n_numbers // max(shape[axis], 1)
-    size = max(1, min(PIECE_POSITIONS // max(n_positions, 1), n_bytes // max(n_numbers * itemsize, 1)))
-    for first in range(0, shape[cut], size):
-        yield (slice(None),) * cut + (slice(first, min(first + size, shape[cut])),)
+    first, *others = dims
+    n_positions = math.prod(shape[dim] for dim in others)
+    step = max(1, most // max(n_positions, 1))
+    for start in range(0, shape[first], step):
+        index[first] = slice(start, min(start + step, shape[first]))
+        if n_positions > most:
+            yield from _pieces(others, shape, most, index)
+        else:
+            yield tuple(index)
+    for dim in dims:
+        index[dim] = slice(None)
 
 
-def of_positions(index: tuple[slice, ...], axis: int) -> tuple[slice, ...]:
+def of_positions(index: Index, axis: int) -> Index:
     """Return the index of the positions, from that of logits with all classes."""
-    return index[:axis] + index[axis + 1 :] if axis < len(index) else index
+    return index[:axis] + index[axis + 1 :]

@@ -1,5 +1,6 @@
 """What is kept of many positions: means and quantiles that merge, in memory that does not grow with them."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,6 @@ Array = NDArray[Any]
 
 # A bucket holds what has the same upper half of the bits of a float32: sign, exponent and 7 binary digits.
 N_BUCKETS = 1 << 15
-RELATIVE_ERROR = 2.0**-8
-"""Largest relative error of a quantile, of values that are 0 or at least 2**-126 (normal float32)."""
 
 
 def sum_of(values: Array, weight: Array | None) -> float:
@@ -33,8 +32,9 @@ def add_at(total: Array, index: Array, values: Array | None = None) -> None:
 class Mean:
     """A weighted mean and its standard error.
 
-    Sums of squares are kept about the mean, so that nothing cancels; they are moved when it changes (T. F.
-    Chan, G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance", 1983).
+    Sums of squares are kept about the mean, so that nothing cancels, and moved when it changes (T. F. Chan,
+    G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance", 1983); and relative to the
+    weight, so that its scale does not matter.
     """
 
     __slots__ = ("deviation", "mean", "n", "square_weight", "variation", "weight")
@@ -43,73 +43,82 @@ class Mean:
         self.n = 0
         """Number of values."""
         self.weight = 0.0
-        """Sum of the weights w."""
+        """Sum of the weights."""
         self.mean = 0.0
         self.square_weight = 0.0
-        """Sum of w**2."""
+        """Sum of w**2, with weights w that sum to 1."""
         self.deviation = 0.0
         """Sum of w**2 (value - mean)."""
         self.variation = 0.0
         """Sum of w**2 (value - mean)**2."""
 
     def add(self, values: Array, weights: Array | None = None) -> None:
-        """Add values, one or more."""
+        """Add values, one or more; weights: not negative."""
         other = Mean()
         values = values.astype(np.float64)
         with np.errstate(all="ignore"):
             if weights is None:
-                other.n, other.weight, other.square_weight = (values.size,) * 3
+                other.n, other.weight, other.square_weight = values.size, values.size, 1 / values.size
                 other.mean = float(values.mean())
-                apart = values - other.mean
-                other.deviation, other.variation = float(apart.sum()), float((apart * apart).sum())
+                apart = (values - other.mean) / values.size
+                other.deviation, other.variation = (
+                    float(apart.sum()) / values.size,
+                    float((apart * apart).sum()),
+                )
             else:
-                squares = weights.astype(np.float64) ** 2
+                # Sums of the largest numbers would overflow.
+                largest = float(weights.max())
+                shares = weights.astype(np.float64) / largest
+                total = float(shares.sum())
                 other.n = int(np.count_nonzero(weights))
-                other.weight, other.square_weight = float(weights.sum(dtype=np.float64)), float(squares.sum())
-                # A value of no weight adds nothing, even if it is infinite.
-                values = np.where(weights == 0, 0, values)
-                other.mean = float((weights * values).sum() / other.weight) if other.weight else 0.0
-                apart = values - other.mean
-                other.deviation = float((squares * apart).sum())
-                other.variation = float((squares * apart * apart).sum())
+                if other.n:
+                    other.weight, shares = largest * total, shares / total
+                    # A value of no weight adds nothing, even if it is infinite.
+                    values = np.where(weights == 0, 0, values)
+                    other.mean = float((shares * values).sum())
+                    apart = shares * (values - other.mean)
+                    other.square_weight = float((shares * shares).sum())
+                    other.deviation = float((shares * apart).sum())
+                    other.variation = float((apart * apart).sum())
         self.merge(other)
 
     def merge(self, other: "Mean") -> None:
         """Add all values of another one."""
-        weight = self.weight + other.weight
-        if weight == 0:
+        if other.n == 0:
             return
+        if self.n == 0:
+            for name in self.__slots__:
+                setattr(self, name, getattr(other, name))
+            return
+        weight = self.weight + other.weight
+        # Not weight / (weight + weight), which may be infinite.
+        ours = 1 / (1 + other.weight / self.weight)
+        theirs = 1 / (1 + self.weight / other.weight)
         with np.errstate(all="ignore"):
-            # Exact where one of them is empty, and symmetric.
-            mean = float(np.float64(self.mean) * self.weight + np.float64(other.mean) * other.weight) / weight
-            mean = other.mean if self.weight == 0 else self.mean if other.weight == 0 else mean
-            parts = [part._about(mean) for part in (self, other)]
-        self.deviation, self.variation = (sum(terms) for terms in zip(*parts, strict=True))
-        self.square_weight += other.square_weight
+            mean = float(np.float64(self.mean) * ours + np.float64(other.mean) * theirs)
+            deviation, variation = 0.0, 0.0
+            for part, share in ((self, ours), (other, theirs)):
+                shift = mean - part.mean
+                deviation += share**2 * (part.deviation - shift * part.square_weight)
+                variation += share**2 * (
+                    part.variation - 2 * shift * part.deviation + shift * shift * part.square_weight
+                )
+        self.square_weight = ours**2 * self.square_weight + theirs**2 * other.square_weight
+        self.deviation, self.variation = deviation, variation
         self.n += other.n
         self.weight, self.mean = weight, mean
-
-    def _about(self, mean: float) -> tuple[float, float]:
-        """Return deviation and variation about another mean."""
-        if self.weight == 0:
-            return 0.0, 0.0
-        shift = mean - self.mean
-        return (
-            self.deviation - shift * self.square_weight,
-            self.variation - 2 * shift * self.deviation + shift * shift * self.square_weight,
-        )
 
     @property
     def value(self) -> float:
         """The mean; NaN if there are no values."""
-        return self.mean if self.weight else float("nan")
+        return self.mean if self.n else float("nan")
 
     @property
     def standard_error(self) -> float:
         """Standard error of the mean, as a ratio of two sums; NaN for less than two values."""
         if self.n < 2:
             return float("nan")
-        return float(np.sqrt(max(self.variation, 0.0) * self.n / (self.n - 1)) / self.weight)
+        return math.sqrt(max(self.variation, 0.0) * self.n / (self.n - 1))
 
     def state(self) -> tuple[float, ...]:
         """Return plain numbers, for pickles."""
@@ -141,9 +150,10 @@ def edges_of(buckets: Array) -> Array:
 
 
 class Quantiles:
-    """Quantiles of any number of values, to a relative error of 2**-8 = 0.4 %.
+    """Quantiles of any number of values, to a relative error of 2**-8 = 0.4 %, where float32 is normal.
 
-    A histogram over the leading bits of the values: merging adds counts, exactly, in whatever order.
+    Values below 2**-126 count as 0, those beyond 3.4e38 as infinite. A histogram over the leading bits of the
+    values: merging adds counts, exactly, in whatever order.
     """
 
     __slots__ = ("highest", "lowest", "weights")

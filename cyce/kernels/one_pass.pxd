@@ -342,7 +342,7 @@ cdef inline double sum_of_8(doubles a) noexcept nogil:
 cdef inline float limit_of_rank(
     float pivot_logit, Py_ssize_t first, Py_ssize_t n, Py_ssize_t pivot
 ) noexcept nogil:
-    """Limit that logits of n classes from `first` on exceed where they come before the pivot (`comes_before`).
+    """Limit that those of n classes from `first` on exceed that come before the pivot (`comes_before`).
 
     NaN where there is none: the pivot is among them, or its logit is -inf.
     """

@@ -304,6 +304,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.integration
 @with_resource_usage
 def test_no_more_memory_than_the_gradient(run_python):
     result = run_python("-c", PEAK)

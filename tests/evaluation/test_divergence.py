@@ -131,6 +131,10 @@ def test_files(logits, reference, target, tmp_path, save_file):
     assert result.kl == expected.kl
     save_file({"logits": logits, "reference_logits": reference}, tmp_path / "c.safetensors")
     result = cyce.divergence(tmp_path / "c.safetensors", tmp_path / "c.safetensors", target)
+    for name, array in (("d", logits), ("e", reference)):
+        save_file({"logits": array, "target": target}, tmp_path / f"{name}.safetensors")
+    files = [tmp_path / f"{name}.safetensors" for name in "dee"]
+    assert cyce.divergence(*files).kl == result.kl
     assert result.kl == cyce.divergence(logits, reference, target).kl
 
 
@@ -150,6 +154,20 @@ def test_a_llama_file_as_reference(rng, tmp_path):
         ValueError, match="has 50 classes, logits 64; if the others are padding, pass n_classes=50"
     ):
         cyce.divergence(padded, tmp_path / "base.kld")
+
+
+def test_without_targets_all_positions_count(logits, reference):
+    expected = cyce.divergence(logits, reference)
+    assert cyce.divergence(logits, reference, ignore_index=0).kl == expected.kl
+    assert cyce.divergence(np.zeros((3, 0)), np.zeros((3, 0))).n_positions == 3
+
+
+def test_llama_files_of_two_texts(rng, tmp_path):
+    for name in "ab":
+        write_llama_file(tmp_path / name, rng.standard_normal((2, 8, 5)), rng.integers(5, size=(2, 8)), 8)
+    with pytest.raises(ValueError, match="the files are not of the same text"):
+        cyce.divergence(tmp_path / "a", tmp_path / "b")
+    assert cyce.divergence(tmp_path / "a", tmp_path / "a").kl == 0
 
 
 def test_the_same_twice(logits, target):

@@ -3,6 +3,8 @@
 import io
 import itertools
 import pathlib
+import sys
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +14,7 @@ from files import write_llama_file
 import cyce
 import cyce.functional as F
 from cyce._progress import Progress
+from cyce.evaluation import sources
 
 
 @pytest.fixture
@@ -53,8 +56,35 @@ class TestSources:
 
     def test_bits_of_bfloat16_are_not_guessed(self, logits, target, tmp_path):
         np.save(tmp_path / "logits.npy", logits.astype(ml_dtypes.bfloat16))
-        with pytest.raises(TypeError, match=r"logits \(.*logits.npy\): .*if these are the bits of bfloat16"):
+        with pytest.raises(ValueError, match="if they are bfloat16, say so: dtype=bfloat16"):
             cyce.evaluate(tmp_path / "logits.npy", target)
+        with pytest.raises(ValueError, match="its numbers have two bytes, float32 has more; try bfloat16"):
+            cyce.evaluate(tmp_path / "logits.npy", target, dtype=np.float32)
+
+    def test_big_endian_files_are_swapped_in_pieces(self, rng, tmp_path):
+        np.save(tmp_path / "logits.npy", np.zeros((4000, 1000), ">f4"))
+        tracemalloc.start()
+        try:
+            cyce.evaluate(tmp_path / "logits.npy", np.zeros(4000, int))
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 4e6
+
+    @pytest.mark.parametrize(
+        "shape", [(1, 400, 3), (1, 1, 400, 3), (2, 1, 200, 3), (400, 1, 1, 3), (20, 5, 4, 3)]
+    )
+    def test_pieces_are_cut_along_any_axis(self, rng, shape):
+        logits = rng.standard_normal(shape).astype(np.float32)
+        target = rng.integers(3, size=shape[:-1])
+        pieces = list(sources.pieces_of(shape, 4, len(shape) - 1))
+        seen = np.zeros(shape, int)
+        for index in pieces:
+            assert seen[index].size <= 64 * 3
+            seen[index] += 1
+        assert (seen == 1).all()
+        result = cyce.evaluate(logits, target, axis=-1)
+        same(result, cyce.evaluate(logits.reshape(-1, 3), target.ravel()))
 
     @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
     def test_safetensors(self, logits, target, tmp_path, dtype, save_file):
@@ -85,9 +115,19 @@ class TestSources:
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(ValueError, match=r"bad\.safetensors: is not a safetensors file, or cut off"):
             cyce.evaluate(path, target)
+        save_file({"logits": np.zeros((), np.float32)}, path)
+        with pytest.raises(ValueError, match="tensor logits is a scalar"):
+            cyce.evaluate(path, target)
+        save_file({"logits": np.zeros((3, 2), ml_dtypes.float8_e4m3fn)}, path)
+        with pytest.raises(
+            ValueError, match="tensor logits is F8_E4M3; logits must be F16, BF16, F32 or F64"
+        ):
+            cyce.evaluate(path, target)
+        save_file({"logits": np.zeros((0, 2), np.float32)}, path)
+        assert cyce.evaluate(path, np.zeros(0, int)).n_positions == 0
 
     def test_safetensors_is_not_installed(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+        monkeypatch.setitem(sys.modules, "safetensors", None)
         (tmp_path / "a.safetensors").write_bytes(b"12345678")
         with pytest.raises(ModuleNotFoundError, match=r"python -m pip install 'cyce\[evaluate\]'"):
             cyce.evaluate(tmp_path / "a.safetensors", [0])
@@ -121,7 +161,11 @@ class TestSources:
                 "piece 1: Target 7 is out of bounds",
             ),
             ([(np.zeros((1, 2)), [0]), (np.zeros((1, 3)), [1])], ValueError, "must have 2 classes at axis 1"),
-            ([np.zeros((1, 2))], TypeError, "got ndarray as piece 0; an array needs target"),
+            (
+                [np.zeros((1, 2))],
+                TypeError,
+                r"got an array of shape \[1, 2\].* as piece 0; an array, or a list",
+            ),
             (5, TypeError, "logits: must be an array, a path, or an iterable of"),
         ],
     )
@@ -184,8 +228,22 @@ class TestSources:
     def test_arguments_that_do_not_fit(self, logits, target):
         with pytest.raises(TypeError, match="target: is missing"):
             cyce.evaluate(logits)
-        with pytest.raises(TypeError, match="dtype and shape are for files"):
+        with pytest.raises(TypeError, match=r"dtype: for files without a header, .*; logits has its own"):
             cyce.evaluate(logits, target, dtype=np.float32)
+        with pytest.raises(TypeError, match="dtype and shape: are for files, got an iterable"):
+            cyce.evaluate([(logits, target)], shape=(300, 11))
+        with pytest.raises(TypeError, match="an array, or a list of numbers, needs target"):
+            cyce.evaluate([[1.0, 2.0], [3.0, 4.0]])
+        with pytest.raises(TypeError, match=r"pass target\.argmax\(axis=1\)"):
+            cyce.evaluate(logits, np.eye(11)[target.clip(0)])
+        with pytest.raises(ValueError, match="if they are at axis 2, pass axis=2"):
+            cyce.evaluate(logits.reshape(30, 10, 11), target.reshape(30, 10))
+        with pytest.raises(TypeError, match="n_classes: must be an integer, got float"):
+            cyce.evaluate(logits, target, n_classes=2.5)
+        with pytest.raises(TypeError, match="shape: must be a sequence of integers"):
+            cyce.evaluate("x.bin", target, dtype=np.float32, shape=400)
+        with pytest.raises(ValueError, match="n_bins: must be from 1"):
+            cyce.evaluate(logits, target, temperature="fit", n_bins=0)
         with pytest.raises(TypeError, match="it is the third element of a piece"):
             cyce.evaluate([(logits, target)], sample_weight=np.ones(300))
         with pytest.raises(ValueError, match="temperature: must be a number or 'fit', got 'auto'"):
@@ -252,8 +310,14 @@ class TestTemperature:
         assert result.loss == pytest.approx(result.entropy, rel=1e-6)
 
     def test_what_has_no_temperature(self, logits, target):
-        with pytest.raises(ValueError, match="falls all the way to 0, as predictions are all right"):
+        with pytest.raises(ValueError, match="falls the lower that is, as where all predictions are right"):
             cyce.fit_temperature(logits, logits.argmax(axis=1))
+        for factor in (1e-4, 1, 1e4):
+            for scores in (logits * np.float32(factor), logits.astype(float) * factor, [[1.0, 0.0]] * 5):
+                with pytest.raises(ValueError, match="are right"):
+                    cyce.fit_temperature(scores, np.argmax(scores, axis=1))
+        with pytest.raises(ValueError, match="are right"):
+            cyce.fit_temperature(np.ones((3, 4)), [0, 1, 2])
         with pytest.raises(ValueError, match="no better than chance"):
             cyce.fit_temperature(logits, logits.argmin(axis=1))
         with pytest.raises(ValueError, match="must have at least one position that counts"):
@@ -288,7 +352,7 @@ class TestProgress:
     def test_bars(self, logits, target, monkeypatch):
         for tqdm in (True, False):
             if not tqdm:
-                monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
+                monkeypatch.setitem(sys.modules, "tqdm", None)
             terminal = Terminal()
             monkeypatch.setattr("sys.stderr", terminal)
             cyce.evaluate(logits, target)
@@ -299,10 +363,10 @@ class TestProgress:
             cyce.evaluate([(logits, target)])
             monkeypatch.setattr("sys.stderr", io.StringIO())
             cyce.evaluate(logits, target)
-            assert __import__("sys").stderr.getvalue() == ""
+            assert sys.stderr.getvalue() == ""
 
     def test_our_own_line(self, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
+        monkeypatch.setitem(sys.modules, "tqdm", None)
         terminal = Terminal()
         with Progress(2, "epochs", terminal) as progress:
             progress.update(1, "loss 2")

@@ -1,6 +1,7 @@
 """The commands `evaluate` and `divergence`."""
 
 import html.parser
+import io
 import json
 import os
 import pty
@@ -46,7 +47,7 @@ def test_evaluate(files, capsys):
     result = cyce.evaluate(logits, target, top_k=(1, 3), n_bins=10)
     out, err = capsys.readouterr()
     assert out == f"{result}\n"
-    assert re.fullmatch(r"1\.21e-05 GB in \S+ s: \S+ GB/s\n", err)
+    assert re.fullmatch(r"1\.2e-05 GB in \S+ s: \S+ GB/s\n", err)
     assert json.loads(Path("a.json").read_text("utf-8")) == json.loads(
         json.dumps(result.to_dict()).replace("NaN", "null")
     )
@@ -128,7 +129,7 @@ def test_the_page_has_all_that_it_shows(files, capsys):
 ERRORS = {
     "none.npy target.npy": r"\[Errno 2\] No such file or directory: 'none\.npy'",
     "logits.npy none.npy": r"\[Errno 2\] No such file or directory: 'none\.npy'",
-    "logits.npy": "target: is missing; only llama.cpp's files bring their own",
+    "logits.npy": "target: is missing; pass class indices, or their file; .*",
     "cut.npy target.npy": "cut.npy: cannot be mapped, it may be cut off: .*",
     "cut.safetensors target.npy": "cut.safetensors: is not a safetensors file, or cut off: .*",
     "cut.kld": "cut.kld: is cut off in its header",
@@ -136,13 +137,13 @@ ERRORS = {
     "logits.npy reference.npy": ".*target.*",
     "reference.npy short.npy": r"Expected input batch_size \(300\) to match target batch_size \(299\).*",
     "logits.npy bad.npy": r"Target 10 is out of bounds\. target\[17\] must be a class index from 0 to 9 .*",
-    "target.npy target.npy": r"logits \(target\.npy\): logits must be floating point, got int64; .*",
+    "target.npy target.npy": "target.npy: holds int64; logits must be .*",
     "logits.npy target.npy --n-classes 11": "n_classes: must be from 1 to 10.*",
     "logits.npy target.npy --axis 2": "Dimension out of range .*",
     "logits.npy target.npy --temperature 0": "temperature: must be a positive, finite number, got 0.0",
     "logits.npy target.npy --bins 0": "n_bins: must be from 1 to 1000, got 0",
     "logits.npy target.npy --top-k 0": "top_k: must be at least 1, got 0",
-    "logits.npy target.npy --dtype float32 --shape 300,10": "logits.npy: is a .npy file, which has .*",
+    "logits.npy target.npy --dtype float32 --shape 300,10": "dtype and shape: for files without .*",
     ". target.npy": r"\[Errno 21\] Is a directory: '\.'",
 }
 
@@ -175,6 +176,7 @@ def test_errors_are_one_line(files, capsys, arguments):
     ("arguments", "message"),
     [
         (["--json", "a.txt"], "argument --json: must be a file name that ends in .json, got 'a.txt'"),
+        (["--png", "folder.png"], "argument --png: 'folder.png' is a folder"),
         (["--html", "none/a.html"], "argument --html: there is no folder 'none'"),
         (["--shape", "3x4"], "argument --shape: must be integers such as 100,32000, got '3x4'"),
         (["--temperature", "auto"], "argument --temperature: must be a number or fit, got 'auto'"),
@@ -182,6 +184,7 @@ def test_errors_are_one_line(files, capsys, arguments):
     ],
 )
 def test_bad_options(files, capsys, arguments, message):
+    Path("folder.png").mkdir()
     with pytest.raises(SystemExit) as caught:
         main(["evaluate", "logits.npy", "target.npy", *arguments])
     assert caught.value.code == 2
@@ -192,6 +195,34 @@ def test_matplotlib_is_missed_before_anything_is_read(files, capsys, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["evaluate", "none.npy", "none.npy", "--png", "a.png"]) == 2
     assert "python -m pip install 'cyce[plot]'" in capsys.readouterr().err
+
+
+def test_outputs_are_written_before_the_table(files, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+        def fileno(self):
+            return os.open(os.devnull, os.O_WRONLY)
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    assert main(["evaluate", "logits.npy", "target.npy", "--json", "a.json"]) == 1
+    assert "a.json" in listing()
+
+
+def test_no_input_is_overwritten(files, capsys):
+    Path("logits.npy").rename("logits.json")
+    assert main(["evaluate", "logits.json", "target.npy", "--json", "logits.json"]) == 2
+    assert "logits.json: is read, and would be overwritten" in capsys.readouterr().err
+    assert Path("logits.json").read_bytes()[:6] == b"\x93NUMPY"
+
+
+def test_raw_and_other_files(files, capsys):
+    logits, reference, _ = files
+    logits.tofile("logits.bin")
+    options = ["--dtype", "float32", "--shape", "300,10"]
+    assert main(["divergence", "logits.bin", "reference.npy", *options]) == 0
+    assert capsys.readouterr().out == f"{cyce.divergence(logits, reference)}\n"
 
 
 def test_no_output_is_half_written(files, capsys, monkeypatch):
@@ -224,8 +255,11 @@ def environment():
 def test_ctrl_c(tmp_path):
     arguments = big_file(tmp_path, 40 * 10**9)
     before = listing(tmp_path)
+    # Where it is ignored, as in background processes of a script, so it is in their children.
+    restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = restored + "import sys; from cyce.__main__ import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, *arguments, "--json", "a.json"],
+        [sys.executable, "-c", program, *arguments[2:], "--json", "a.json"],
         cwd=tmp_path,
         env=environment(),
         stderr=subprocess.PIPE,

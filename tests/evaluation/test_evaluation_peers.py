@@ -42,7 +42,7 @@ def test_scikit_learn(logits, target, rng, weighted):
     assert result.brier_score == pytest.approx(brier_score, rel=1e-6)
     matrix = metrics.confusion_matrix(target, p.argmax(axis=1))
     np.testing.assert_array_equal(result.per_class.confusion_matrix, matrix)
-    iou = metrics.jaccard_score(target, p.argmax(axis=1), average=None)
+    iou = metrics.jaccard_score(target, p.argmax(axis=1), average=None, sample_weight=weight)
     np.testing.assert_allclose(result.per_class.iou, iou)
     recall = metrics.recall_score(target, p.argmax(axis=1), average=None, sample_weight=weight)
     np.testing.assert_allclose(result.per_class.accuracy, recall)

@@ -1,7 +1,10 @@
 """`Evaluator` beside the obvious NumPy, and merged in any order."""
 
 import base64
+import concurrent.futures
+import copy
 import pickle
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +16,7 @@ import cyce
 import cyce.functional as F
 
 VERSION_1 = """
-gASVGwgAAAAAAACMGWN5Y2UuZXZhbHVhdGlvbi5ldmFsdWF0b3KUjAlFdmFsdWF0b3KUk5QpgZR9lCiMB3ZlcnNpb26USwGMCHNl
+gASVIAgAAAAAAACMGWN5Y2UuZXZhbHVhdGlvbi5ldmFsdWF0b3KUjAlFdmFsdWF0b3KUk5QpgZR9lCiMB3ZlcnNpb26USwGMCHNl
 dHRpbmdzlH2UKIwMaWdub3JlX2luZGV4lEqc////jARheGlzlE6MBXRvcF9rlEsBSwWGlIwGbl9iaW5zlEsPjAxjbGFzc193ZWln
 aHSUTowLdGVtcGVyYXR1cmWURz/wAAAAAAAAjBBjb25mdXNpb25fbWF0cml4lIl1jARzdW1zlH2UKIwJbl9jbGFzc2VzlEsDjAZ0
 b3RhbHOUfZQojAtuX3Bvc2l0aW9uc5SMFm51bXB5Ll9jb3JlLm11bHRpYXJyYXmUjAxfcmVjb25zdHJ1Y3SUk5SMBW51bXB5lIwH
@@ -34,13 +37,13 @@ AAAAAAAAAAAAAAAAAACUdJRijAtiaW5fY29ycmVjdJRoGGgbSwCFlGgdh5RSlChLAUsPhZRoO4lDeAAA
 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA8D8AAAAA
 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAJR0lGKMDGNsYXNzX2NvdW50c5RoGGgbSwCFlGgdh5RSlChLAUsDhZRoJIlDGAEA
 AAAAAAAAAQAAAAAAAAAAAAAAAAAAAJR0lGKMD2NsYXNzX3ByZWRpY3RlZJRoGGgbSwCFlGgdh5RSlChLAUsDhZRoJIlDGAEAAAAA
-AAAAAAAAAAAAAAABAAAAAAAAAJR0lGKMCmNsYXNzX2hpdHOUaBhoG0sAhZRoHYeUUpQoSwFLA4WUaCSJQxgBAAAAAAAAAAAAAAAA
-AAAAAAAAAAAAAACUdJRiaA1oGGgbSwCFlGgdh5RSlChLAUsDhZRoO4lDGAAAAAAAAPA/AAAAAAAA8D8AAAAAAAAAAJR0lGKMCmNs
-YXNzX2xvc3OUaBhoG0sAhZRoHYeUUpQoSwFLA4WUaDuJQxjBvNUuqMzVPyNN2zVWzANAAAAAAAAAAACUdJRijA1jbGFzc19jb3Jy
-ZWN0lGgYaBtLAIWUaB2HlFKUKEsBSwOFlGg7iUMYAAAAAAAA8D8AAAAAAAAAAAAAAAAAAAAAlHSUYnWMF25lZ2F0aXZlX2xvZ19s
-aWtlbGlob29klChHAAAAAAAAAABHP/aF6zu2BLtLAkdAAAAAAAAAAEdAAjfwgcnVtkdAAAAAAAAAAHSUjA13ZWlnaHRlZF9sb3Nz
-lE6MDmxvc3NfcXVhbnRpbGVzlChoGGgbSwCFlGgdh5RSlChLAUsChZRoJIlDEK6+AAAAAAAAHsAAAAAAAACUdJRiaBhoG0sAhZRo
-HYeUUpQoSwFLAoWUaDuJQxAAAAAAAADwPwAAAAAAAPA/lHSUYkc/1cyoLtW8wUdAA8xWNdtNI3SUdXViLg==
+AAAAAAAAAAAAAAABAAAAAAAAAJR0lGJoDWgYaBtLAIWUaB2HlFKUKEsBSwOFlGg7iUMYAAAAAAAA8D8AAAAAAADwPwAAAAAAAAAA
+lHSUYowWY2xhc3NfcHJlZGljdGVkX3dlaWdodJRoGGgbSwCFlGgdh5RSlChLAUsDhZRoO4lDGAAAAAAAAPA/AAAAAAAAAAAAAAAA
+AADwP5R0lGKMCmNsYXNzX2xvc3OUaBhoG0sAhZRoHYeUUpQoSwFLA4WUaDuJQxjBvNUuqMzVPyNN2zVWzANAAAAAAAAAAACUdJRi
+jA1jbGFzc19jb3JyZWN0lGgYaBtLAIWUaB2HlFKUKEsBSwOFlGg7iUMYAAAAAAAA8D8AAAAAAAAAAAAAAAAAAAAAlHSUYnWMF25l
+Z2F0aXZlX2xvZ19saWtlbGlob29klChHAAAAAAAAAABHP/aF6zu2BLtLAkc/4AAAAAAAAEc/4jfwgcnVtksCdJSMDXdlaWdodGVk
+X2xvc3OUTowObG9zc19xdWFudGlsZXOUKGgYaBtLAIWUaB2HlFKUKEsBSwKFlGgkiUMQrr4AAAAAAAAewAAAAAAAAJR0lGJoGGgb
+SwCFlGgdh5RSlChLAUsChZRoO4lDEAAAAAAAAPA/AAAAAAAA8D+UdJRiRz/VzKgu1bzBR0ADzFY1200jdJR1dWIu
 """
 
 
@@ -305,13 +308,65 @@ class TestMerging:
             evaluator.merge(3)
         assert evaluator.compute().n_positions == 500
 
+    def test_copies_share_nothing(self, rng):
+        logits, target = make(rng)
+        evaluator = cyce.Evaluator(confusion_matrix=True).update(logits, target)
+        before = str(evaluator.compute().to_dict())
+        for duplicate in (copy.copy, copy.deepcopy):
+            duplicate(evaluator).update(logits, target).merge(evaluator)
+            assert str(evaluator.compute().to_dict()) == before
+
+    def test_threads(self, rng):
+        logits, target = make(rng)
+        evaluator = cyce.Evaluator()
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda _: evaluator.update(logits, target), range(60)))
+        finally:
+            sys.setswitchinterval(interval)
+        result = evaluator.compute()
+        assert result.n_positions == 60 * 500
+        assert result.loss == pytest.approx(obvious(logits, target)["loss"], rel=1e-6)
+        assert result.per_class.counts.sum() == 60 * 500
+
+    @pytest.mark.parametrize("scale", [1e-250, 1e-160, 1e160, 1e250])
+    def test_the_scale_of_weights_does_not_matter(self, rng, scale):
+        logits, target = make(rng)
+        weight = rng.uniform(0.1, 2, 500)
+        expected = cyce.Evaluator().update(logits, target, weight).compute()
+        parts = [cyce.Evaluator().update(logits[i::2], target[i::2], weight[i::2] * scale) for i in (0, 1)]
+        result = parts[0].merge(parts[1]).compute()
+        for name in ("loss", "loss_standard_error", "accuracy", "calibration_error"):
+            assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-9), name
+
+    def test_evaluators_of_other_axes_merge(self, rng):
+        logits, target = make(rng)
+        a, b = cyce.Evaluator(axis=-1), cyce.Evaluator(axis=0)
+        result = a.update(logits, target).merge(b.update(logits.T, target)).compute()
+        assert result.n_positions == 1000
+
+    def test_an_interrupted_update_changes_nothing(self, rng, monkeypatch):
+        logits, target = make(rng)
+        evaluator = cyce.Evaluator().update(logits, target)
+        before = str(evaluator.compute().to_dict())
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("cyce.evaluation.evaluator.Sums._add_to_bins", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.update(logits, target)
+        assert str(evaluator.compute().to_dict()) == before
+
     def test_pickles(self, rng):
         logits, target = make(rng)
         evaluator = cyce.Evaluator(class_weight=np.arange(10), confusion_matrix=True).update(logits, target)
-        copy = pickle.loads(pickle.dumps(evaluator))
-        assert str(copy.compute().to_dict()) == str(evaluator.compute().to_dict())
-        copy.update(logits, target).merge(evaluator)
-        assert copy.compute().n_positions == 1500
+        other = pickle.loads(pickle.dumps(evaluator))
+        assert str(other.compute().to_dict()) == str(evaluator.compute().to_dict())
+        other.update(logits, target).merge(evaluator)
+        assert other.compute().n_positions == 1500
         # Few losses, small pickle.
         assert len(pickle.dumps(cyce.Evaluator().update(logits, target))) < 10_000
         state = evaluator.__getstate__()
@@ -335,6 +390,11 @@ class TestErrors:
             ({"n_bins": 0}, ValueError, "n_bins: must be from 1 to 1000, got 0"),
             ({"n_bins": 2.5}, TypeError, "n_bins: must be an integer"),
             ({"class_weight": [[1.0]]}, ValueError, "class_weight: must be one real number for each class"),
+            (
+                {"class_weight": [1, -1]},
+                ValueError,
+                r"class_weight: must be finite and not negative, got -1.0 at \[1\]",
+            ),
             ({"class_weight": "balanced"}, ValueError, "class_weight: must be one real number"),
             ({"temperature": 0}, ValueError, "temperature: must be a positive, finite number"),
             ({"temperature": "fit"}, TypeError, "temperature: must be a number"),
