@@ -15,7 +15,7 @@ class Progress:
 
     def __init__(self, total: int | None, unit: str, stream: TextIO, *, shown: bool = True) -> None:
         self._bar: Any = None
-        if shown and stream is not None and stream.isatty():
+        if shown and _is_terminal(stream):
             try:
                 tqdm = importlib.import_module("tqdm").tqdm
             except ModuleNotFoundError:
@@ -42,6 +42,14 @@ class Progress:
             self._bar.close()
 
 
+def _is_terminal(stream: Any) -> bool:
+    """Return whether a stream is an open terminal; what is put in its place may be anything."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
+
+
 def _size_of(stream: TextIO) -> tuple[int, int]:
     """Return columns and rows of a terminal, which may not know them: tqdm would show nothing then."""
     try:
@@ -59,7 +67,7 @@ class _Line:
 
     def __init__(self, total: int | None, unit: str, file: TextIO, **_: Any) -> None:
         self._total, self._unit, self._file = total, unit, file
-        self._n, self._text = 0, ""
+        self._n, self._text, self._width = 0, "", 0
         self._began = time.perf_counter()
         self._shown_at = 0.0
 
@@ -84,7 +92,10 @@ class _Line:
         if self._unit == "B":
             seconds = max(time.perf_counter() - self._began, 1e-9)
             done = f"{self._n / 1e9:.2f} GB, {self._n / seconds / 1e9:.2f} GB/s"
-        self._file.write(f"\r{bar}{done}  {self._text}".rstrip())
+        line = f"{bar}{done}  {self._text}".rstrip()
+        # Blanks over what is left of a longer line.
+        self._file.write(f"\r{line:{self._width}}")
+        self._width = len(line)
         self._file.flush()
 
     def close(self) -> None:

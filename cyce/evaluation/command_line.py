@@ -48,7 +48,15 @@ def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be integers such as 100,32000, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be integers such as 1,5, got {text!r}") from None
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Parse sizes, separated by commas or x."""
+    try:
+        return tuple(int(part) for part in text.lower().replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be sizes such as 100,32000, got {text!r}") from None
 
 
 def _temperature(text: str) -> float | str:
@@ -85,7 +93,7 @@ def add_parsers(commands: Any) -> None:
         choices=DTYPES,
         help="of files without a header; bfloat16 also for .npy files that NumPy knows as |V2",
     )
-    both.add_argument("--shape", type=_integers, metavar="N,N", help="of files without a header")
+    both.add_argument("--shape", type=_shape, metavar="N,N", help="of files without a header")
     one = commands.add_parser(
         "evaluate",
         parents=[both],
@@ -163,8 +171,7 @@ def run(parsed: argparse.Namespace, prog: str) -> int:
         seconds = time.perf_counter() - began
         # Before it is shown, which may fail where a pipe was closed.
         _write(parsed, result, files)
-        print(result)
-        sys.stdout.flush()
+        _show(str(result))
         if sys.stderr is not None and not (evaluates and parsed.temperature == "fit"):
             n_bytes = sum(source.nbytes for source in open_sources(inputs, dtype, parsed.shape))
             print(
@@ -175,14 +182,28 @@ def run(parsed: argparse.Namespace, prog: str) -> int:
         if isinstance(error, BrokenPipeError):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{prog} {parsed.command}: error: {message}", file=sys.stderr)
+        if sys.stderr is not None:
+            print(f"{prog} {parsed.command}: error: {message}", file=sys.stderr)
         return 2
     return 0
 
 
+def _show(text: str) -> None:
+    """Print a text, whatever the characters that standard output has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
+    print(text)
+    sys.stdout.flush()
+
+
 def _check_outputs(parsed: argparse.Namespace, inputs: list[str]) -> None:
-    """Raise if a file would be written over one that is read."""
+    """Raise if a file cannot be written, or would be over one that is read."""
     for output in (parsed.json, parsed.png, parsed.html):
+        if output is not None and not os.access(output.resolve().parent, os.W_OK):
+            raise PermissionError(f"{output}: cannot be written to its folder")
         for name in inputs:
             path, _ = split_path(name)
             if output is not None and output.exists() and path.exists() and output.samefile(path):
@@ -203,8 +224,10 @@ def _write(parsed: argparse.Namespace, result: Evaluation | Divergence, files: l
         if parsed.html:
             page = page_of(result, f"cyce {parsed.command} {Path(parsed.logits).name}", files)
             contents.append((parsed.html, page.encode()))
-    for path, content in contents:
-        with _whole_file(path) as file:
+    # All or none: each is there when all of them are written.
+    with contextlib.ExitStack() as stack:
+        files_written = [stack.enter_context(_whole_file(path)) for path, _ in contents]
+        for file, (_, content) in zip(files_written, contents, strict=True):
             file.write(content)
 
 
@@ -220,7 +243,8 @@ def _finite(value: Any) -> Any:
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[Any]:
     """Open a file that is there when all of it is written, and not before."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    path = path.resolve()
+    descriptor, name = tempfile.mkstemp(prefix=".cyce-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

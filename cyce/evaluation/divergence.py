@@ -369,7 +369,8 @@ def divergence(
     like = np.broadcast_to(np.float32(0), shapes)
     has_target = target is not None
     # Without targets, all positions count.
-    ignore_index = as_ignore_index(ignore_index) if has_target else -1
+    ignore_index = as_ignore_index(ignore_index)
+    ignore_index = ignore_index if has_target else -1
     if has_target:
         target = load_array(target, "target")
     else:
@@ -386,7 +387,7 @@ def divergence(
                 for source, name in ((model, "logits"), (reference, "reference_logits"))
             )
             piece = labels.piece(index, class_axis)
-            indices = np.ascontiguousarray(piece.target)
+            indices = np.asarray(piece.target, order="C")
             comparison = compare_positions(scores, reference_scores, class_axis, indices, ignore_index)
             sums.add(comparison, piece, ignore_index)
             bar.update(round(total * (indices.size / max(1, labels.target.size))))

@@ -24,9 +24,11 @@ from cyce.evaluation.sums import Array, sum_of
 # Beyond these, temperatures do not calibrate: a loss that falls to the end has no minimum.
 LEAST_TEMPERATURE = 1e-6
 MOST_TEMPERATURE = 1e6
+# Where the highest probability is within this factor of 1 / C, all classes are as good as equally probable.
+UNIFORM = 1.001
 # Most that a temperature changes by in one step: far from the minimum, a parabola leads far beyond it.
 MOST_FACTOR = 8.0
-# Newton's method squares the distance at each step; more steps than this are never needed.
+# Newton's method squares the distance at each step: some six steps will do.
 MOST_STEPS = 60
 TOLERANCE = 1e-7
 
@@ -113,13 +115,16 @@ class LabelledLogits:
         with Progress(None, "B", sys.stderr, shown=self._shown) as progress:
             for number, part in enumerate(self._parts):
                 name = f"piece {number}: "
-                if not isinstance(part, (tuple, list)) or len(part) not in (2, 3) or np.ndim(part[0]) == 0:
+                is_piece = isinstance(part, (tuple, list)) and len(part) in (2, 3)
+                if not is_piece or isinstance(part[0], (int, float)):
                     raise TypeError(
                         "logits: an iterable must yield (logits, target) or (logits, target, sample_weight), "
                         f"arrays, got {described(part)} as piece {number}; an array, or a list of numbers, "
                         "needs target"
                     )
                 with prefixed(name):
+                    if part[1] is None:
+                        raise TypeError("target: is missing")
                     logits = as_logits(part[0], name="logits", target=part[1])
                     axis = axis_of(logits.ndim, self._axis)
                     n_classes = with_classes(logits.shape, axis, self._n_classes)[axis]
@@ -229,7 +234,8 @@ def evaluate(
     OSError
         If a file cannot be read.
     ModuleNotFoundError
-        If a safetensors file is given and safetensors is not installed (the extra `evaluate`).
+        If a safetensors file is given and safetensors is not installed (the extra `evaluate`), or one of
+        bfloat16 and ml_dtypes is not (`half`).
 
     See Also
     --------
@@ -238,8 +244,8 @@ def evaluate(
 
     Notes
     -----
-    Each byte of the logits is read once, and some six times more for ``temperature="fit"``. What is kept does
-    not grow with the number of positions. A file must not be cut off while it is read.
+    Each byte of the logits is read once, and four to eight times more for ``temperature="fit"``. What is kept
+    does not grow with the number of positions. A file must not be cut off while it is read.
 
     Examples
     --------
@@ -302,8 +308,8 @@ def fit_temperature(
     Parameters
     ----------
     logits, target, sample_weight, ignore_index, axis, n_classes, class_weight, dtype, shape, progress
-        As in `cyce.evaluate`. Logits are read several times, about six: an iterable of pieces must be one
-        that can be, such as a list.
+        As in `cyce.evaluate`. Logits are read several times, mostly four to eight: an iterable of pieces must
+        be one that can be, such as a list.
 
     Returns
     -------
@@ -320,10 +326,9 @@ def fit_temperature(
 
     Notes
     -----
-    Newton's method on :math:`\beta = 1 / T`, in which the loss is convex [1]_. With the probabilities at
-    :math:`\beta`, their entropy :math:`H` and the variance of :math:`\beta x` under them, the derivatives
-    of a position's loss :math:`l` are :math:`l' = (l - H) / \beta` and :math:`l'' = \mathrm{Var}(\beta x) /
-    \beta^2`.
+    Newton's method on :math:`\beta = 1 / T`, in which the loss is convex [1]_: with the probabilities
+    :math:`p` at :math:`\beta`, the derivatives of a position's loss are :math:`\sum_c p_c x_c - x_y` and
+    :math:`\sum_c p_c x_c^2 - (\sum_c p_c x_c)^2`.
 
     References
     ----------
@@ -354,40 +359,41 @@ class _Slopes(NamedTuple):
     """Sums over the positions, at one temperature."""
 
     weight: float
+    loss: float
     slope: float
-    """Of loss - entropy, which is beta times the loss's derivative by beta."""
+    """Of beta times the derivative of the loss by beta."""
     curvature: float
     """Of the variance of the scaled logits, which is beta**2 times the second derivative."""
     all_right: bool
-    """Whether no class has a higher logit than the target, anywhere."""
+    """Whether all targets are predicted."""
+    all_uniform: bool
+    """Whether all classes have nearly the same probability, everywhere."""
 
 
 def _slopes(
     source: LabelledLogits, temperature: float, ignore_index: int, class_weight: Array | None
 ) -> _Slopes:
     """Return what Newton's method needs, in one pass."""
-    total, all_right = np.zeros(3), True
+    total, all_right, all_uniform = np.zeros(4), True, True
     for logits, axis, labels, name in source.pieces():
         with prefixed(name):
             check_class_weight(class_weight, logits.shape, axis)
-        target = np.ascontiguousarray(labels.target)
+        target = np.asarray(labels.target, order="C")
         stats = position_stats(logits, target, axis, ignore_index, temperature)
-        counts = stats.rank >= 0
-        weights = counts.astype(np.float64)
+        weights = (stats.rank >= 0).astype(np.float64)
         if labels.sample_weight is not None:
             weights *= labels.sample_weight
         if class_weight is not None:
-            weights *= class_weight[np.where(counts, target, 0)]
+            weights *= class_weight[np.where(stats.rank >= 0, target, 0)]
         counts = weights != 0
         weights = weights[counts]
-        with np.errstate(all="ignore"):
-            apart = stats.loss[counts].astype(np.float64) - stats.entropy[counts]
-        variance = stats.variance[counts]
-        total += weights.sum(), sum_of(apart, weights), sum_of(variance, weights)
-        # The same number, where the target's logit is the highest.
-        all_right = all_right and bool(np.all((stats.probability == stats.confidence)[counts]))
-    weight, slope, curvature = total.tolist()
-    return _Slopes(weight, slope, curvature, all_right)
+        sums = (sum_of(values[counts], weights) for values in (stats.loss, stats.slope, stats.variance))
+        total += weights.sum(), *sums
+        all_right = all_right and bool(np.all(stats.rank[counts] == 0))
+        highest = stats.confidence[counts].max(initial=0)
+        all_uniform = all_uniform and bool(highest * logits.shape[axis] < UNIFORM)
+    weight, loss, slope, curvature = total.tolist()
+    return _Slopes(weight, loss, slope, curvature, all_right, all_uniform)
 
 
 def _fit(source: LabelledLogits, ignore_index: int, class_weight: Array | None) -> float:
@@ -407,23 +413,28 @@ def _fit(source: LabelledLogits, ignore_index: int, class_weight: Array | None) 
             raise ValueError(
                 "logits: some have no softmax (NaN, or an infinite maximum), or the loss is infinite"
             )
+        if slopes.curvature == slopes.slope == 0 and slopes.loss > 0:
+            raise ValueError("logits: are the same for all classes, so that no temperature changes the loss")
         # Where beta goes to infinity, the slope is the gap between the highest logit and the target's.
         # If that is 0 everywhere, the slope never becomes positive.
-        is_down = slopes.slope < 0 or slopes.all_right
-        if slopes.all_right or beta == (1 / LEAST_TEMPERATURE if is_down else 1 / MOST_TEMPERATURE):
+        is_down = slopes.slope <= 0 or slopes.all_right
+        is_end = slopes.all_right if is_down else slopes.all_uniform
+        ends = 1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE
+        if is_end or beta == ends[is_down]:
             side, what = ("lower", "right") if is_down else ("higher", "no better than chance")
             raise ValueError(
                 f"logits: no temperature from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g} minimises the "
                 f"loss: it falls the {side} that is, as where all predictions are {what}"
             )
         low, high = (beta, high) if is_down else (low, beta)
-        step = math.copysign(MOST_FACTOR, -slopes.slope)
+        step = MOST_FACTOR if is_down else -MOST_FACTOR
         if slopes.curvature > 0:
             step = -slopes.slope / slopes.curvature
-        if abs(step) < TOLERANCE or high / low < 1 + TOLERANCE:
+        if abs(step) < TOLERANCE:
             return 1 / (beta * (1 + step))
+        if high / low < 1 + TOLERANCE:
+            break
         following = beta * min(max(1 + step, 1 / MOST_FACTOR), MOST_FACTOR)
-        ends = (1 / LEAST_TEMPERATURE, 1 / MOST_TEMPERATURE)
         if following >= high:
             following = high if high in ends else math.sqrt(low * high)
         elif following <= low:

@@ -34,6 +34,7 @@ STATE_VERSION = 1
 MOST_BINS = 1000
 # A matrix of int64 takes 800 MB then.
 MOST_CONFUSED_CLASSES = 10_000
+LEAST_WEIGHT = 1e-100
 
 
 class Settings(NamedTuple):
@@ -106,6 +107,7 @@ class PositionStats(NamedTuple):
     rank: NDArray[np.int64]
     confidence: Array
     brier_score: Array
+    slope: Array
     variance: Array
 
 
@@ -138,6 +140,8 @@ class Sums:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.n_classes: int | None = None
+        self.uncounted: list[Array] = []
+        """Where positions belong in the flat confusion matrix."""
         self.negative_log_likelihood = Mean()
         # With class weights; the same without.
         self.weighted_loss = None if settings.class_weight is None else Mean()
@@ -237,7 +241,7 @@ class Sums:
         add_at(totals["class_loss"], target, loss if weight is None else loss * weight)
         add_at(totals["class_correct"], target, correct if weight is None else correct * weight)
         if settings.confusion_matrix:
-            add_at(totals["confusion_matrix"].reshape(-1), target * n_classes + stats.prediction)
+            self.uncounted.append(target * n_classes + stats.prediction)
 
     def _add_to_bins(self, confidence: Array, correct: Array, weight: Array | None) -> None:
         """Add positions to the bins of their confidences; NaN belongs to none."""
@@ -255,15 +259,23 @@ class Sums:
         for name, values in (("bin_confidence", confidence), ("bin_correct", correct)):
             totals[name] += np.bincount(number, values if weight is None else values * weight, n_bins)
 
-    def copy(self) -> "Sums":
-        """Return the same, which shares no memory."""
-        return Sums.from_state(self.settings, self.state())
+    def count_confusions(self) -> None:
+        """Count what was added since the last time in the confusion matrix."""
+        while self.uncounted:
+            add_at(self.totals["confusion_matrix"].reshape(-1), self.uncounted.pop())
 
-    def state(self) -> dict[str, Any]:
-        """Return plain arrays and numbers, for pickles."""
+    def copy(self) -> "Sums":
+        """Return the same, which shares no memory but the confusion matrix, which may be large."""
+        other = Sums.from_state(self.settings, self.state(without="confusion_matrix"))
+        if "confusion_matrix" in self.totals:
+            other.totals["confusion_matrix"] = self.totals["confusion_matrix"]
+        return other
+
+    def state(self, without: str = "") -> dict[str, Any]:
+        """Return plain arrays and numbers, for pickles; without one of the totals, if named."""
         return {
             "n_classes": self.n_classes,
-            "totals": {name: total.copy() for name, total in self.totals.items()},
+            "totals": {name: total.copy() for name, total in self.totals.items() if name != without},
             "negative_log_likelihood": self.negative_log_likelihood.state(),
             "weighted_loss": None if self.weighted_loss is None else self.weighted_loss.state(),
             "loss_quantiles": self.loss_quantiles.state(),
@@ -388,8 +400,8 @@ class Evaluator:
         TypeError
             If `logits` is not floating point, or `target` not integer.
         ValueError
-            If shapes do not fit, the number of classes is another one than before, or a weight is negative or
-            not finite.
+            If shapes do not fit, the number of classes is another one than before, or a weight is negative,
+            not finite, or beyond 1e100.
         IndexError
             If a target is neither a class nor `ignore_index`, or `axis` is no dimension of `logits`.
         """
@@ -402,16 +414,21 @@ class Evaluator:
             sums = self._sums.copy()
             sums.expect_classes(scores.shape[axis])
             for index in pieces_of(scores.shape, scores.itemsize, axis):
-                self.add_piece(scores[index], axis, labels.piece(index, axis), sums)
+                self._add(scores[index], axis, labels.piece(index, axis), sums)
             self._sums = sums
+            sums.count_confusions()
         return self
 
-    def add_piece(self, logits: Array, axis: int, labels: Labels, sums: Sums | None = None) -> None:
-        """Add checked logits, in place; to other sums than this one's, if given."""
-        sums = self._sums if sums is None else sums
-        target = np.ascontiguousarray(labels.target)
+    def add_piece(self, logits: Array, axis: int, labels: Labels) -> None:
+        """Add checked logits, in place."""
+        self._sums.expect_classes(logits.shape[axis])
+        self._add(logits, axis, labels, self._sums)
+        self._sums.count_confusions()
+
+    def _add(self, logits: Array, axis: int, labels: Labels, sums: Sums) -> None:
+        """Add checked logits to some sums."""
+        target = np.asarray(labels.target, order="C")
         stats = position_stats(logits, target, axis, self._settings.ignore_index, self._settings.temperature)
-        sums.expect_classes(logits.shape[axis])
         sums.add(stats, target, labels.sample_weight)
 
     def check_classes(self, shape: tuple[int, ...], axis: int) -> None:
@@ -459,6 +476,7 @@ class Evaluator:
             if known is not None and others is not None and known != others:
                 raise ValueError(f"other: must have seen {known} classes, as this evaluator, got {others}")
             sums = self._sums.copy()
+            # Not in place: it gets a new confusion matrix.
             sums.merge(theirs)
             self._sums = sums
         return self
@@ -518,11 +536,15 @@ def check_class_weight(weight: Array | None, shape: tuple[int, ...], axis: int) 
 
 def _check_weights(weight: Array, name: str) -> None:
     """Raise unless weights are finite and not negative."""
-    is_right = np.isfinite(weight) & (weight >= 0)
+    # Products of two, and sums of many, neither overflow nor underflow then.
+    is_right = (weight == 0) | ((weight >= LEAST_WEIGHT) & (weight <= 1 / LEAST_WEIGHT))
     if not is_right.all():
         bad = np.unravel_index(int(np.argmin(is_right)), weight.shape)
         where = ", ".join(map(str, bad))
-        raise ValueError(f"{name}: must be finite and not negative, got {weight[bad]} at [{where}]")
+        raise ValueError(
+            f"{name}: must be 0, or from {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}, got {weight[bad]} at "
+            f"[{where}]"
+        )
 
 
 def _as_int(value: Any, name: str) -> int:

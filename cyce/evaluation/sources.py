@@ -35,13 +35,13 @@ class Source:
     """Logits of many positions, read in pieces.
 
     `shape` has the classes at one axis. `target`: class indices that the source brings itself, or None.
-    `uses_format`: whether the dtype and the shape of the call are about this source.
+    `uses`: which of the dtype and the shape of the call are about this source.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     target: Array | None = None
-    uses_format = False
+    uses: tuple[str, ...] = ()
     piece_bytes = PIECE_BYTES
 
     def read(self, index: Index) -> Array:
@@ -60,11 +60,11 @@ class ArraySource(Source):
     # Pieces are views.
     piece_bytes = 2 * PIECE_BYTES
 
-    def __init__(self, array: Array, name: str, uses_format: bool = False) -> None:
+    def __init__(self, array: Array, name: str, uses: tuple[str, ...] = ()) -> None:
         # Only a piece is swapped or copied, where that is needed.
         as_logits(array[:0] if array.ndim else array, name=name)
         self._array = array
-        self.shape, self.dtype, self.uses_format = array.shape, array.dtype, uses_format
+        self.shape, self.dtype, self.uses = array.shape, array.dtype, uses
 
     def read(self, index: Index) -> Array:
         """Return a piece: a view."""
@@ -136,7 +136,7 @@ class LlamaSource(Source):
             rows[:, 4 : 4 + self.shape[1]], scale_and_minimum[:, :1], dtype=np.float32
         )
         logits += scale_and_minimum[:, 1:]
-        return logits
+        return logits[:, index[1]]
 
     @property
     def nbytes(self) -> int:
@@ -169,7 +169,8 @@ def open_sources(values: Mapping[str, Any], dtype: Any, shape: Any) -> list[Sour
     stored = Format.of(dtype, shape)
     sources = [_open(value, name, stored) for name, value in values.items()]
     given = [name for name, value in zip(stored._fields, stored, strict=True) if value is not None]
-    if given and not any(source.uses_format for source in sources):
+    used = {name for source in sources for name in source.uses}
+    if given := [name for name in given if name not in used]:
         names = " and ".join(values)
         raise TypeError(
             f"{' and '.join(given)}: for files without a header, and .npy files of bfloat16; {names} "
@@ -188,7 +189,7 @@ def _open(value: Any, name: str, stored: Format) -> Source:
         return LlamaSource(path)
     if tensor is not None or path.suffix == ".safetensors":
         return SafetensorsSource(path, _tensor_name(path, tensor, name))
-    array, uses_format = _map_file(path, magic, stored)
+    array, uses = _map_file(path, magic, stored)
     if array.dtype.str in ("|V2", "<u2") and not is_half(array.dtype):
         raise FileError(
             f"{path}: its numbers have two bytes and no name; if they are bfloat16, say so: dtype=bfloat16 "
@@ -198,7 +199,7 @@ def _open(value: Any, name: str, stored: Format) -> Source:
         raise FileError(
             f"{path}: holds {array.dtype.name}; {name} must be float16, bfloat16, float32 or float64"
         )
-    return ArraySource(array, name, uses_format)
+    return ArraySource(array, name, uses)
 
 
 def load_array(value: Any, name: str) -> Any:
@@ -211,6 +212,8 @@ def load_array(value: Any, name: str) -> Any:
         return LlamaSource(path).target
     if tensor is not None or path.suffix == ".safetensors":
         return np.asarray(_open_safetensors(path).get_tensor(_tensor_name(path, tensor, name)))
+    if not magic.startswith((NPY_MAGIC, ZIP_MAGIC)):
+        raise FileError(f"{path}: is not a .npy or .safetensors file, which {name} must be")
     return _map_file(path, magic, Format(None, None))[0]
 
 
@@ -230,6 +233,8 @@ def split_path(value: str | bytes | os.PathLike[Any]) -> tuple[Path, str | None]
 
 def _first_bytes(path: Path) -> bytes:
     """Return the first eight bytes of a file."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileError(f"{path}: is not a regular file, of which pieces could be read")
     with path.open("rb") as file:
         return file.read(8)
 
@@ -276,25 +281,32 @@ def _tensor_name(path: Path, tensor: str | None, name: str) -> str:
             if candidate in names:
                 return candidate
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    if not names:
+        raise FileError(f"{path}: has no tensors")
     problem = "has several tensors" if tensor is None else f"has no tensor {tensor!r}"
-    raise FileError(f"{path}: {problem}; name one as {path}:NAME, of {listed or 'none'}")
+    raise FileError(f"{path}: {problem}; name one as {path}:NAME, of {listed}")
 
 
-def _map_file(path: Path, magic: bytes, stored: Format) -> tuple[Array, bool]:
+def _map_file(path: Path, magic: bytes, stored: Format) -> tuple[Array, tuple[str, ...]]:
     """Map a .npy file, or one without a header, into memory; return whether the format was needed."""
     if magic.startswith(ZIP_MAGIC):
         raise FileError(f"{path}: is an archive of several arrays; load one: np.load(file)[name]")
     if magic.startswith(NPY_MAGIC):
         try:
             array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
-            raise FileError(f"{path}: cannot be mapped, it may be cut off: {error}") from error
+        except Exception as error:
+            # A broken header may raise anything that Python's parser does.
+            problem = str(error).partition("\n")[0] or type(error).__name__
+            problem = "is cut off" if "mmap length" in problem else f"cannot be read as numbers: {problem}"
+            raise FileError(f"{path}: {problem}") from error
         if array.dtype.str not in ("|V2", "<u2") or stored.dtype is None:
             # A dtype that the file names itself is not in doubt.
-            return array, False
+            return array, ()
         if not is_half(stored.dtype):
             raise FileError(f"{path}: its numbers have two bytes, {stored.dtype.name} has more; try bfloat16")
-        return array.view(stored.dtype), True
+        return array.view(stored.dtype), ("dtype",)
+    if not magic and stored.shape is None:
+        raise FileError(f"{path}: is empty")
     if stored.dtype is None or stored.shape is None:
         raise FileError(
             f"{path}: is not a .npy, .safetensors or llama.cpp file; of a file of numbers without a header, "
@@ -306,8 +318,8 @@ def _map_file(path: Path, magic: bytes, stored: Format) -> tuple[Array, bool]:
             f"{path}: has {size:,} bytes, {stored.dtype.name} of shape {list(stored.shape)} needs {needed:,}"
         )
     if not size:
-        return np.empty(stored.shape, stored.dtype), True
-    return np.memmap(path, stored.dtype, "r", shape=stored.shape), True
+        return np.empty(stored.shape, stored.dtype), stored._fields
+    return np.memmap(path, stored.dtype, "r", shape=stored.shape), stored._fields
 
 
 # ---------------------------------------------------------------------------------------------

@@ -120,15 +120,15 @@ class Mean:
             return float("nan")
         return math.sqrt(max(self.variation, 0.0) * self.n / (self.n - 1))
 
-    def state(self) -> tuple[float, ...]:
+    def state(self) -> dict[str, float]:
         """Return plain numbers, for pickles."""
-        return tuple(getattr(self, name) for name in self.__slots__)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
-    def from_state(cls, state: tuple[float, ...]) -> "Mean":
+    def from_state(cls, state: dict[str, float]) -> "Mean":
         """Return the mean with that state."""
         mean = cls()
-        for name, value in zip(cls.__slots__, state, strict=True):
+        for name, value in state.items():
             setattr(mean, name, value)
         return mean
 
@@ -208,23 +208,29 @@ class Quantiles:
     def histogram(self) -> tuple[Array, Array]:
         """Return edges and weights of bins of the values that are not negative, four to each power of two.
 
-        Empty bins at both ends are left out.
+        Empty bins at both ends are left out, and infinite values.
         """
-        weights = self.weights[N_BUCKETS:].reshape(-1, 32).sum(axis=1)
+        # The upper half of infinity's bits.
+        weights = self.weights[N_BUCKETS : N_BUCKETS + 0x7F80].reshape(-1, 32).sum(axis=1)
         filled = np.flatnonzero(weights)
         first, last = (int(filled[0]), int(filled[-1])) if filled.size else (0, -1)
         edges = edges_of(N_BUCKETS + 32 * np.arange(first, last + 2))
         return edges, weights[first : last + 1]
 
-    def state(self) -> tuple[Any, ...]:
+    def state(self) -> dict[str, Any]:
         """Return plain arrays and numbers, for pickles."""
-        filled = np.flatnonzero(self.weights)
-        return filled, self.weights[filled], self.lowest, self.highest
+        buckets = np.flatnonzero(self.weights)
+        return {
+            "buckets": buckets,
+            "weights": self.weights[buckets],
+            "lowest": self.lowest,
+            "highest": self.highest,
+        }
 
     @classmethod
-    def from_state(cls, state: tuple[Any, ...]) -> "Quantiles":
+    def from_state(cls, state: dict[str, Any]) -> "Quantiles":
         """Return the quantiles with that state."""
         quantiles = cls()
-        filled, weights, quantiles.lowest, quantiles.highest = state
-        quantiles.weights[filled] = weights
+        quantiles.weights[state["buckets"]] = state["weights"]
+        quantiles.lowest, quantiles.highest = state["lowest"], state["highest"]
         return quantiles

@@ -23,9 +23,12 @@ class StatsRequest(NamedTuple):
     prediction_out: NDArray[np.int64]
     rank_out: NDArray[np.int64]
     confidence_out: NDArray[Any] | None = None
-    """The highest probability. Given all of the last three, or none."""
+    """The highest probability. Given all of the last four, or none."""
     brier_score_out: NDArray[Any] | None = None
     """The sum over the classes of (probability - [class is the target])**2."""
+    slope_out: NDArray[Any] | None = None
+    """The derivative of the loss by the logarithm of a factor of the logits: their mean, as the softmax
+    weights them, less that of the target."""
     variance_out: NDArray[Any] | None = None
     """The variance of the logits, as the softmax weights them."""
 

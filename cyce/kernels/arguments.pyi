@@ -40,7 +40,7 @@ class CrossEntropyArguments:
     """Of the logits' shape, float or double, any strides; may be the logits."""
     stats_out: list[NDArray[Any]] | None
     """(lse, probability, entropy, prediction, rank), one for each position, the last two int64; and, if
-    wanted, (confidence, brier_score, variance)."""
+    wanted, (confidence, brier_score, slope, variance)."""
     first_class: int
     """Of a shard: the number of its first class."""
     n_all_classes: int

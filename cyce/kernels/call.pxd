@@ -28,8 +28,9 @@ cdef struct StatsOut:
     char* lse                       # of the arithmetic's type, as are all but the last two
     char* probability
     char* entropy
-    char* confidence                # NULL without `Call.has_moments`, as are the next two
+    char* confidence                # NULL without `Call.has_moments`, as are the next three
     char* brier_score
+    char* slope
     char* variance
     int64_t* prediction
     int64_t* rank

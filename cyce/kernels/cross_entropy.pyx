@@ -114,9 +114,10 @@ cdef int take_stats(object arrays, char format, CallScope* scope, Call* call) ex
     call.has_moments = len(arrays) > 5
     if not call.has_moments:
         return 0
-    confidence, brier_score, variance = arrays[5:]
+    confidence, brier_score, slope, variance = arrays[5:]
     call.stats_out.confidence = take_elements(confidence, n, format, PyBUF_WRITABLE, "confidence", scope)
     call.stats_out.brier_score = take_elements(brier_score, n, format, PyBUF_WRITABLE, "brier_score", scope)
+    call.stats_out.slope = take_elements(slope, n, format, PyBUF_WRITABLE, "slope", scope)
     call.stats_out.variance = take_elements(variance, n, format, PyBUF_WRITABLE, "variance", scope)
     return 0
 

@@ -303,13 +303,14 @@ cdef inline void finish_moments(const Call* call, const Tile* tile, floating lik
     """Write the statistics of a tile's positions that are made of squares; for ignored ones 0.
 
     The Brier score is the sum of (softmax_c - [c is the target])**2. At the maximum, the target's term is the
-    square of the probability of the others: nothing cancels. Elsewhere its probability is at most 1/2.
+    square of the probability of the others: nothing cancels. Elsewhere its probability is at most 1/2. The
+    slope is the derivative of the loss by the logarithm of a factor of the logits.
     """
     cdef const StatsOut* out = &call.stats_out
-    cdef double confidence, brier_score, variance, probability, inverse
+    cdef double confidence, brier_score, slope, variance, mean_gap, probability, inverse
     cdef Py_ssize_t k
     for k in range(tile.width):
-        confidence = brier_score = variance = 0
+        confidence = brier_score = slope = variance = 0
         if tile.counts[k]:
             confidence = inverse = tile.inverse[k]
             if <double> tile.pivot[k] == tile.argmax[k]:
@@ -317,10 +318,14 @@ cdef inline void finish_moments(const Call* call, const Tile* tile, floating lik
             else:
                 probability = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * inverse
                 brier_score = (1.0 + tile.squares[k]) * inverse * inverse + (1.0 - 2.0 * probability)
-            variance = tile.spread_2[k] * inverse - (tile.spread[k] * inverse) * (tile.spread[k] * inverse)
+            # Of the logits, below the maximum.
+            mean_gap = tile.spread[k] * inverse
+            slope = (tile.row_max[k] - tile.pivot_logit[k]) - mean_gap
+            variance = tile.spread_2[k] * inverse - mean_gap * mean_gap
             variance = 0.0 if variance < 0 else variance
         (<floating*> out.confidence)[tile.first + k] = <floating> confidence
         (<floating*> out.brier_score)[tile.first + k] = <floating> brier_score
+        (<floating*> out.slope)[tile.first + k] = <floating> slope
         (<floating*> out.variance)[tile.first + k] = <floating> variance
 
 

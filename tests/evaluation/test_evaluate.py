@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import pathlib
 import sys
 import tracemalloc
@@ -210,13 +211,37 @@ class TestSources:
         path = tmp_path / "logits.npy"
         np.save(path, logits)
         path.write_bytes(path.read_bytes()[:-4])
-        with pytest.raises(ValueError, match=r"logits\.npy: cannot be mapped, it may be cut off"):
+        with pytest.raises(ValueError, match=r"logits\.npy: is cut off"):
             cyce.evaluate(path, target)
         with pytest.raises(FileNotFoundError, match=r"none\.npy"):
             cyce.evaluate(tmp_path / "none.npy", target)
         np.save(path, np.array([{}], object), allow_pickle=True)
-        with pytest.raises(ValueError, match="cannot be mapped"):
+        with pytest.raises(ValueError, match="cannot be read as numbers: "):
             cyce.evaluate(path, target)
+
+    def test_files_that_are_none(self, target, tmp_path):
+        path = tmp_path / "file.npy"
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match=r"file\.npy: is empty"):
+            cyce.evaluate(path, target)
+        for header in (
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999999, 6), }",
+            "{'descr",
+        ):
+            path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+            with pytest.raises(ValueError, match=r"file\.npy: cannot be read as numbers: [^\n]*$"):
+                cyce.evaluate(path, target)
+        np.savez(tmp_path / "several.npz", a=target)
+        with pytest.raises(ValueError, match="is an archive of several arrays"):
+            cyce.evaluate(tmp_path / "several.npz", target)
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ValueError, match="pipe: is not a regular file"):
+            cyce.evaluate(tmp_path / "pipe", target)
+
+    def test_one_position_of_one_class(self):
+        assert cyce.evaluate(np.array([1.0]), 0).loss == 0
+        assert cyce.Evaluator().update([1.0], 0).compute().n_positions == 1
+        assert cyce.divergence([1.0], [2.0], 0).kl == 0
 
     def test_padded_classes(self, logits, target):
         padded = np.hstack([logits, np.full((300, 5), 90, np.float32)])
@@ -316,7 +341,7 @@ class TestTemperature:
             for scores in (logits * np.float32(factor), logits.astype(float) * factor, [[1.0, 0.0]] * 5):
                 with pytest.raises(ValueError, match="are right"):
                     cyce.fit_temperature(scores, np.argmax(scores, axis=1))
-        with pytest.raises(ValueError, match="are right"):
+        with pytest.raises(ValueError, match="are the same for all classes"):
             cyce.fit_temperature(np.ones((3, 4)), [0, 1, 2])
         with pytest.raises(ValueError, match="no better than chance"):
             cyce.fit_temperature(logits, logits.argmin(axis=1))
@@ -326,9 +351,35 @@ class TestTemperature:
             cyce.fit_temperature(iter([(logits, target)]))
         with pytest.raises(ValueError, match="class_weight: has 3 numbers"):
             cyce.fit_temperature(logits, target, class_weight=[1, 2, 3])
-        logits[3, 3] = np.nan
+        bad = logits.copy()
+        bad[3, 3] = np.nan
         with pytest.raises(ValueError, match="some have no softmax"):
-            cyce.fit_temperature(logits, target)
+            cyce.fit_temperature(bad, target)
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_noise_is_no_minimum(self, rng, dtype):
+        # At both ends of the scale, where float32 has few digits of the loss.
+        logits = np.array([[1, 0], [0, 1]], dtype)
+        for factor in (0.01, 1, 30):
+            with pytest.raises(
+                ValueError, match=r"it falls the higher that is, as where .* no better than chance"
+            ):
+                cyce.fit_temperature(logits * dtype(factor), [0, 0])
+        for _ in range(20):
+            scores = rng.standard_normal((200, 10)).astype(dtype)
+            targets = rng.integers(10, size=200)
+            try:
+                expected = cyce.fit_temperature(scores.astype(float), targets)
+            except ValueError:
+                with pytest.raises(ValueError, match="no better than chance"):
+                    cyce.fit_temperature(scores, targets)
+            else:
+                assert cyce.fit_temperature(scores, targets) == pytest.approx(expected, rel=1e-3)
+
+    def test_one_wrong_by_next_to_nothing(self):
+        logits, target = [[3, 0], [3, 0], [0, 3], [0, 1e-8]], [0, 0, 1, 0]
+        single, double = (cyce.fit_temperature(np.array(logits, dtype), target) for dtype in ("f4", "f8"))
+        assert single == pytest.approx(double, rel=1e-5)
 
     def test_few_passes(self, logits, target, monkeypatch):
         passes = []

@@ -130,7 +130,7 @@ ERRORS = {
     "none.npy target.npy": r"\[Errno 2\] No such file or directory: 'none\.npy'",
     "logits.npy none.npy": r"\[Errno 2\] No such file or directory: 'none\.npy'",
     "logits.npy": "target: is missing; pass class indices, or their file; .*",
-    "cut.npy target.npy": "cut.npy: cannot be mapped, it may be cut off: .*",
+    "cut.npy target.npy": "cut.npy: is cut off",
     "cut.safetensors target.npy": "cut.safetensors: is not a safetensors file, or cut off: .*",
     "cut.kld": "cut.kld: is cut off in its header",
     "text.txt target.npy": "text.txt: is not a .npy, .safetensors or llama.cpp file; .*",
@@ -178,7 +178,7 @@ def test_errors_are_one_line(files, capsys, arguments):
         (["--json", "a.txt"], "argument --json: must be a file name that ends in .json, got 'a.txt'"),
         (["--png", "folder.png"], "argument --png: 'folder.png' is a folder"),
         (["--html", "none/a.html"], "argument --html: there is no folder 'none'"),
-        (["--shape", "3x4"], "argument --shape: must be integers such as 100,32000, got '3x4'"),
+        (["--shape", "3*4"], "argument --shape: must be sizes such as 100,32000, got '3*4'"),
         (["--temperature", "auto"], "argument --temperature: must be a number or fit, got 'auto'"),
         (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
     ],
@@ -210,6 +210,25 @@ def test_outputs_are_written_before_the_table(files, monkeypatch):
     assert "a.json" in listing()
 
 
+def test_all_outputs_or_none(files, capsys, monkeypatch):
+    before = listing()
+
+    def refuse(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr("cyce.evaluation.page.png_of", refuse)
+    assert main(["evaluate", "logits.npy", "target.npy", "--json", "a.json", "--png", "a.png"]) == 2
+    assert listing() == before
+    assert "no room" in capsys.readouterr().err
+
+
+def test_the_table_in_ascii(files, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(["evaluate", "logits.npy", "target.npy"]) == 0
+    assert b" +- " in shown.buffer.getvalue()
+
+
 def test_no_input_is_overwritten(files, capsys):
     Path("logits.npy").rename("logits.json")
     assert main(["evaluate", "logits.json", "target.npy", "--json", "logits.json"]) == 2
@@ -220,7 +239,7 @@ def test_no_input_is_overwritten(files, capsys):
 def test_raw_and_other_files(files, capsys):
     logits, reference, _ = files
     logits.tofile("logits.bin")
-    options = ["--dtype", "float32", "--shape", "300,10"]
+    options = ["--dtype", "float32", "--shape", "300x10"]
     assert main(["divergence", "logits.bin", "reference.npy", *options]) == 0
     assert capsys.readouterr().out == f"{cyce.divergence(logits, reference)}\n"
 

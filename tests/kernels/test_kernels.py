@@ -229,8 +229,9 @@ def test_more_than_two_to_the_31_logits(level, rng):
         ("stats_out", [np.zeros(3, np.float32)] * 5),
         ("stats_out", [np.zeros(3)] * 3 + [np.zeros(3, np.int64)] * 2),
         ("stats_out", [*STATS, np.zeros(3, np.float32)]),
-        ("stats_out", [*STATS, np.zeros(3, np.float32), np.zeros(3, np.float32), np.zeros(3)]),
-        ("stats_out", [*STATS, np.zeros(3, np.float32), np.zeros(2, np.float32), np.zeros(3, np.float32)]),
+        ("stats_out", [*STATS, *[np.zeros(3, np.float32)] * 3]),
+        ("stats_out", [*STATS, *[np.zeros(3, np.float32)] * 3, np.zeros(3)]),
+        ("stats_out", [*STATS, *[np.zeros(3, np.float32)] * 3, np.zeros(2, np.float32)]),
     ],
 )
 def test_the_kernels_do_not_trust_the_facade(level, argument, value):

@@ -136,7 +136,7 @@ def test_nothing_is_written_beside_the_kernels_outputs(level, dtype, rng, shape)
     logits = rng.standard_normal(shape).astype(dtype)
     target = rng.integers(shape[1], size=shape[:1] + shape[2:])
     positions = target.shape
-    losses, lse, probability, entropy, *moments = [guarded(positions, dtype) for _ in range(7)]
+    losses, lse, probability, entropy, *moments = [guarded(positions, dtype) for _ in range(8)]
     prediction, rank = [guarded(positions, np.int64) for _ in range(2)]
     gradient = guarded(shape, dtype)
     kernels = dispatch.load_level(level, "cross_entropy")

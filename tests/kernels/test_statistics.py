@@ -32,11 +32,14 @@ def exact_stats(logits, target, axis):
     squares = p**2
     np.put_along_axis(squares, target[..., None], 0, -1)
     brier_score = np.where(is_highest, others, 1 - at_target) ** 2 + squares.sum(axis=-1)
-    gap = np.where(p > 0, log_p.max(axis=-1, keepdims=True) - log_p, 0)
+    gap = log_p.max(axis=-1, keepdims=True) - log_p
+    of_target = np.take_along_axis(gap, target[..., None], -1)[..., 0]
+    gap = np.where(p > 0, gap, 0)
     mean = (p * gap).sum(axis=-1, keepdims=True)
     return {
         "confidence": p.max(axis=-1),
         "brier_score": brier_score,
+        "slope": of_target - mean[..., 0],
         "variance": (p * (gap - mean) ** 2).sum(axis=-1),
     }
 
@@ -60,8 +63,10 @@ def test_statistics_of_squares(level, dtype, rng, shape, scale, offset):
     eps = np.finfo(dtype).eps
     for name, values in exact_stats(logits, target, 1).items():
         ours = getattr(stats, name)
-        # A variance of nearly equal logits is what their rounding left of it.
+        # A variance of nearly equal logits is what their rounding left of it; a slope is a difference.
         tolerance = {"rtol": 64 * eps, "atol": 1e-35} if name != "variance" else {"rtol": 1e-5, "atol": 1e-9}
+        if name == "slope":
+            tolerance["atol"] = 8 * eps * scale
         np.testing.assert_allclose(ours, values.astype(dtype), **tolerance, err_msg=name)
 
 
