@@ -62,6 +62,7 @@ class TestSources:
         with pytest.raises(ValueError, match="its numbers have two bytes, float32 has more; try bfloat16"):
             cyce.evaluate(tmp_path / "logits.npy", target, dtype=np.float32)
 
+    @pytest.mark.thread_unsafe
     def test_big_endian_files_are_swapped_in_pieces(self, rng, tmp_path):
         np.save(tmp_path / "logits.npy", np.zeros((4000, 1000), ">f4"))
         tracemalloc.start()
