@@ -270,6 +270,16 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
+def memory_of(process, kind):
+    """Return the resident memory of a process in kB, 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text("ascii")
+    except (ProcessLookupError, FileNotFoundError):
+        return 0
+    found = re.search(rf"{kind}:\s+(\d+) kB", status)
+    return int(found.group(1)) if found else 0
+
+
 @pytest.mark.integration
 def test_ctrl_c(tmp_path):
     arguments = big_file(tmp_path, 40 * 10**9)
@@ -283,7 +293,9 @@ def test_ctrl_c(tmp_path):
         env=environment(),
         stderr=subprocess.PIPE,
     )
-    time.sleep(3)
+    # Until the file is being read.
+    while memory_of(process, "RssFile") < 300_000 and process.poll() is None:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
@@ -316,12 +328,7 @@ def test_progress_and_memory(tmp_path):
     reader.start()
     most = 0
     while process.poll() is None:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text("ascii")
-        except ProcessLookupError:
-            break
-        found = re.search(r"RssAnon:\s+(\d+) kB", status)
-        most = max(most, int(found.group(1)) if found else 0)
+        most = max(most, memory_of(process, "RssAnon"))
         time.sleep(0.002)
     reader.join(timeout=20)
     os.close(terminal)
