@@ -23,7 +23,7 @@ from cyce._arguments import (
 )
 from cyce.evaluation.record import Evaluation, evaluation_of
 from cyce.evaluation.sources import Index, axis_of, of_positions, pieces_of
-from cyce.evaluation.sums import Array, Mean, Quantiles, add_at, sum_of
+from cyce.evaluation.sums import Array, Mean, Quantiles, add_at, packed, sum_of, unpacked
 from cyce.fused import cross_entropy as fused
 from cyce.fused.requests import StatsRequest
 
@@ -286,7 +286,7 @@ class Sums:
         """Return the sums with that state."""
         sums = cls(settings)
         sums.n_classes = state["n_classes"]
-        sums.totals = dict(state["totals"])
+        sums.totals = {name: np.asarray(total) for name, total in state["totals"].items()}
         sums.negative_log_likelihood = Mean.from_state(state["negative_log_likelihood"])
         if state["weighted_loss"] is not None:
             sums.weighted_loss = Mean.from_state(state["weighted_loss"])
@@ -495,8 +495,9 @@ class Evaluator:
         return f"<cyce.Evaluator of {int(self._sums.totals['n_positions'])} positions>"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return plain arrays and numbers, with the version of their meaning."""
-        return {"version": STATE_VERSION, "settings": self._settings._asdict(), "sums": self._sums.state()}
+        """Return what Python itself can pickle, with the version of its meaning."""
+        state = {"settings": self._settings._asdict(), "sums": self._sums.state()}
+        return {"version": STATE_VERSION, **packed(state)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore what `__getstate__` of this or an earlier version returned."""
@@ -506,8 +507,8 @@ class Evaluator:
                 f"reads up to {STATE_VERSION}): upgrade cyce"
             )
         self._lock = threading.Lock()
-        self._settings = Settings(**state["settings"])
-        self._sums = Sums.from_state(self._settings, state["sums"])
+        self._settings = Settings(**unpacked(state["settings"]))
+        self._sums = Sums.from_state(self._settings, unpacked(state["sums"]))
 
 
 def as_class_weight(value: Any) -> Array | None:

@@ -12,6 +12,28 @@ Array = NDArray[Any]
 N_BUCKETS = 1 << 15
 
 
+def packed(value: Any) -> Any:
+    """Return a value of Python's own types, for pickles that every version of NumPy reads."""
+    if isinstance(value, dict):
+        return {name: packed(item) for name, item in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return {"dtype": value.dtype.str, "shape": value.shape, "bytes": value.tobytes()}
+    return value
+
+
+def unpacked(value: Any) -> Any:
+    """Return the value that was packed."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"dtype", "shape", "bytes"}:
+        # A copy: those of bytes are read-only.
+        array: Array = np.frombuffer(value["bytes"], value["dtype"]).reshape(value["shape"]).copy()
+        return array
+    return {name: unpacked(item) for name, item in value.items()}
+
+
 def sum_of(values: Array, weight: Array | None) -> float:
     """Return the sum of values times their weights, in double; exact for counts."""
     if weight is None:
