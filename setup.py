@@ -84,7 +84,7 @@ def target_machine() -> str:
 # What the compiler may use at each level; cyce/kernels/_cpu.pyx asks the CPU for the same features.
 LEVELS: dict[str, list[str]] = {"baseline": []}
 if target_machine() in {"x86_64", "amd64"}:
-    LEVELS["x86_64_v3"] = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"]
+    LEVELS["x86_64_v3"] = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt"]
     LEVELS["x86_64_v4"] = [
         *LEVELS["x86_64_v3"],
         *("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"),
