@@ -12,7 +12,7 @@ from cyce._arguments import as_flag, as_ignore_index, as_logits, as_size, as_sto
 from cyce._progress import Progress
 from cyce.evaluation.evaluate import first_classes, with_classes
 from cyce.evaluation.evaluator import Labels
-from cyce.evaluation.record import SHARES, Histogram, Record, number, percent, with_error
+from cyce.evaluation.record import Histogram, Record, by_share, number, percent, with_error
 from cyce.evaluation.sources import Source, axis_of, load_array, open_sources, pieces_of
 from cyce.evaluation.sums import Array, Mean, Quantiles, sum_of
 from cyce.kernels import dispatch
@@ -251,7 +251,6 @@ class _Sums:
 
     def divergence(self) -> Divergence:
         """Return the statistics."""
-        shares = np.array(SHARES)
         loss, reference_loss, loss_change = self.loss, self.reference_loss, self.loss_change
         with np.errstate(all="ignore"):
             perplexity, reference_perplexity, perplexity_ratio = (
@@ -263,7 +262,7 @@ class _Sums:
             n_ignored=self.n_ignored,
             kl=self.kl.value,
             kl_standard_error=self.kl.standard_error,
-            kl_quantiles=dict(zip(SHARES, self.kl_quantiles.at(shares).tolist(), strict=True)),
+            kl_quantiles=by_share(self.kl_quantiles),
             max_kl=self.kl_quantiles.highest if self.kl.n > self.nan_positions else math.nan,
             kl_histogram=Histogram(*self.kl_quantiles.histogram()),
             reverse_kl=self.reverse_kl.value,
@@ -281,11 +280,7 @@ class _Sums:
             probability_change=self._if_target(self.change.value),
             probability_change_standard_error=self._if_target(self.change.standard_error),
             probability_change_rms=self._if_target(float(np.sqrt(self.square_change.value))),
-            probability_change_quantiles=(
-                dict(zip(SHARES, self.change_quantiles.at(shares).tolist(), strict=True))
-                if self.has_target
-                else None
-            ),
+            probability_change_quantiles=by_share(self.change_quantiles) if self.has_target else None,
         )
 
     def _if_target(self, value: float) -> float | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyce.evaluation.sums import Quantiles
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -273,6 +275,11 @@ class Evaluation(Record):
         return plotting.evaluation(self)
 
 
+def by_share(quantiles: Quantiles) -> dict[float, float]:
+    """Return the quantiles of SHARES."""
+    return dict(zip(SHARES, quantiles.at(np.array(SHARES)).tolist(), strict=True))
+
+
 def ratio(total: Any, weight: Any) -> Any:
     """Return total / weight; NaN where that is 0 / 0."""
     with np.errstate(all="ignore"):
@@ -323,7 +330,7 @@ def evaluation_of(sums: "Sums") -> Evaluation:
             accuracy=accuracy,
         ),
         per_class=_per_class_of(sums),
-        loss_quantiles=dict(zip(SHARES, sums.loss_quantiles.at(np.array(SHARES)).tolist(), strict=True)),
+        loss_quantiles=by_share(sums.loss_quantiles),
         loss_histogram=Histogram(*sums.loss_quantiles.histogram()),
         nan_positions=int(totals["nan_positions"]),
         temperature=sums.settings.temperature,
