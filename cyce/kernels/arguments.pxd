@@ -9,6 +9,7 @@ cdef class CrossEntropyArguments:
     cdef public object logits
     cdef public int axis
     cdef public object target
+    cdef public object target_logit
     cdef public object probabilities
     cdef public object weight
     cdef public int64_t ignore_index

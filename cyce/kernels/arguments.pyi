@@ -15,10 +15,13 @@ class CrossEntropyArguments:
     axis: int
     target: Any
     """Class indices of any integer dtype, one for each position, C-contiguous."""
+    target_logit: Any
+    """Of a shard: the logits of the targets, in whatever shard these are, C-contiguous. Its states then have
+    what statistics need."""
     probabilities: Any
     """Class probabilities of the logits' shape, float or double, any strides."""
     weight: Any
-    """Of the classes, (n_all_classes,)."""
+    """Of the classes of the logits, (n_classes,)."""
     ignore_index: int
     label_smoothing: float
     sample_weight: Any

@@ -22,6 +22,7 @@ cdef class CrossEntropyArguments:
         other.logits = self.logits
         other.axis = self.axis
         other.target = self.target
+        other.target_logit = self.target_logit
         other.probabilities = self.probabilities
         other.weight = self.weight
         other.ignore_index = self.ignore_index

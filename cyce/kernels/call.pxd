@@ -49,9 +49,10 @@ cdef struct Call:
     Operand grad                    # or softmax, or log-softmax
     double* states                  # (N_FIELDS, n_positions); see merge.pxd
     const char* target              # (n_positions,)
+    const char* target_logit        # (n_positions,); of a shard whose statistics are wanted, else NULL
     char target_format
     int64_t ignore_index
-    const char* weight              # (n_all_classes,)
+    const char* weight              # (n_classes,)
     double smoothing
     double dense_scale              # factor of the dense masses, applied at the end
     double dense_scale_lost         # what rounding that loses

@@ -32,7 +32,7 @@ from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_p
 from cyce.kernels.divergences cimport N_TOP as MOST_TOP, Pair, align_tiles, compare_all
 from cyce.kernels.machine cimport CYCE_DEBUG
 from cyce.kernels.merge cimport N_STATE_FIELDS, merge_states
-from cyce.kernels.passes cimport MIN_SHARE, run
+from cyce.kernels.passes cimport MIN_SHARE, finish_states as finish_all_states, run
 from cyce.kernels.picks cimport run_all_picks
 from cyce.kernels.plan cimport plan
 from cyce.kernels.storage cimport arithmetic_of, size_of
@@ -152,18 +152,23 @@ cdef char read_arguments(CrossEntropyArguments arguments, CallScope* scope, Call
         take_like_logits(
             arguments.probabilities, axis, 0, "probabilities are", scope, &call.probabilities
         )
-    call.weight = take_elements(arguments.weight, call.n_all_classes, format, 0, "weight", scope)
+    call.weight = take_elements(arguments.weight, call.n_classes, format, 0, "weight", scope)
     call.sample_weight = take_elements(arguments.sample_weight, n, format, 0, "sample_weight", scope)
-    call.smoothing = arguments.label_smoothing
     call.z_loss = arguments.z_loss
     call.softcap = arguments.softcap
     call.temperature = arguments.temperature
-    call.has_dense = arguments.target is None or call.smoothing > 0
+    set_masses(arguments, arguments.target is not None, call)
+    return format
+
+
+cdef void set_masses(CrossEntropyArguments arguments, bint has_target, Call* call) noexcept:
+    """Note what dense masses there are, and their factor."""
+    call.smoothing = arguments.label_smoothing
+    call.has_dense = not has_target or call.smoothing > 0
     call.dense_scale = 1.0
-    if arguments.target is not None and call.smoothing > 0 and call.n_all_classes > 0:
+    if has_target and call.smoothing > 0 and call.n_all_classes > 0:
         call.dense_scale = call.smoothing / call.n_all_classes
         call.dense_scale_lost = quotient_lost(call.smoothing, call.n_all_classes, call.dense_scale)
-    return format
 
 
 cdef int read_outputs(
@@ -342,7 +347,8 @@ cdef double* take_states(object states, Py_ssize_t n_positions, CallScope* scope
 def reduce(CrossEntropyArguments arguments not None, states_out):
     """Write the states of logits whose classes are some, or all, of `n_all_classes`.
 
-    Targets, weight and n_all_classes are those of all classes; first_class says where these begin.
+    Targets and n_all_classes are those of all classes; first_class says where these begin. With target_logit,
+    states have what statistics need.
     """
     run_phase(arguments, states_out, REDUCE)
 
@@ -366,10 +372,49 @@ cdef double run_phase(CrossEntropyArguments arguments, object states, Phase phas
         format = read_arguments(arguments, &scope, &call)
         if phase == FINISH:
             read_outputs(arguments, format, &scope, &call)
-        expect(not call.has_stats, "there are no statistics of shards")
+            expect(not call.has_stats, "statistics come from states alone")
+        elif arguments.target_logit is not None:
+            call.target_logit = take_elements(
+                arguments.target_logit, call.n_positions, format, 0, "target_logit", &scope
+            )
+            call.has_stats = call.has_moments = True
         call.phase = phase
         call.states = take_states(states, call.n_positions, &scope)
         return run_call(arguments, False, format, &scope, &call)
+    finally:
+        close_scope(&scope)
+
+
+def finish_states(CrossEntropyArguments arguments not None, states, bint has_target):
+    """Losses and statistics from merged states alone; returns the sum of the losses.
+
+    Of the arguments, those count that stand for options and outputs, sample_weight, n_all_classes, and the
+    dtype of loss_out. has_target: whether targets are class indices. Statistics are as those of
+    `cross_entropy`, but predictions and ranks are those of the states.
+    """
+    cdef CallScope scope
+    cdef Call call
+    cdef Py_buffer* view
+    cdef char format
+    memset(&call, 0, sizeof(call))
+    open_scope(&scope)
+    try:
+        view = take_view(arguments.loss_out, PyBUF_ND | PyBUF_WRITABLE, &scope)
+        format = format_of(view)
+        expect(format == c"f" or format == c"d", "losses are neither float nor double")
+        call.n_positions = n_elements(view)
+        call.loss_out = <char*> view.buf
+        call.states = take_states(states, call.n_positions, &scope)
+        call.sample_weight = take_elements(
+            arguments.sample_weight, call.n_positions, format, 0, "sample_weight", &scope
+        )
+        take_stats(arguments.stats_out, format, &scope, &call)
+        call.n_all_classes = arguments.n_all_classes
+        call.z_loss = arguments.z_loss
+        set_masses(arguments, has_target, &call)
+        if format == c"f":
+            return finish_all_states[float](&call, has_target, 0)
+        return finish_all_states[double](&call, has_target, 0)
     finally:
         close_scope(&scope)
 

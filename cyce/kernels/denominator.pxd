@@ -17,9 +17,9 @@ from libc.string cimport memset
 
 from cyce.kernels.call cimport Call
 from cyce.kernels.machine cimport check, cyce_enter, cyce_environment, cyce_leave
-from cyce.kernels.plan cimport CHUNK
+from cyce.kernels.plan cimport CHUNK, lies_within
 from cyce.kernels.sums cimport add, settled
-from cyce.kernels.targets cimport is_bad, is_class, load_targets
+from cyce.kernels.targets cimport is_bad, load_targets
 
 cdef enum:
     # Targets that are counted together.
@@ -44,6 +44,8 @@ cdef inline PositionCount count_block(
     cdef const floating* sample_weight = <const floating*> call.sample_weight
     cdef bint weighted = weight != NULL or sample_weight != NULL
     cdef Py_ssize_t n_classes = call.n_all_classes
+    cdef Py_ssize_t n_own_classes = call.n_classes
+    cdef Py_ssize_t first_class = call.first_class
     cdef int64_t ignore_index = call.ignore_index
     cdef Py_ssize_t n_counted = 0
     cdef Py_ssize_t first = block * TARGET_BLOCK
@@ -71,9 +73,10 @@ cdef inline PositionCount count_block(
                 mass = 1.0
                 if call.target != NULL:
                     check(not is_bad(targets[k], n_classes, ignore_index))
-                    mass = 0.0 if targets[k] == ignore_index else (
-                        weight[targets[k]] if weight != NULL else 1.0
-                    )
+                    mass = 0.0 if targets[k] == ignore_index else 1.0
+                    # A shard knows the weights of its own classes alone, and has no use for the sum.
+                    if mass != 0 and weight != NULL and lies_within(targets[k] - first_class, n_own_classes):
+                        mass = weight[targets[k] - first_class]
                 if sample_weight != NULL and mass != 0:
                     mass *= sample_weight[first + k]
                 add[double](&count.weight, &lost, mass)

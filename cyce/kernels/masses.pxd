@@ -43,7 +43,7 @@ cdef inline const floating* dense_masses(
         for k in range(n):
             room[k] = smoothed(probabilities[k], keep, spread)
     if weight != NULL:
-        weight += call.first_class + first
+        weight += first
         for k in range(n):
             room[k] *= weight[k]
     return room
@@ -72,7 +72,7 @@ cdef inline void fill_dense_of_tile(
     cdef Py_ssize_t offset = c * call.probabilities.class_stride
     cdef floating keep = <floating> (1.0 - call.smoothing)
     cdef floating spread = <floating> (call.smoothing / call.n_all_classes)
-    cdef floating factor = weight[call.first_class + c] if weight != NULL else <floating> 1.0
+    cdef floating factor = weight[c] if weight != NULL else <floating> 1.0
     cdef Py_ssize_t k
     if call.probabilities.start == NULL:
         for k in range(tile.width):

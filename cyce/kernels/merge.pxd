@@ -33,6 +33,11 @@ cdef enum:
     MASS_LOST
     GAP                             # sum of dense mass * (MAX - logit)
     GAP_LOST
+    # For statistics:
+    SPREAD                          # sum of exp(logit - MAX) * (MAX - logit)
+    SPREAD_2                        # sum of exp(logit - MAX) * (MAX - logit)**2
+    SQUARES                         # sum of exp(logit - MAX)**2 over the classes of the rest
+    RANK                            # number of classes before the target's
     N_COMMON_FIELDS
     # Only of a block:
     UNIT = N_COMMON_FIELDS          # turns its waiting exponentials into exp(logit - MAX), see reference.pxd
@@ -40,14 +45,16 @@ cdef enum:
     UNIT_LOST
     UNIT_BELOW                      # the same for chunks that are relative to something lower,
     BELOW                           # bit k of which stands for chunk k
-    SPREAD                          # sum of exp(logit - MAX) * (MAX - logit)
-    SPREAD_2                        # sum of exp(logit - MAX) * (MAX - logit)**2
-    SQUARES                         # sum of exp(logit - MAX)**2 over the classes of the rest
-    RANK                            # number of classes before the target's
     N_BLOCK_FIELDS
     # Only of a state:
     PICKED = N_COMMON_FIELDS        # the target's logit, NaN if it is not among the classes
+    WEIGHT                          # the class weight of the target, NaN if it is not among the classes
     N_STATE_FIELDS
+
+cdef enum:
+    # What ARGMAX is, in a state, where there is no maximum: nothing is above -inf, or the position is ignored.
+    NO_MAXIMUM = -2
+    IGNORED = -1
 
 
 cdef inline double decay_of(double block_max, double row_max, floating like) noexcept nogil:
@@ -265,7 +272,7 @@ cdef inline void save_state(const Call* call, const Tile* tile) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(tile.width):
         out[MAX * n + k] = tile.row_max[k]
-        out[ARGMAX * n + k] = call.n_all_classes
+        out[ARGMAX * n + k] = NO_MAXIMUM
         if tile.argmax[k] < call.n_classes:
             out[ARGMAX * n + k] = tile.argmax[k] + call.first_class
         out[REST * n + k] = tile.rest[k]
@@ -274,16 +281,31 @@ cdef inline void save_state(const Call* call, const Tile* tile) noexcept nogil:
         out[MASS_LOST * n + k] = tile.mass_lost[k] if call.has_dense else 0.0
         out[GAP * n + k] = tile.gap[k] if call.has_dense else 0.0
         out[GAP_LOST * n + k] = tile.gap_lost[k] if call.has_dense else 0.0
+        out[SPREAD * n + k] = tile.spread[k] if call.has_stats else 0.0
+        out[SPREAD_2 * n + k] = tile.spread_2[k] if call.has_moments else 0.0
+        out[SQUARES * n + k] = tile.squares[k] if call.has_moments else 0.0
+        out[RANK * n + k] = tile.rank[k] if call.has_stats else 0.0
 
 
-cdef inline void save_picks(const Call* call, const Tile* tile) noexcept nogil:
-    """Write the logits of the targets that are among the classes."""
-    cdef double* picked = call.states + PICKED * call.n_positions + tile.first
+cdef inline void save_targets(const Call* call, const Tile* tile, floating like) noexcept nogil:
+    """Write logits and weights of the targets that are among the classes, and what is ignored."""
+    cdef const floating* weight = <const floating*> call.weight
+    cdef double* out = call.states + tile.first
+    cdef Py_ssize_t n = call.n_positions
     cdef Py_ssize_t k
+    cdef int field
     for k in range(tile.width):
-        picked[k] = NAN
-        if call.target != NULL and lies_within(tile.pivot[k], call.n_classes):
-            picked[k] = tile.pivot_logit[k]
+        out[PICKED * n + k] = NAN
+        out[WEIGHT * n + k] = 1.0 if call.target == NULL else NAN
+        if not tile.counts[k]:
+            # Whatever the logits are: finite, as tiles multiply it by 0.
+            for field in range(N_COMMON_FIELDS):
+                out[field * n + k] = 0
+            out[ARGMAX * n + k] = IGNORED
+            out[WEIGHT * n + k] = 0
+        elif call.target != NULL and lies_within(tile.pivot[k], call.n_classes):
+            out[PICKED * n + k] = tile.pivot_logit[k]
+            out[WEIGHT * n + k] = weight[tile.pivot[k]] if weight != NULL else <floating> 1
 
 
 cdef inline void load_state(const Call* call, Tile* tile, const double* states) noexcept nogil:
@@ -300,11 +322,26 @@ cdef inline void load_state(const Call* call, Tile* tile, const double* states) 
         tile.mass_lost[k] = state[MASS_LOST * n + k]
         tile.gap[k] = state[GAP * n + k]
         tile.gap_lost[k] = state[GAP_LOST * n + k]
-        if call.target != NULL:
-            tile.pivot_logit[k] = state[PICKED * n + k]
+        tile.spread[k] = state[SPREAD * n + k]
+        tile.spread_2[k] = state[SPREAD_2 * n + k]
+        tile.squares[k] = state[SQUARES * n + k]
+        tile.rank[k] = state[RANK * n + k]
+        tile.pivot_logit[k] = state[PICKED * n + k]
 
 
-cdef inline void merge_states(double* states, double* other, Py_ssize_t n, floating like) noexcept nogil:
+cdef inline void load_hard_masses(const Call* call, Tile* tile, const double* states) noexcept nogil:
+    """Hard masses of a tile's positions: the shard of a target alone has its weight."""
+    cdef const double* weight = states + WEIGHT * call.n_positions + tile.first
+    cdef double picked = 1.0 - call.smoothing
+    cdef Py_ssize_t k
+    for k in range(tile.width):
+        if tile.counts[k]:
+            tile.hard[k] = picked * weight[k]
+
+
+cdef inline void merge_states(
+    double* states, const double* other, Py_ssize_t n, floating like
+) noexcept nogil:
     """Merge the states of n positions into others, of the classes before these."""
     cdef Call call
     cdef Tile tile
@@ -312,7 +349,7 @@ cdef inline void merge_states(double* states, double* other, Py_ssize_t n, float
     memset(&call, 0, sizeof(call))
     call.n_positions = n
     call.n_classes = call.n_all_classes = PY_SSIZE_T_MAX
-    call.has_dense = True
+    call.has_dense = call.has_stats = call.has_moments = True
     call.states = states
     tile.first = 0
     while tile.first < n:
@@ -322,5 +359,7 @@ cdef inline void merge_states(double* states, double* other, Py_ssize_t n, float
         for k in range(tile.first, tile.first + tile.width):
             if states[PICKED * n + k] != states[PICKED * n + k]:
                 states[PICKED * n + k] = other[PICKED * n + k]
+            if states[WEIGHT * n + k] != states[WEIGHT * n + k]:
+                states[WEIGHT * n + k] = other[WEIGHT * n + k]
         save_state(&call, &tile)
         tile.first += TILE

@@ -15,7 +15,9 @@ from cython.parallel cimport prange, threadid
 from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
-from cyce.kernels.merge cimport N_BLOCK_FIELDS, load_state, merge_blocks, save_picks, save_state
+from cyce.kernels.merge cimport (
+    IGNORED, N_BLOCK_FIELDS, load_hard_masses, load_state, merge_blocks, save_state, save_targets,
+)
 from cyce.kernels.plan cimport ROW_BLOCK, check_block
 from cyce.kernels.positions cimport (
     find_pivots, finish_logsumexp, finish_losses, finish_pivots, finish_stats, normalize_positions,
@@ -25,6 +27,7 @@ from cyce.kernels.rows cimport (
 )
 from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
 from cyce.kernels.streaming cimport choose_memory, restarts
+from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
@@ -96,6 +99,9 @@ cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, flo
     # Those of a tile are cheaper once it is packed, but ranks need them in every block.
     if call.target != NULL and (call.by_rows or call.has_stats):
         pick_from_logits(call, tile, like)
+    if call.target_logit != NULL:
+        for k in range(tile.width):
+            tile.pivot_logit[k] = (<const floating*> call.target_logit)[tile.first + k]
     if call.grad.start != NULL:
         for k in range(tile.width):
             tile.scale[k] = grad_scale
@@ -247,10 +253,12 @@ cdef inline void run_tile(
     merge_blocks(call, tile, stats, like)
     if call.phase == REDUCE:
         save_state(call, tile)
-        save_picks(call, tile)
+        save_targets(call, tile, like)
         return
     if call.phase == FINISH:
         load_state(call, tile, call.states)
+        if call.target != NULL:
+            load_hard_masses(call, tile, call.states)
 
     normalize_positions(tile, like)
     if call.output == GRADIENT:
@@ -285,6 +293,46 @@ cdef inline void run_tile_apart(
     cyce_enter(&found)
     run_tile(call, number, sizes, scratch, 1, result, like)
     cyce_leave(&found)
+
+
+# ---------------------------------------------------------------------------------------------
+# Losses from states alone
+
+
+cdef inline double finish_states(Call* call, bint has_target, floating like) noexcept nogil:
+    """Losses and statistics from merged states, without logits; returns the sum of the losses.
+
+    Predictions and ranks are those of the states.
+    """
+    cdef Tile tile
+    cdef double value = 0, lost = 0
+    cdef Py_ssize_t k
+    call.output = GRADIENT
+    tile.first = 0
+    while tile.first < call.n_positions:
+        tile.width = min(<Py_ssize_t> TILE, call.n_positions - tile.first)
+        tile.lanes = whole_lanes(tile.width)
+        tile.n_ignored = 0
+        for k in range(tile.lanes):
+            tile.row_max[k] = tile.rest[k] = tile.rest_lost[k] = tile.pivot_logit[k] = tile.hard[k] = 0
+            tile.mass[k] = tile.mass_lost[k] = tile.gap[k] = tile.gap_lost[k] = 0
+            tile.counts[k] = False
+        load_state(call, &tile, call.states)
+        for k in range(tile.width):
+            tile.counts[k] = tile.argmax[k] != IGNORED
+            if call.sample_weight != NULL and (<const floating*> call.sample_weight)[tile.first + k] == 0:
+                tile.counts[k] = False
+            tile.n_ignored += not tile.counts[k]
+            # What is predicted right is all that statistics ask of the targets' numbers.
+            tile.pivot[k] = <Py_ssize_t> tile.argmax[k] if tile.rank[k] == 0 else -1
+        if has_target:
+            load_hard_masses(call, &tile, call.states)
+        normalize_positions(&tile, like)
+        add[double](&value, &lost, finish_losses(call, &tile, like))
+        if call.has_stats:
+            finish_stats(call, &tile, like)
+        tile.first += TILE
+    return settled(value, lost)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from libc.stdint cimport (
 )
 
 from cyce.kernels.call cimport GRADIENT, Call, Tile
-from cyce.kernels.machine cimport check
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.transforms cimport changes_logits, slope_at, transform
@@ -132,12 +131,15 @@ cdef inline void look_up_targets(const Call* call, Tile* tile, floating like) no
     for k in range(tile.width):
         tile.counts[k] = is_picked(targets[k], n_classes, ignore_index)
         tile.hard[k] = picked
-    if weight != NULL:
-        for k in range(tile.width):
-            check(is_class(tile.pivot[k], n_classes))
-            tile.hard[k] = picked * weight[tile.pivot[k]] if tile.counts[k] else 0.0
     if first_class > 0:
         for k in range(tile.width):
             tile.pivot[k] -= first_class
+    if weight != NULL:
+        # In another shard, the weight is not known: it is part of the state.
+        for k in range(tile.width):
+            tile.hard[k] = (
+                picked * weight[tile.pivot[k]]
+                if tile.counts[k] and lies_within(tile.pivot[k], call.n_classes) else 0.0
+            )
     tile.target_changed = n_bad > 0
     tile.n_ignored = tile.width - n_counted

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.smoke
 LONG = np.longdouble
 N_SAMPLES = 500_000
 # Fields of a state, as in merge.pxd.
-MAX, ARGMAX, REST, REST_LOST, PICKED = 0, 1, 2, 3, 8
+MAX, ARGMAX, REST, REST_LOST, PICKED, WEIGHT = 0, 1, 2, 3, 12, 13
 
 
 def ulp_error(values, exact, dtype):
@@ -43,6 +43,7 @@ def log1p(level, rests):
     kernels = dispatch.load_level(level, "cross_entropy")
     states = np.zeros((kernels.N_FIELDS, len(rests)))
     states[REST] = rests
+    states[WEIGHT] = 1
     losses = np.empty(len(rests))
     arguments = of_classes(logits=np.zeros((len(rests), 1)), axis=1, target=np.zeros(len(rests), np.int64))
     arguments.loss_out = losses

@@ -27,8 +27,10 @@ def in_parts(logits, cuts, target=None, probabilities=None, **options):
     losses = np.empty(logits.shape[:1] + logits.shape[2:], logits.dtype)
     gradient = np.empty_like(logits)
     calls, merged = [], None
+    weight = options.pop("weight", None)
     for first, end in zip([0, *cuts], [*cuts, n_classes], strict=True):
         call = of_classes(logits=logits[:, first:end], axis=1, target=target, **options)
+        call.weight = None if weight is None else weight[first:end]
         call.probabilities = None if probabilities is None else probabilities[:, first:end]
         call.first_class, call.n_all_classes = first, n_classes
         states = np.empty((kernels.N_FIELDS, losses.size))
@@ -158,10 +160,11 @@ def test_states_hold_what_the_notes_say(level, dtype):
     dispatch.kernels.reduce(call, states)
     np.testing.assert_array_equal(states[0], [3, -np.inf, 5])
     # No class where nothing is above -inf.
-    np.testing.assert_array_equal(states[1], [1, 9, 0])
+    np.testing.assert_array_equal(states[1], [1, -2, 0])
     np.testing.assert_allclose(states[2, [0, 2]], [np.exp(-1) + np.exp(-2), 1 + np.exp(-1)], rtol=1e-7)
-    # The target's logit, NaN if another shard has it.
-    np.testing.assert_array_equal(states[8], [2, -np.inf, np.nan])
+    # The target's logit and weight, NaN if another shard has them.
+    np.testing.assert_array_equal(states[12], [2, -np.inf, np.nan])
+    np.testing.assert_array_equal(states[13], [1, 1, np.nan])
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
@@ -186,11 +189,11 @@ def test_shards_outside_of_the_classes(level, field, value):
         dispatch.kernels.reduce(call, states)
 
 
-@pytest.mark.parametrize("shape", [(9, 3), (9, 2), (9, 1)])
+@pytest.mark.parametrize("shape", [(14, 3), (14, 2), (14, 1)])
 def test_states_of_another_size_or_dtype(level, shape):
     kernels = dispatch.kernels
     call = of_classes(logits=np.zeros((2, 3)), axis=1, target=np.zeros(2, int))
     with pytest.raises(ValueError, match="kernel call: "):
-        kernels.reduce(call, np.empty(shape, np.float32 if shape == (9, 2) else np.float64))
+        kernels.reduce(call, np.empty(shape, np.float32 if shape == (14, 2) else np.float64))
     with pytest.raises(ValueError, match="kernel call: "):
-        kernels.merge(np.empty((9, 4)), np.empty(shape), True)
+        kernels.merge(np.empty((14, 4)), np.empty(shape), True)
