@@ -49,7 +49,9 @@ from cyce.modules import (
 from cyce.threads.budget import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from cyce import dask as dask
     from cyce import plotting as plotting
+    from cyce import sharded as sharded
 
 __version__ = "0.1.0"
 
@@ -95,7 +97,7 @@ __all__ = [
 
 # Modules that are imported when they are first used: they need an extra, or time to import. Type checkers
 # know them from the imports under TYPE_CHECKING.
-_LAZY = ("plotting", "torch")
+_LAZY = ("dask", "plotting", "sharded", "torch")
 
 if not TYPE_CHECKING:
     # To a type checker, a package with __getattr__ has every name.

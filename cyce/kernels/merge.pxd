@@ -329,6 +329,15 @@ cdef inline void load_state(const Call* call, Tile* tile, const double* states) 
         tile.pivot_logit[k] = state[PICKED * n + k]
 
 
+cdef inline void leave_out_states(Tile* tile) noexcept nogil:
+    """Make the states of positions that do not count finite: a gradient multiplies them by 0."""
+    cdef Py_ssize_t k
+    for k in range(tile.width):
+        if not tile.counts[k]:
+            tile.row_max[k] = tile.rest[k] = tile.rest_lost[k] = tile.pivot_logit[k] = 0
+            tile.mass[k] = tile.mass_lost[k] = tile.gap[k] = tile.gap_lost[k] = 0
+
+
 cdef inline void load_hard_masses(const Call* call, Tile* tile, const double* states) noexcept nogil:
     """Hard masses of a tile's positions: the shard of a target alone has its weight."""
     cdef const double* weight = states + WEIGHT * call.n_positions + tile.first

@@ -16,7 +16,8 @@ from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
 from cyce.kernels.merge cimport (
-    IGNORED, N_BLOCK_FIELDS, load_hard_masses, load_state, merge_blocks, save_state, save_targets,
+    IGNORED, N_BLOCK_FIELDS, leave_out_states, load_hard_masses, load_state, merge_blocks, save_state,
+    save_targets,
 )
 from cyce.kernels.plan cimport ROW_BLOCK, check_block
 from cyce.kernels.positions cimport (
@@ -259,6 +260,7 @@ cdef inline void run_tile(
         load_state(call, tile, call.states)
         if call.target != NULL:
             load_hard_masses(call, tile, call.states)
+        leave_out_states(tile)
 
     normalize_positions(tile, like)
     if call.output == GRADIENT:

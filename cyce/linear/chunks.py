@@ -52,6 +52,16 @@ BIAS_ROWS = 256
 KERNEL_LOGITS = 1 << 20
 
 
+# Called with the arguments of some rows, and with their numbers among those that count; returns their loss.
+Kernel = Callable[[CrossEntropyArguments, slice], float]
+
+
+def _loss(call: CrossEntropyArguments, _: slice) -> float:
+    """Return the loss of the rows of a call, and write its gradient if there is an array for it."""
+    loss: float = dispatch.kernels.cross_entropy(call)
+    return loss
+
+
 class Problem(NamedTuple):
     """What is the same in all chunks."""
 
@@ -67,6 +77,8 @@ class Problem(NamedTuple):
     """The rows that count, None for all."""
     call: CrossEntropyArguments
     """The arguments of the loss: class probabilities of all rows, other arrays of the rows that count."""
+    kernel: Kernel = _loss
+    """What is done with the logits of some rows."""
 
     @property
     def is_half(self) -> bool:
@@ -197,8 +209,7 @@ class Pass:
                     setattr(call, name, array[rows])
             if self._gradients is not None:
                 call.grad_out = call.logits
-            loss: float = dispatch.kernels.cross_entropy(call)
-            return loss
+            return problem.kernel(call, rows)
 
         rows = max(1, KERNEL_LOGITS // max(1, self._buffer.shape[1]))
         return sum(share(apply, _slices(len(logits), rows)))

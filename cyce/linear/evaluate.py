@@ -56,8 +56,8 @@ def linear_cross_entropy(
         loss.call.target = np.array(loss.call.target).reshape(loss.positions)
     rows, divisor = _count(layer, loss)
     losses = np.zeros((layer.n_rows, layer.n_inner), layer.dtype) if reduction == "none" else None
-    problem = _problem(layer, loss, upstream, rows, losses)
-    value = _run(problem, layer, upstream.outs, options)
+    problem = problem_of(layer, loss, upstream, rows, losses)
+    value = run(problem, layer, upstream.outs, options)
     gradients = None if upstream.outs is None else tuple(upstream.outs)
     if losses is not None:
         if rows is not None:
@@ -89,7 +89,7 @@ def _count(layer: Layer, loss: Loss) -> tuple[NDArray[np.intp] | None, float]:
     return rows, denominator
 
 
-def _problem(
+def problem_of(
     layer: Layer, loss: Loss, upstream: Upstream, rows: NDArray[np.intp] | None, losses: NDArray[Any] | None
 ) -> Problem:
     """Return what the pass computes: matrices, and arrays of the rows that count."""
@@ -134,7 +134,7 @@ def _as_matrix(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
     return np.ascontiguousarray(matrix)
 
 
-def _run(
+def run(
     problem: Problem,
     layer: Layer,
     outs: Sequence[NDArray[Any] | None] | None,
