@@ -111,18 +111,21 @@ class PositionStats(NamedTuple):
     variance: Array
 
 
-def position_stats(
-    logits: Array, target: Array, axis: int, ignore_index: int, temperature: float
-) -> PositionStats:
-    """Return the statistics of each position, in one pass over checked logits."""
-    positions = position_shape(logits, axis)
-    dtype = arithmetic_dtype(logits.dtype)
-    stats = PositionStats(
+def empty_stats(positions: tuple[int, ...], dtype: np.dtype[Any]) -> PositionStats:
+    """Return statistics of positions that are all ignored. dtype: of the arithmetic."""
+    return PositionStats(
         *(
             np.full(positions, -1) if name in ("prediction", "rank") else np.zeros(positions, dtype)
             for name in PositionStats._fields
         )
     )
+
+
+def position_stats(
+    logits: Array, target: Array, axis: int, ignore_index: int, temperature: float
+) -> PositionStats:
+    """Return the statistics of each position, in one pass over checked logits."""
+    stats = empty_stats(position_shape(logits, axis), arithmetic_dtype(logits.dtype))
     fused.cross_entropy(
         logits,
         target,
@@ -366,6 +369,11 @@ class Evaluator:
         self._lock = threading.Lock()
         self._sums = Sums(self._settings)
 
+    @property
+    def ignore_index(self) -> int:
+        """Class index of positions that do not count."""
+        return self._settings.ignore_index
+
     def reset(self) -> "Evaluator":
         """Forget all positions.
 
@@ -423,6 +431,14 @@ class Evaluator:
         """Add checked logits, in place."""
         self._sums.expect_classes(logits.shape[axis])
         self._add(logits, axis, labels, self._sums)
+        self._sums.count_confusions()
+
+    def add_stats(
+        self, stats: PositionStats, n_classes: int, target: Array, sample_weight: Array | None
+    ) -> None:
+        """Add statistics of positions, in place."""
+        self._sums.expect_classes(n_classes)
+        self._sums.add(stats, target, sample_weight)
         self._sums.count_confusions()
 
     def _add(self, logits: Array, axis: int, labels: Labels, sums: Sums) -> None:

@@ -26,7 +26,7 @@ from cyce.kernels.arguments cimport CrossEntropyArguments
 from cyce.kernels.arrays cimport (
     Operand, expect, format_of, integer_format_of, n_elements, place, same_shape,
 )
-from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase
+from cyce.kernels.call cimport ALL, FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
 from cyce.kernels.divergences cimport N_TOP as MOST_TOP, Pair, align_tiles, compare_all
@@ -524,8 +524,10 @@ def diverge(
 # Softmax and its like
 
 
-cdef int normalize(logits, int axis, Output output, out, int num_threads) except -1:
-    """Softmax, log-softmax or log-sum-exp of the logits, to `out`."""
+cdef int normalize(
+    logits, int axis, Output output, out, int num_threads, Phase phase=ALL, states=None
+) except -1:
+    """Softmax, log-softmax or log-sum-exp of the logits, to `out`; or one phase of these, with states."""
     cdef CallScope scope
     cdef Call call
     cdef double unused = 0
@@ -540,7 +542,12 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
         call.grad_scale = 1
         call.dense_scale = 1
         call.temperature = 1
-        if output == LOGSUMEXP:
+        if phase != ALL:
+            call.phase = phase
+            call.states = take_states(states, call.n_positions, &scope)
+        if phase == REDUCE:
+            pass
+        elif output == LOGSUMEXP:
             call.loss_out = take_elements(out, call.n_positions, format, PyBUF_WRITABLE, "lse", &scope)
         else:
             take_like_logits(out, axis, PyBUF_WRITABLE, "the output is", &scope, &call.grad)
@@ -554,14 +561,25 @@ cdef int normalize(logits, int axis, Output output, out, int num_threads) except
     return 0
 
 
-def softmax(logits, int axis, out, int num_threads):
-    """Write the softmax along an axis to `out`, of the logits' shape, possibly the logits themselves."""
-    normalize(logits, axis, SOFTMAX, out, num_threads)
+def softmax(logits, int axis, out, int num_threads, states=None):
+    """Write the softmax along an axis to `out`, of the logits' shape, possibly the logits themselves.
+
+    states: merged from those of all shards, if the logits are a shard of the classes.
+    """
+    normalize(logits, axis, SOFTMAX, out, num_threads, ALL if states is None else FINISH, states)
 
 
-def log_softmax(logits, int axis, out, int num_threads):
-    """Write the log-softmax along an axis to `out`, of the logits' shape, possibly the logits themselves."""
-    normalize(logits, axis, LOG_SOFTMAX, out, num_threads)
+def log_softmax(logits, int axis, out, int num_threads, states=None):
+    """Write the log-softmax along an axis to `out`, of the logits' shape, possibly the logits themselves.
+
+    states: as of `softmax`.
+    """
+    normalize(logits, axis, LOG_SOFTMAX, out, num_threads, ALL if states is None else FINISH, states)
+
+
+def normalizers(logits, int axis, states_out, int num_threads):
+    """Write the states of a shard of the classes, for `softmax` and `log_softmax`."""
+    normalize(logits, axis, LOGSUMEXP, None, num_threads, REDUCE, states_out)
 
 
 def logsumexp(logits, int axis, out, int num_threads):

@@ -341,7 +341,8 @@ cdef inline void finish_stats(const Call* call, Tile* tile, floating like) noexc
         lse = probability = entropy = 0
         out.prediction[position] = out.rank[position] = -1
         if tile.counts[k]:
-            if tile.rest[k] != tile.rest[k]:
+            # Of shards, the states have it.
+            if tile.rest[k] != tile.rest[k] and call.logits.start != NULL:
                 rank_without_order(call, tile, k, like)
             lse = logsumexp_at(call, tile, k, like)
             probability = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]

@@ -176,6 +176,11 @@ def finish(state: Any, *, sample_weight: Any = None) -> Array:
     >>> print(sharded.finish(state).round(4))
     [0.3406]
     """
+    return finished(state, sample_weight)[0]
+
+
+def finished(state: Any, sample_weight: Any) -> tuple[Array, float]:
+    """Return the losses of the positions, and their sum in double."""
     merged = as_whole(state, "state")
     dtype, settings = merged.maximum.dtype, merged.settings
     call = CrossEntropyArguments()
@@ -187,8 +192,8 @@ def finish(state: Any, *, sample_weight: Any = None) -> Array:
     if sample_weight is not None:
         # As of logits whose last axis has the classes.
         call.sample_weight = as_sample_weight(sample_weight, losses[..., np.newaxis], losses.ndim)
-    dispatch.kernels.finish_states(call, states_of(merged), not settings.has_probabilities)
-    return losses
+    total = dispatch.kernels.finish_states(call, states_of(merged), not settings.has_probabilities)
+    return losses, total
 
 
 def gradient(

@@ -1,0 +1,225 @@
+"""Cross-entropy of Dask arrays."""
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from cyce._arguments import (
+    FLOAT64,
+    arithmetic_dtype,
+    as_axis,
+    as_ignore_index,
+    as_label_smoothing,
+    as_number,
+    as_reduction,
+    class_axis,
+)
+from cyce.dask.chunks import (
+    check_array,
+    first_classes,
+    like,
+    n_classes_of,
+    of_positions,
+    targets_of,
+    weights_of,
+)
+from cyce.dask.graphs import dimensions_of, merge_partials, of_objects, optional, reduced
+from cyce.sharded.logits import finish, finished, partial
+from cyce.sharded.states import Partial
+
+Array = NDArray[Any]
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    axis: int | None = None,
+    sample_weight: Any = None,
+    normalizer: float | None = None,
+    empty: str = "nan",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> Any:
+    """Cross-entropy of a Dask array of logits, lazily; `cyce.functional.cross_entropy` has the formulas.
+
+    Parameters
+    ----------
+    input : dask.array.Array of shape (C,), (N, C) or (N, C, d1, ..., dk)
+        Logits, float16, bfloat16 (of ml_dtypes), float32 or float64, in any chunks.
+    target : dask.array.Array or array_like
+        Class indices of the positions' shape, or class probabilities of the shape of `input`. It is rechunked
+        to the chunks of `input` if it has others.
+    weight : dask.array.Array or array_like of shape (C,), default=None
+        A weight for each class.
+    size_average, ignore_index, reduce, reduction, label_smoothing, axis, normalizer, empty
+        As in `cyce.functional.cross_entropy`.
+    sample_weight : dask.array.Array or array_like of the positions' shape, default=None
+        A weight for each position.
+    z_loss, softcap, temperature
+        As in `cyce.functional.cross_entropy`.
+
+    Returns
+    -------
+    dask.array.Array
+        Of no dimension, or of the positions' shape and chunks with ``reduction="none"``; in float64 if
+        `input` is, else in float32.
+
+    Raises
+    ------
+    TypeError
+        If `input` is no Dask array of floating point, and as `cyce.functional.cross_entropy`.
+    ValueError
+        If shapes do not fit, if the number of classes is not known, and as `cyce.functional.cross_entropy`.
+    IndexError
+        When it is computed, if a class index is neither in [0, C) nor `ignore_index`.
+
+    See Also
+    --------
+    cyce.sharded : What each task does.
+
+    Notes
+    -----
+    The same chunks give the same bits, whatever runs the tasks. Other chunks of the classes round
+    differently, within the bounds of docs/accuracy.md, as do the sums of other chunks of positions.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> import cyce.dask
+    >>> logits = da.from_array(np.array([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]]), chunks=(1, 2))
+    >>> cyce.dask.cross_entropy(logits, np.array([0, 2]), reduction="none")
+    dask.array<losses, shape=(2,), dtype=float64, chunksize=(1,), chunktype=numpy.ndarray>
+    >>> print(cyce.dask.cross_entropy(logits, np.array([0, 2])).compute().round(4))
+    0.2577
+    """
+    reduction = as_reduction(reduction, size_average, reduce)
+    check_array(input)
+    logits = like(input)
+    dtype = arithmetic_dtype(logits.dtype)
+    axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
+    # For what is wrong with an argument, before anything is computed.
+    if not isinstance(empty, str) or empty not in ("nan", "zero"):
+        raise ValueError(f"empty: must be 'nan' or 'zero', got {empty!r}")
+    if normalizer is not None and reduction != "mean":
+        raise ValueError(f"normalizer requires reduction='mean', got {reduction!r}")
+    options = {
+        "n_classes": n_classes_of(input, axis),
+        "ignore_index": as_ignore_index(ignore_index),
+        "label_smoothing": as_label_smoothing(label_smoothing),
+        "z_loss": as_number(z_loss, "z_loss", FLOAT64, positive=False),
+        "softcap": None if softcap is None else as_number(softcap, "softcap", dtype),
+        "temperature": as_number(temperature, "temperature", dtype),
+        "axis": axis,
+    }
+    if normalizer is not None:
+        normalizer = as_number(normalizer, "normalizer", FLOAT64)
+    target, has_probabilities = targets_of(target, input, axis)
+    if has_probabilities and options["ignore_index"] >= 0:
+        raise ValueError(
+            "ignore_index is not supported for floating point target: target is class probabilities, "
+            f"ignore_index must be negative; got {ignore_index}"
+        )
+    classes, positions = dimensions_of(input, axis)
+    states = da.blockwise(
+        _partial_of_chunk,
+        classes,
+        input,
+        classes,
+        target,
+        classes if has_probabilities else positions,
+        first_classes(input, axis),
+        (axis,),
+        *optional(weights_of(weight, input, axis), (axis,)),
+        **of_objects(len(classes)),
+        adjust_chunks={axis: 1},
+        options=options,
+    )
+    merged = reduced(states, (axis,), merge_partials)
+    weights = optional(of_positions(sample_weight, input, axis, "sample_weight"), positions)
+    if reduction == "none":
+        # The chunks of objects are those of the positions.
+        return da.blockwise(
+            losses,
+            positions,
+            merged,
+            positions,
+            *weights,
+            dtype=dtype,
+            meta=np.empty((0,) * len(positions), dtype),
+            align_arrays=False,
+        )
+    sums = da.blockwise(_sums_of_chunk, positions, merged, positions, *weights, **of_objects(len(positions)))
+    total = reduced(sums, positions, _add_sums)
+    return da.blockwise(
+        _reduced_loss,
+        (),
+        total,
+        (),
+        dtype=dtype,
+        meta=np.empty((), dtype),
+        align_arrays=False,
+        is_mean=reduction == "mean",
+        normalizer=normalizer,
+        zero_if_empty=empty == "zero",
+        loss_dtype=dtype,
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Tasks
+
+
+def _partial_of_chunk(
+    logits: Array, target: Array, first_class: Array, weight: Array | None, options: dict[str, Any]
+) -> Partial:
+    """Reduce a chunk of logits."""
+    return partial(logits, target, int(first_class[0]), weight=weight, **options)
+
+
+def losses(state: Partial, sample_weight: Array | None) -> Array:
+    """Return the losses of a chunk of positions."""
+    return finish(state, sample_weight=sample_weight)
+
+
+def _sums_of_chunk(state: Partial, sample_weight: Array | None) -> tuple[float, float]:
+    """Return the sum of the losses of a chunk of positions, and of their weights."""
+    _, loss = finished(state, sample_weight)
+    weight = state.target_weight.astype(np.float64)
+    return loss, float((weight if sample_weight is None else weight * sample_weight).sum())
+
+
+def _add_sums(sums: list[tuple[float, float]]) -> tuple[float, float]:
+    """Add sums of losses and of weights."""
+    loss, weight = np.sum(sums, axis=0)
+    return float(loss), float(weight)
+
+
+def _reduced_loss(
+    total: tuple[float, float],
+    is_mean: bool,
+    normalizer: float | None,
+    zero_if_empty: bool,
+    loss_dtype: np.dtype[Any],
+) -> Any:
+    """Return the sum or the mean of all losses."""
+    loss, weight = total
+    with np.errstate(all="ignore"):
+        if is_mean and normalizer is not None:
+            loss /= normalizer
+        elif is_mean and weight == 0:
+            # 0 / 0, whatever smoothing adds to the sum
+            loss = 0.0 if zero_if_empty else np.nan
+        elif is_mean:
+            loss /= weight
+        return np.asarray(loss, loss_dtype)

@@ -1,0 +1,256 @@
+"""Evaluation of Dask arrays."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.delayed import Delayed
+from dask.graph_manipulation import clone
+from numpy.typing import NDArray
+
+from cyce._arguments import as_ignore_index, as_logits, position_shape
+from cyce.dask.chunks import (
+    check_array,
+    first_classes,
+    like,
+    n_classes_of,
+    of_positions,
+    of_shape,
+    targets_of,
+)
+from cyce.dask.graphs import dimensions_of, of_objects, only_block, optional, reduced
+from cyce.evaluation.evaluator import Evaluator, Labels
+from cyce.evaluation.record import Evaluation
+from cyce.evaluation.shards import (
+    Shard,
+    StatsPartial,
+    finish_stats,
+    merge_stats,
+    picked,
+    reduce_stats,
+)
+from cyce.evaluation.sources import axis_of
+
+Array = NDArray[Any]
+
+
+def evaluate(
+    logits: Any,
+    target: Any,
+    *,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    axis: int | None = None,
+    top_k: Sequence[int] = (1, 5),
+    n_bins: int = 15,
+    class_weight: Any = None,
+    temperature: float = 1.0,
+    confusion_matrix: bool = False,
+) -> Delayed:
+    """Loss, accuracies, calibration and more of a Dask array of logits, lazily, as `cyce.evaluate`.
+
+    Parameters
+    ----------
+    logits : dask.array.Array
+        Logits in any chunks, as `input` of `cross_entropy`.
+    target : dask.array.Array or array_like of int
+        Class indices of the positions' shape.
+    sample_weight : dask.array.Array or array_like of the positions' shape, default=None
+        A weight for each position; one of weight 0 is ignored.
+    ignore_index, axis, top_k, n_bins, class_weight, temperature, confusion_matrix
+        As in `cyce.Evaluator`.
+
+    Returns
+    -------
+    dask.delayed.Delayed
+        Its `compute()` gives a `cyce.Evaluation`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cyce.Evaluator`; and if `logits` is no Dask array.
+    IndexError
+        When it is computed, if a target is neither in [0, C) nor `ignore_index`.
+
+    Notes
+    -----
+    Where the classes are in several chunks, `logits` is computed twice: ranks need the logits of the targets
+    first. Chunks are not kept for that, so that memory does not depend on the number of chunks. Of an array
+    over a file, the first pass reads these logits alone.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> import cyce.dask
+    >>> logits = da.from_array(np.array([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]]), chunks=(1, 2))
+    >>> result = cyce.dask.evaluate(logits, np.array([0, 1])).compute()
+    >>> print(round(result.loss, 4), result.accuracy)
+    1.4077 0.5
+    """
+    check_array(logits)
+    axis = axis_of(like(logits).ndim, axis)
+    evaluator = Evaluator(
+        ignore_index=ignore_index,
+        axis=axis,
+        top_k=top_k,
+        n_bins=n_bins,
+        class_weight=class_weight,
+        temperature=temperature,
+        confusion_matrix=confusion_matrix,
+    )
+    n_classes = n_classes_of(logits, axis)
+    evaluator.check_classes(tuple(n_classes if i == axis else 0 for i in range(logits.ndim)), axis)
+    target, has_probabilities = targets_of(target, logits, axis)
+    if has_probabilities:
+        raise TypeError("target: must be class indices, got class probabilities, of the shape of logits")
+    classes, positions = dimensions_of(logits, axis)
+    weights = optional(of_positions(sample_weight, logits, axis, "sample_weight"), positions)
+    if logits.numblocks[axis] == 1:
+        evaluators = da.blockwise(
+            _evaluate_chunk,
+            positions,
+            logits,
+            classes,
+            target,
+            positions,
+            *weights,
+            **of_objects(len(positions)),
+            evaluator=evaluator,
+        )
+    else:
+        options = {
+            "axis": axis,
+            "n_all_classes": n_classes,
+            "ignore_index": as_ignore_index(ignore_index),
+            "temperature": float(temperature),
+        }
+        first = first_classes(logits, axis)
+        # A copy of the graph: chunks would wait until the logits of all targets are known.
+        picks = da.blockwise(
+            _picks_of_chunk,
+            classes,
+            clone(logits),
+            classes,
+            target,
+            positions,
+            first,
+            (axis,),
+            **of_objects(len(classes)),
+            adjust_chunks={axis: 1},
+            options=options,
+        )
+        target_logits = reduced(picks, (axis,), _join_picks)
+        states = da.blockwise(
+            _stats_of_chunk,
+            classes,
+            logits,
+            classes,
+            target,
+            positions,
+            target_logits,
+            positions,
+            first,
+            (axis,),
+            **of_objects(len(classes)),
+            adjust_chunks={axis: 1},
+            options=options,
+        )
+        merged = reduced(states, (axis,), _merge_stats)
+        evaluators = da.blockwise(
+            _evaluate_stats,
+            positions,
+            merged,
+            positions,
+            target,
+            positions,
+            *weights,
+            **of_objects(len(positions)),
+            evaluator=evaluator,
+            n_classes=n_classes,
+        )
+    total = reduced(evaluators, positions, _merge_evaluators)
+    (result,) = da.blockwise(_compute, (), total, (), **of_objects(0)).to_delayed().reshape(-1)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------
+# Tasks
+
+
+def _evaluate_chunk(
+    logits: list[Array], target: Array, sample_weight: Array | None, evaluator: Evaluator
+) -> Evaluator:
+    """Return an evaluator that has seen a chunk, which has all classes."""
+    return copy.copy(evaluator).update(only_block(logits, 1), target, sample_weight)
+
+
+def _shard(logits: Array, target: Array, first_class: Array, options: dict[str, Any]) -> Shard:
+    """Return a chunk of logits and its checked targets."""
+    scores = as_logits(logits, name="logits")
+    axis, n_classes = options["axis"], options["n_all_classes"]
+    whole = of_shape((*scores.shape[:axis], n_classes, *scores.shape[axis + 1 :]), scores.dtype)
+    labels = Labels.of(whole, target, None, axis, options["ignore_index"])
+    return Shard(scores, np.asarray(labels.target, order="C"), first_class=int(first_class[0]), **options)
+
+
+def _picks_of_chunk(logits: Array, target: Array, first_class: Array, options: dict[str, Any]) -> Array:
+    """Return the logits of the targets that are in a chunk."""
+    return picked(_shard(logits, target, first_class, options))
+
+
+def _join_picks(picks: list[Array]) -> Array:
+    """Return the logits of the targets that are in one of several chunks."""
+    joined = picks[0]
+    for other in picks[1:]:
+        joined = np.where(np.isnan(joined), other, joined)
+    return joined
+
+
+def _stats_of_chunk(
+    logits: Array, target: Array, target_logit: Array, first_class: Array, options: dict[str, Any]
+) -> tuple[StatsPartial, np.dtype[Any], tuple[int, ...]]:
+    """Reduce a chunk of logits; return its dtype and the shape of its positions, too."""
+    shard = _shard(logits, target, first_class, options)
+    return reduce_stats(shard, target_logit), shard.dtype, position_shape(shard.logits, shard.axis)
+
+
+def _merge_stats(
+    parts: list[tuple[StatsPartial, np.dtype[Any], tuple[int, ...]]],
+) -> tuple[StatsPartial, np.dtype[Any], tuple[int, ...]]:
+    """Merge what is kept of neighbouring classes."""
+    merged, dtype, positions = parts[0]
+    for other, _, _ in parts[1:]:
+        merged = merge_stats(merged, other, dtype)
+    return merged, dtype, positions
+
+
+def _evaluate_stats(
+    merged: tuple[StatsPartial, np.dtype[Any], tuple[int, ...]],
+    target: Array,
+    sample_weight: Array | None,
+    evaluator: Evaluator,
+    n_classes: int,
+) -> Evaluator:
+    """Return an evaluator that has seen positions."""
+    states, dtype, positions = merged
+    result = copy.copy(evaluator)
+    whole = of_shape((*positions, n_classes), dtype)
+    labels = Labels.of(whole, target, sample_weight, len(positions), evaluator.ignore_index)
+    result.add_stats(finish_stats(states, positions, dtype), n_classes, *labels)
+    return result
+
+
+def _merge_evaluators(evaluators: list[Evaluator]) -> Evaluator:
+    """Return an evaluator that has seen what several have."""
+    merged = copy.copy(evaluators[0])
+    for other in evaluators[1:]:
+        merged.merge(other)
+    return merged
+
+
+def _compute(evaluator: Evaluator) -> Evaluation:
+    """Return the statistics of all positions."""
+    return evaluator.compute()
