@@ -148,9 +148,9 @@ def _check_foreign(value: Any, name: str) -> None:
         raise TypeError(f"{name}: a sparse array is not supported; convert it: {name}.toarray()")
     if hasattr(value, "__dask_graph__"):
         raise TypeError(
-            f"{name}: a Dask array is not supported, it would be loaded completely; call the function on "
-            "chunks that hold all classes, by dask.array.map_blocks or dask.array.blockwise, or load it "
-            f"first: {name}.compute()"
+            f"{name}: a Dask array is not supported, it would be loaded completely; cyce.dask has "
+            "cross_entropy, softmax, log_softmax and evaluate for Dask arrays, or load it first: "
+            f"{name}.compute()"
         )
 
 

@@ -21,15 +21,16 @@ from cyce.kernels import dispatch
 from platforms import LEVELS
 
 # Packages that tests may need: -m "not torch" is for where there is none.
-FOREIGN = ("torch", "matplotlib")
+FOREIGN = ("torch", "matplotlib", "dask")
 # Fixtures that change what all threads of the process share.
 THREAD_UNSAFE = {"capfd", "capsys", "monkeypatch", "recwarn", "run_python", "threads"}
 
 
 def pytest_configure(config):
-    """Leave out the doctests of what cannot be imported without torch."""
-    if "not torch" in config.option.markexpr:
-        config.option.ignore = [*(config.option.ignore or []), str(config.rootpath / "cyce" / "torch")]
+    """Leave out the doctests of what cannot be imported without torch, or Dask."""
+    for name in ("torch", "dask"):
+        if f"not {name}" in config.option.markexpr:
+            config.option.ignore = [*(config.option.ignore or []), str(config.rootpath / "cyce" / name)]
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -66,8 +67,9 @@ def pytest_collection_modifyitems(items):
         # Doctests.
         if item.path.name == "plotting.py":
             item.add_marker("matplotlib")
-        if item.path.parent.parts[-2:] == ("cyce", "torch") or item.path.name == "README.md":
-            item.add_marker("torch")
+        for name in ("torch", "dask"):
+            if item.path.parent.parts[-2:] == ("cyce", name) or item.path.name == "README.md":
+                item.add_marker(name)
         # For the report (--junitxml).
         item.user_properties += [
             ("mark", name) for name in ("levels", "torch") if item.get_closest_marker(name)
@@ -122,6 +124,15 @@ def threads():
     before = cyce.get_num_threads()
     yield cyce.set_num_threads
     cyce.set_num_threads(before)
+
+
+@pytest.fixture
+def synchronous():
+    """Let Dask run all tasks in this thread."""
+    import dask
+
+    with dask.config.set(scheduler="synchronous"):
+        yield
 
 
 @pytest.fixture

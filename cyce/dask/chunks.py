@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyce._arguments import as_logits, as_target, as_weight, is_bfloat16
+from cyce.dask.graphs import Pieces
 
 Array = NDArray[Any]
 
@@ -40,7 +41,7 @@ def n_classes_of(array: Any, axis: int) -> int:
 def first_classes(array: Any, axis: int) -> Any:
     """Return the numbers of the first classes of the chunks, in chunks of one number."""
     sizes = array.chunks[axis]
-    return da.from_array(np.cumsum([0, *sizes[:-1]]), chunks=1)
+    return Pieces(np.cumsum([0, *sizes[:-1]]), ((1,) * len(sizes),))
 
 
 def targets_of(value: Any, logits: Any, axis: int) -> tuple[Any, bool]:
@@ -86,7 +87,11 @@ def of_positions(value: Any, logits: Any, axis: int, name: str) -> Any:
             f"{name}: must have the positions' shape {list(shape)}, for logits of shape "
             f"{list(logits.shape)} with the classes at axis {axis}; got {list(array.shape)}"
         )
-    return _rechunked(array, logits.chunks[:axis] + logits.chunks[axis + 1 :])
+    chunks = logits.chunks[:axis] + logits.chunks[axis + 1 :]
+    if isinstance(array, da.Array):
+        return _rechunked(array, chunks)
+    _check_known(chunks)
+    return Pieces(array, chunks)
 
 
 def weights_of(value: Any, logits: Any, axis: int) -> Any:
@@ -108,14 +113,19 @@ def weights_of(value: Any, logits: Any, axis: int) -> Any:
 def _rechunked(array: Any, chunks: tuple[tuple[float, ...], ...]) -> Any:
     """Return an array in these chunks, which may have unknown sizes."""
     if not isinstance(array, da.Array):
-        if any(math.isnan(size) for sizes in chunks for size in sizes):
-            raise ValueError(
-                "input: some of its chunks have an unknown size, so that arrays cannot be cut like it; pass "
-                "Dask arrays of the same chunks, or call input.compute_chunk_sizes()"
-            )
+        _check_known(chunks)
         return da.from_array(array, chunks=chunks)
     if array.numblocks == tuple(map(len, chunks)) and any(
         math.isnan(size) for sizes in (*chunks, *array.chunks) for size in sizes
     ):
         return array
     return array.rechunk(chunks)
+
+
+def _check_known(chunks: tuple[tuple[float, ...], ...]) -> None:
+    """Raise unless the sizes of all chunks are known."""
+    if any(math.isnan(size) for sizes in chunks for size in sizes):
+        raise ValueError(
+            "input: some of its chunks have an unknown size, so that arrays cannot be cut like it; pass Dask "
+            "arrays of the same chunks, or call input.compute_chunk_sizes()"
+        )

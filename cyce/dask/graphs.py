@@ -1,15 +1,22 @@
 """Graphs whose blocks are states rather than arrays, and their reduction in a tree."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from dask.layers import ArrayBlockwiseDep
+from numpy.typing import NDArray
 
 from cyce.sharded.states import Partial, merge
 
 # Of blocks that are no arrays: states, evaluators, or pairs of sums.
 OBJECT = np.dtype(object)
+# Blocks that are joined in one task.
+FAN_IN = 8
 
 
 def of_objects(n_dims: int) -> dict[str, Any]:
@@ -29,24 +36,37 @@ def dimensions_of(array: Any, axis: int) -> tuple[tuple[int, ...], tuple[int, ..
 
 
 def reduced(blocks: Any, axes: tuple[int, ...], join: Callable[[list[Any]], Any]) -> Any:
-    """Join blocks along some dimensions, numbered from 0, in a tree."""
-    # Dimensions are named by number, and may be named beyond those that are left.
-    numbers = tuple(range(blocks.ndim)) if len(axes) == blocks.ndim else axes
-    if not numbers or all(blocks.numblocks[number] == 1 for number in numbers):
-        left = tuple(i for i in range(blocks.ndim) if i not in numbers)
+    """Join the blocks of some dimensions, by number, in a tree of tasks that take FAN_IN of them each.
+
+    `dask.array.reduction` has one more task for each block.
+    """
+    kept = tuple(axis for axis in range(blocks.ndim) if axis not in axes)
+    if all(blocks.numblocks[axis] == 1 for axis in axes):
         return da.blockwise(
-            only_block, left, blocks, tuple(range(blocks.ndim)), **of_objects(len(left)), n_dims=len(numbers)
+            only_block,
+            kept,
+            blocks,
+            tuple(range(blocks.ndim)),
+            **of_objects(len(kept)),
+            n_dims=len(axes),
         )
-    return da.reduction(
-        blocks,
-        chunk=_unchanged,
-        combine=_Joined(join),
-        aggregate=_Joined(join),
-        axis=numbers,
-        concatenate=False,
-        dtype=OBJECT,
-        meta=np.empty((0,) * (blocks.ndim - len(numbers)), OBJECT),
-    )
+    name = f"{join.__name__.strip('_')}-{tokenize(blocks.name, axes, join)}"
+    layer = {}
+    for place in itertools.product(*(range(blocks.numblocks[axis]) for axis in kept)):
+        fixed = dict(zip(kept, place, strict=True))
+        numbers = ((fixed[axis],) if axis in fixed else range(n) for axis, n in enumerate(blocks.numblocks))
+        keys: list[Any] = [(blocks.name, *number) for number in itertools.product(*numbers)]
+        for level in itertools.count():
+            groups = [keys[first : first + FAN_IN] for first in range(0, len(keys), FAN_IN)]
+            keys = [(f"{name}-{level}", *place, number) for number in range(len(groups))]
+            if len(groups) == 1:
+                keys = [(name, *place)]
+            layer |= {key: (join, group) for key, group in zip(keys, groups, strict=True)}
+            if len(groups) == 1:
+                break
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[blocks])
+    chunks = tuple(blocks.chunks[axis] for axis in kept)
+    return da.Array(graph, name, chunks, meta=np.empty((0,) * len(kept), OBJECT))
 
 
 def only_block(block: Any, n_dims: int) -> Any:
@@ -56,31 +76,23 @@ def only_block(block: Any, n_dims: int) -> Any:
     return block
 
 
-def _unchanged(block: Any, axis: Any, keepdims: bool) -> Any:  # noqa: ARG001
-    """Return a block of objects as it is."""
-    return block
+class Pieces(ArrayBlockwiseDep):  # type: ignore[misc]
+    """A NumPy array in pieces, which become part of the tasks: as a Dask array, each is a task of its own."""
 
+    def __init__(self, array: NDArray[Any], chunks: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__(chunks)
+        self.ndim = array.ndim
+        self._array = array
+        self._bounds = [np.cumsum([0, *sizes]).tolist() for sizes in chunks]
 
-class _Joined:
-    """Joins the blocks of a list, which is nested where several dimensions are reduced."""
-
-    def __init__(self, join: Callable[[list[Any]], Any]) -> None:
-        self._join = join
-
-    def __call__(self, blocks: Any, axis: Any, keepdims: bool) -> Any:  # noqa: ARG002
-        return self._join(list(_flat(blocks)))
+    def __getitem__(self, number: tuple[int, ...]) -> NDArray[Any]:
+        """Return the piece with these numbers."""
+        bounds = zip(self._bounds, number, strict=True)
+        piece: NDArray[Any] = self._array[tuple(slice(of[n], of[n + 1]) for of, n in bounds)]
+        return piece
 
     def __dask_tokenize__(self) -> Any:
-        return type(self).__name__, self._join.__name__
-
-
-def _flat(blocks: Any) -> Any:
-    """Yield what nested lists hold."""
-    if isinstance(blocks, list):
-        for block in blocks:
-            yield from _flat(block)
-    else:
-        yield blocks
+        return type(self).__name__, tokenize(self._array), self.chunks
 
 
 def merge_partials(partials: list[Partial]) -> Partial:

@@ -1,5 +1,6 @@
 """Cross-entropy of Dask arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
@@ -25,7 +26,13 @@ from cyce.dask.chunks import (
     targets_of,
     weights_of,
 )
-from cyce.dask.graphs import dimensions_of, merge_partials, of_objects, optional, reduced
+from cyce.dask.graphs import (
+    dimensions_of,
+    merge_partials,
+    of_objects,
+    optional,
+    reduced,
+)
 from cyce.sharded.logits import finish, finished, partial
 from cyce.sharded.states import Partial
 
@@ -98,8 +105,9 @@ def cross_entropy(
     >>> import numpy as np
     >>> import cyce.dask
     >>> logits = da.from_array(np.array([[2.0, 0.5, 0.3], [0.1, 0.2, 2.5]]), chunks=(1, 2))
-    >>> cyce.dask.cross_entropy(logits, np.array([0, 2]), reduction="none")
-    dask.array<losses, shape=(2,), dtype=float64, chunksize=(1,), chunktype=numpy.ndarray>
+    >>> losses = cyce.dask.cross_entropy(logits, np.array([0, 2]), reduction="none")
+    >>> print(losses.chunks, losses.compute().round(4))
+    ((1, 1),) [0.3406 0.1748]
     >>> print(cyce.dask.cross_entropy(logits, np.array([0, 2])).compute().round(4))
     0.2577
     """
@@ -130,37 +138,24 @@ def cross_entropy(
             "ignore_index is not supported for floating point target: target is class probabilities, "
             f"ignore_index must be negative; got {ignore_index}"
         )
-    classes, positions = dimensions_of(input, axis)
-    states = da.blockwise(
-        _partial_of_chunk,
-        classes,
+    is_none = reduction == "none"
+    blocks = _blocks(
         input,
-        classes,
         target,
-        classes if has_probabilities else positions,
-        first_classes(input, axis),
-        (axis,),
-        *optional(weights_of(weight, input, axis), (axis,)),
-        **of_objects(len(classes)),
-        adjust_chunks={axis: 1},
-        options=options,
+        has_probabilities,
+        weights_of(weight, input, axis),
+        of_positions(sample_weight, input, axis, "sample_weight"),
+        losses_of if is_none else sums_of,
+        options,
     )
-    merged = reduced(states, (axis,), merge_partials)
-    weights = optional(of_positions(sample_weight, input, axis, "sample_weight"), positions)
-    if reduction == "none":
-        # The chunks of objects are those of the positions.
-        return da.blockwise(
-            losses,
-            positions,
-            merged,
-            positions,
-            *weights,
-            dtype=dtype,
-            meta=np.empty((0,) * len(positions), dtype),
-            align_arrays=False,
-        )
-    sums = da.blockwise(_sums_of_chunk, positions, merged, positions, *weights, **of_objects(len(positions)))
-    total = reduced(sums, positions, _add_sums)
+    if is_none:
+        classes, positions = dimensions_of(input, axis)
+        if blocks.ndim == len(classes):
+            blocks = reduced(blocks, (axis,), merge_partials)
+        # A block of losses is an array.
+        meta = np.empty((0,) * len(positions), dtype)
+        return da.Array(blocks.dask, blocks.name, blocks.chunks, meta=meta)
+    total = reduced(blocks, tuple(range(blocks.ndim)), add_sums)
     return da.blockwise(
         _reduced_loss,
         (),
@@ -176,30 +171,81 @@ def cross_entropy(
     )
 
 
+def _blocks(
+    logits: Any,
+    target: Any,
+    has_probabilities: bool,
+    weight: Any,
+    sample_weight: Any,
+    finish_chunk: Callable[[Partial, Any], Any],
+    options: dict[str, Any],
+) -> Any:
+    """Return the graph of what is finished from the states of the positions.
+
+    Where chunks have all classes, one task does all, and the classes are still a dimension, of one block.
+    """
+    axis = options["axis"]
+    classes, positions = dimensions_of(logits, axis)
+    graph: dict[str, Any] = {
+        **of_objects(len(classes)),
+        "adjust_chunks": {axis: 1},
+        "options": options,
+    }
+    chunks = (
+        logits,
+        classes,
+        target,
+        classes if has_probabilities else positions,
+        *optional(weight, (axis,)),
+        first_classes(logits, axis),
+        (axis,),
+    )
+    weights = optional(sample_weight, positions)
+    if logits.numblocks[axis] == 1:
+        return da.blockwise(_finished_chunk, classes, *chunks, *weights, **graph, finish_chunk=finish_chunk)
+    states = da.blockwise(_partial_of_chunk, classes, *chunks, **graph)
+    merged = reduced(states, (axis,), merge_partials)
+    return da.blockwise(finish_chunk, positions, merged, positions, *weights, **of_objects(len(positions)))
+
+
 # ---------------------------------------------------------------------------------------------
 # Tasks
 
 
 def _partial_of_chunk(
-    logits: Array, target: Array, first_class: Array, weight: Array | None, options: dict[str, Any]
+    logits: Array, target: Array, weight: Array | None, first_class: Array, options: dict[str, Any]
 ) -> Partial:
     """Reduce a chunk of logits."""
     return partial(logits, target, int(first_class[0]), weight=weight, **options)
 
 
-def losses(state: Partial, sample_weight: Array | None) -> Array:
+def _finished_chunk(
+    logits: Array,
+    target: Array,
+    weight: Array | None,
+    first_class: Array,
+    sample_weight: Array | None,
+    finish_chunk: Callable[[Partial, Any], Any],
+    options: dict[str, Any],
+) -> Any:
+    """Finish a chunk that has all classes."""
+    state = _partial_of_chunk(logits, target, weight, first_class, options)
+    return finish_chunk(state, sample_weight)
+
+
+def losses_of(state: Partial, sample_weight: Array | None) -> Array:
     """Return the losses of a chunk of positions."""
     return finish(state, sample_weight=sample_weight)
 
 
-def _sums_of_chunk(state: Partial, sample_weight: Array | None) -> tuple[float, float]:
+def sums_of(state: Partial, sample_weight: Array | None) -> tuple[float, float]:
     """Return the sum of the losses of a chunk of positions, and of their weights."""
     _, loss = finished(state, sample_weight)
     weight = state.target_weight.astype(np.float64)
     return loss, float((weight if sample_weight is None else weight * sample_weight).sum())
 
 
-def _add_sums(sums: list[tuple[float, float]]) -> tuple[float, float]:
+def add_sums(sums: list[tuple[float, float]]) -> tuple[float, float]:
     """Add sums of losses and of weights."""
     loss, weight = np.sum(sums, axis=0)
     return float(loss), float(weight)

@@ -92,7 +92,7 @@ def _normalize(input: Any, dim: int | None, dtype: DTypeLike | None, log: bool) 
     check_array(input)
     name = "log_softmax" if log else "softmax"
     logits = input if dtype is None else input.astype(as_dtype(dtype))
-    axis = implicit_axis(logits.ndim, name, 4) if dim is None else as_axis(dim, logits.ndim)
+    axis = implicit_axis(logits.ndim, name, 3) if dim is None else as_axis(dim, logits.ndim)
     result = as_floating(np.empty((0,) * logits.ndim, logits.dtype))
     options = {"dtype": logits.dtype, "meta": result}
     if logits.ndim == 0 or logits.numblocks[axis] == 1:

@@ -20,7 +20,7 @@ from cyce.dask.chunks import (
     of_shape,
     targets_of,
 )
-from cyce.dask.graphs import dimensions_of, of_objects, only_block, optional, reduced
+from cyce.dask.graphs import dimensions_of, of_objects, optional, reduced
 from cyce.evaluation.evaluator import Evaluator, Labels
 from cyce.evaluation.record import Evaluation
 from cyce.evaluation.shards import (
@@ -109,15 +109,17 @@ def evaluate(
     classes, positions = dimensions_of(logits, axis)
     weights = optional(of_positions(sample_weight, logits, axis, "sample_weight"), positions)
     if logits.numblocks[axis] == 1:
+        # The classes stay a dimension, of one block: without it, there would be one more task for each chunk.
         evaluators = da.blockwise(
             _evaluate_chunk,
-            positions,
+            classes,
             logits,
             classes,
             target,
             positions,
             *weights,
-            **of_objects(len(positions)),
+            **of_objects(len(classes)),
+            adjust_chunks={axis: 1},
             evaluator=evaluator,
         )
     else:
@@ -171,7 +173,7 @@ def evaluate(
             evaluator=evaluator,
             n_classes=n_classes,
         )
-    total = reduced(evaluators, positions, _merge_evaluators)
+    total = reduced(evaluators, tuple(range(evaluators.ndim)), _merge_evaluators)
     (result,) = da.blockwise(_compute, (), total, (), **of_objects(0)).to_delayed().reshape(-1)
     return result
 
@@ -181,10 +183,10 @@ def evaluate(
 
 
 def _evaluate_chunk(
-    logits: list[Array], target: Array, sample_weight: Array | None, evaluator: Evaluator
+    logits: Array, target: Array, sample_weight: Array | None, evaluator: Evaluator
 ) -> Evaluator:
     """Return an evaluator that has seen a chunk, which has all classes."""
-    return copy.copy(evaluator).update(only_block(logits, 1), target, sample_weight)
+    return copy.copy(evaluator).update(logits, target, sample_weight)
 
 
 def _shard(logits: Array, target: Array, first_class: Array, options: dict[str, Any]) -> Shard:

@@ -78,12 +78,12 @@ def linear_partial(
     >>> shards = [(a, vocabulary[a : a + 2]) for a in (0, 2)]
     >>> state = sharded.merge(*(sharded.linear_partial(hidden, w, target, a) for a, w in shards))
     >>> print(sharded.finish(state).round(4))
-    [0.2597 1.1071]
+    [0.3038 0.9211]
     >>> gradients = [sharded.linear_gradient(hidden, w, target, state, a) for a, w in shards]
     >>> of_hidden = gradients[0][0] + gradients[1][0]
     >>> print(of_hidden.round(4))
-    [[-0.2309  0.2623]
-     [ 0.3808 -0.4209]]
+    [[-0.2434  0.2999]
+     [ 0.3055 -0.222 ]]
     """
     layer = _layer(input, linear_weight, linear_bias)
     chosen = as_options(options, layer.dtype)

@@ -126,10 +126,10 @@ def partial(
     >>> parts = [sharded.partial(logits[:, a : a + 2], target, first_class=a) for a in (0, 2)]
     >>> whole = sharded.merge(*parts)
     >>> print(sharded.finish(whole).round(4), whole.argmax)
-    [0.3738 0.2413] [0 2]
+    [0.3754 0.2414] [0 2]
     >>> print(sharded.gradient(logits[:, 2:], target, whole, first_class=2).round(4))
-    [[ 0.1257  0.0343]
-     [-0.2144  0.0645]]
+    [[ 0.1255  0.0342]
+     [-0.2145  0.0645]]
     """
     array = as_logits(logits, name="logits", target=target)
     axis = class_axis(array) if axis is None else as_axis(axis, array.ndim, "axis")
@@ -249,7 +249,7 @@ def gradient(
     >>> logits = np.array([[2.0, 0.5, 0.3]])
     >>> state = sharded.partial(logits, [0])
     >>> print(sharded.gradient(logits, [0], state).round(4))
-    [[-0.2886  0.1587  0.1299]]
+    [[-0.2887  0.1587  0.1299]]
     """
     merged = as_whole(state, "state")
     array = as_logits(logits, name="logits", target=target)

@@ -211,7 +211,7 @@ def merge(a: Any, b: Any) -> Partial:
     >>> left = sharded.partial(logits[:, :2], target)
     >>> right = sharded.partial(logits[:, 2:], target, first_class=2)
     >>> print(sharded.finish(sharded.merge(left, right)).round(4))
-    [1.8724]
+    [1.8754]
     """
     a, b = as_partial(a, "a"), as_partial(b, "b")
     dtype, positions = a.maximum.dtype, a.maximum.shape
