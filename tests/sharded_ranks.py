@@ -1,6 +1,7 @@
 """One rank of MPI or of torch.distributed: its shard of losses, gradients and a linear layer.
 
-Usage: mpiexec -n 4 python sharded_ranks.py mpi FOLDER; or sharded_ranks.py gloo FOLDER with torchrun's environment
+Usage: mpiexec -n 4 python sharded_ranks.py mpi FOLDER
+       torchrun --nproc-per-node 4 sharded_ranks.py gloo FOLDER
 """
 
 import functools

@@ -51,7 +51,7 @@ def reduced(blocks: Any, axes: tuple[int, ...], join: Callable[[list[Any]], Any]
             n_dims=len(axes),
         )
     name = f"{join.__name__.strip('_')}-{tokenize(blocks.name, axes, join)}"
-    layer = {}
+    layer: dict[Any, Any] = {}
     for place in itertools.product(*(range(blocks.numblocks[axis]) for axis in kept)):
         fixed = dict(zip(kept, place, strict=True))
         numbers = ((fixed[axis],) if axis in fixed else range(n) for axis, n in enumerate(blocks.numblocks))

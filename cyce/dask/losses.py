@@ -121,9 +121,10 @@ def cross_entropy(
         raise ValueError(f"empty: must be 'nan' or 'zero', got {empty!r}")
     if normalizer is not None and reduction != "mean":
         raise ValueError(f"normalizer requires reduction='mean', got {reduction!r}")
-    options = {
+    ignored = as_ignore_index(ignore_index)
+    options: dict[str, Any] = {
         "n_classes": n_classes_of(input, axis),
-        "ignore_index": as_ignore_index(ignore_index),
+        "ignore_index": ignored,
         "label_smoothing": as_label_smoothing(label_smoothing),
         "z_loss": as_number(z_loss, "z_loss", FLOAT64, positive=False),
         "softcap": None if softcap is None else as_number(softcap, "softcap", dtype),
@@ -133,7 +134,7 @@ def cross_entropy(
     if normalizer is not None:
         normalizer = as_number(normalizer, "normalizer", FLOAT64)
     target, has_probabilities = targets_of(target, input, axis)
-    if has_probabilities and options["ignore_index"] >= 0:
+    if has_probabilities and ignored >= 0:
         raise ValueError(
             "ignore_index is not supported for floating point target: target is class probabilities, "
             f"ignore_index must be negative; got {ignore_index}"

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from cyce._arguments import FLOAT64, arithmetic_dtype, as_stored, position_shape
 from cyce.evaluation.evaluator import PositionStats, empty_stats
-from cyce.fused.requests import StatsRequest
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.threads.budget import budget
@@ -120,6 +119,6 @@ def finish_stats(merged: StatsPartial, positions: tuple[int, ...], dtype: np.dty
     """Return the statistics of each position, from what all shards were merged to."""
     stats = empty_stats(positions, dtype)
     call = CrossEntropyArguments()
-    call.loss_out, *call.stats_out = StatsRequest(*stats)
+    call.loss_out, *call.stats_out = stats
     dispatch.kernels.finish_states(call, merged.states, True)
     return stats

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """State of a softmax over some of the classes: 56 bytes per position in float32, 64 in float64.
+    """State of a softmax over some of the classes: 52 bytes per position in float32, 64 in float64.
 
     All fields are arrays, so that any engine can move them: pickled, as buffers, or as tensors. Those of the
     positions' shape can be cut along the positions, and joined again. A partial is a value: no function

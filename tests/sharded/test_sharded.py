@@ -151,7 +151,7 @@ class TestPartials:
     def bytes_of(self, partial):
         return [array.tobytes() for array in partial]
 
-    @pytest.mark.parametrize(("storage", "most"), [(np.float32, 56), (np.float64, 64)])
+    @pytest.mark.parametrize(("storage", "most"), [(np.float32, 52), (np.float64, 64)])
     def test_take_few_bytes(self, storage, most):
         # With class weights and smoothing, on many classes.
         n = 100_000
