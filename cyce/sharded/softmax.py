@@ -21,7 +21,6 @@ def normalizer(logits: Array, axis: int, first_class: int) -> Partial:
     """Reduce checked logits of some classes to what a softmax needs of them."""
     positions, n_classes = position_shape(logits, axis), logits.shape[axis]
     states = neutral_states(math.prod(positions))
-    states[-1] = 1
     if n_classes:
         dispatch.kernels.normalizers(as_stored(logits), axis, states, budget())
     shards = first_class, first_class + n_classes, n_classes

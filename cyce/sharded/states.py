@@ -13,6 +13,8 @@ Array = NDArray[Any]
 
 # argmax is int32.
 MOST_CLASSES = 2**31 - 1
+# What argmax is at ignored positions, and where no logit is above -inf; as in merge.pxd.
+IGNORED, NO_MAXIMUM = -1, -2
 
 
 class Settings(NamedTuple):
@@ -170,7 +172,7 @@ def neutral_states(n_positions: int) -> Array:
     """Return the states of positions without classes, whose targets are elsewhere."""
     states = np.zeros((dispatch.kernels.N_FIELDS, n_positions))
     states[_ROWS["maximum"]] = -np.inf
-    states[_ROWS["argmax"]] = -2
+    states[_ROWS["argmax"]] = NO_MAXIMUM
     states[_ROWS["target_logit"]] = states[_ROWS["target_weight"]] = np.nan
     return states
 
@@ -178,7 +180,7 @@ def neutral_states(n_positions: int) -> Array:
 def leave_out(states: Array, which: Array) -> None:
     """Make the states of some positions those of ignored ones. which: bool, (n_positions,)."""
     states[:, which] = 0
-    states[_ROWS["argmax"], which] = -1
+    states[_ROWS["argmax"], which] = IGNORED
     states[_ROWS["target_logit"], which] = np.nan
 
 
@@ -242,8 +244,12 @@ def merge(a: Any, b: Any) -> Partial:
             f"{other_first} to {other_end - 1}; first_class must be the number of a shard's first class "
             "among all"
         )
+    is_ignored = a.argmax == IGNORED
+    if np.any(is_ignored != (b.argmax == IGNORED)):
+        raise ValueError("a and b: differ in which positions are ignored; pass the same target in all shards")
     states = states_of(a)
     dispatch.kernels.merge(states, states_of(b), dtype == FLOAT64)
+    leave_out(states, is_ignored.reshape(-1))
     # Of equal maxima the first, even where the shards of a and b alternate.
     argmax = states[_ROWS["argmax"]].reshape(positions)
     ties = (a.maximum == b.maximum) & (a.argmax >= 0) & (b.argmax >= 0)

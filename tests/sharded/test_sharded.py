@@ -11,9 +11,15 @@ import cyce
 import cyce.functional as F
 import oracle
 from cyce import sharded
+from cyce.kernels import dispatch
+from cyce.sharded.states import states_of
+from records import of_classes
 from sharded_cases import TREES, in_order, in_pairs, in_shards, random_cuts, shards_of
 
 with_gradient = cyce.value_and_grad(F.cross_entropy)
+
+# Rows of the kernels' states; what rounding took from these sums is in the next ones.
+REST, GAP = 2, 6
 
 TOLERANCE = {
     "float16": {"rtol": 2e-3, "atol": 1e-4},
@@ -141,10 +147,12 @@ def test_the_bounds_of_accuracy(level, dtype, rng, n_classes, option):
 
 
 class TestPartials:
+    target = np.array([0, 59, 3, -100, 40, 39, 4, 2, 17, -100, 1])
+
     def parts(self, rng, dtype=np.float64, cuts=(3, 4, 40)):
-        logits, target = make(rng, (11, 60), 1, dtype)
+        logits, _ = make(rng, (11, 60), 1, dtype)
         return [
-            sharded.partial(part, target, first, label_smoothing=0.1)
+            sharded.partial(part, self.target, first, label_smoothing=0.1)
             for first, part in shards_of(logits, cuts, 1)
         ]
 
@@ -181,9 +189,32 @@ class TestPartials:
         assert_close(sharded.finish(merged), sharded.finish(in_order([a, b, c, d])))
 
     def test_the_first_of_equal_maxima_is_the_prediction(self):
-        parts = [sharded.partial([[1.0, 2.0]], [0], first) for first in (0, 2, 4, 6)]
-        alternating = sharded.merge(sharded.merge(parts[1], parts[3]), sharded.merge(parts[2], parts[0]))
-        assert alternating.argmax == [1]
+        a, b, c, d = (
+            sharded.partial([row], [0], 2 * number)
+            for number, row in enumerate([[0.0, 1.0], [1.0, 2.0], [0.0, 0.0], [2.0, 2.0]])
+        )
+        # The first shard's side has its maximum after the other's.
+        assert sharded.merge(sharded.merge(a, d), sharded.merge(b, c)).argmax == [3]
+
+    def test_empty_shards_change_nothing(self, rng, dtype):
+        merged = in_order(self.parts(rng, dtype))
+        for first in (0, 7, 60, 99):
+            empty = sharded.partial(np.empty((11, 0), dtype), self.target, first, label_smoothing=0.1)
+            for pair in ((merged, empty), (empty, merged)):
+                assert self.bytes_of(sharded.merge(*pair)) == self.bytes_of(merged)
+
+    def test_what_rounding_took_is_kept(self, rng):
+        # Relative to the sums, in float32: also of sums that float32 does not hold.
+        logits = rng.standard_normal((50, 300)) * [[1.0], [30.0]][0]
+        logits[::2, 0] += 400
+        call = of_classes(logits=logits, axis=1, target=np.zeros(50, int), label_smoothing=0.1)
+        states = np.empty((dispatch.kernels.N_FIELDS, 50))
+        dispatch.kernels.reduce(call, states)
+        partial = sharded.partial(logits, np.zeros(50, int), label_smoothing=0.1)
+        for row in (REST, GAP):
+            assert np.any(states[row + 1])
+            assert np.any(states[row] < 1e-100) == (row == REST)
+            np.testing.assert_allclose(states_of(partial)[row + 1], states[row + 1], rtol=2**-23)
 
     @pytest.mark.parametrize("move", [lambda partial: pickle.loads(pickle.dumps(partial)), tuple, list])
     def test_move_in_any_form(self, rng, move):
@@ -313,6 +344,12 @@ class TestErrors:
             ValueError, match=rf"^a and b: were computed with different options: {name}; pass"
         ):
             sharded.merge(self.left(n_classes=8), self.right(**options))
+
+    def test_targets_that_differ(self):
+        with pytest.raises(
+            ValueError, match=r"^a and b: differ in which positions are ignored; pass the same"
+        ):
+            sharded.merge(self.left(), self.right(target=np.array([0, 5, -100])))
 
     def test_the_number_of_classes_may_be_known_to_some(self):
         merged = sharded.merge(self.left(), self.right(n_classes=8))
