@@ -8,6 +8,7 @@ from cyce.kernels.arguments import CrossEntropyArguments
 
 HAS_CHECKS: bool
 N_FIELDS: int
+STATE_ROWS: dict[str, int]
 N_TOP: int
 
 def cross_entropy(arguments: CrossEntropyArguments) -> float: ...

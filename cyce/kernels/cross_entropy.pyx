@@ -31,7 +31,9 @@ from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_th
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
 from cyce.kernels.divergences cimport N_TOP as MOST_TOP, Pair, align_tiles, compare_all
 from cyce.kernels.machine cimport CYCE_DEBUG
-from cyce.kernels.merge cimport N_STATE_FIELDS, merge_states
+from cyce.kernels.merge cimport (
+    ARGMAX, GAP, MASS, MAX, N_STATE_FIELDS, PICKED, RANK, REST, WEIGHT, merge_states,
+)
 from cyce.kernels.passes cimport MIN_SHARE, finish_states as finish_all_states, run
 from cyce.kernels.picks cimport run_all_picks
 from cyce.kernels.plan cimport plan
@@ -40,6 +42,11 @@ from cyce.kernels.sums cimport quotient_lost
 
 HAS_CHECKS = bool(CYCE_DEBUG)
 N_FIELDS = N_STATE_FIELDS
+# Rows of the states; what rounding took from a sum is in the row after it.
+STATE_ROWS = {
+    "maximum": MAX, "argmax": ARGMAX, "rest": REST, "mass": MASS, "gap": GAP, "rank": RANK,
+    "target_logit": PICKED, "target_weight": WEIGHT,
+}
 N_TOP = MOST_TOP
 
 

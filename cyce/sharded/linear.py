@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_sample_weight, as_size
+from cyce._arguments import as_sample_weight
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.linear.arguments import Layer, Loss, as_layer, as_upstream
@@ -13,13 +13,13 @@ from cyce.linear.evaluate import problem_of, run
 from cyce.linear.options import LinearCrossEntropyOptions, as_options
 from cyce.sharded.logits import (
     agreed_settings,
-    as_result,
+    as_n_classes,
     as_settings,
     as_whole,
     call_of,
     check_state,
 )
-from cyce.sharded.states import Partial, leave_out, neutral_states, states_of
+from cyce.sharded.states import Partial, Settings, neutral_states, partial_of, states_of
 
 Array = NDArray[Any]
 
@@ -87,7 +87,6 @@ def linear_partial(
     """
     layer = _layer(input, linear_weight, linear_bias)
     chosen = as_options(options, layer.dtype)
-    n_declared = 0 if n_classes is None else as_size(n_classes, "n_classes")
     settings = as_settings(
         layer.dtype,
         -100 if ignore_index is None else ignore_index,
@@ -95,18 +94,14 @@ def linear_partial(
         z_loss,
         softcap,
         temperature,
-        n_declared,
+        as_n_classes(n_classes),
     )
     loss, settings = _loss_of(layer, target, first_class, weight, settings)
     rows = _rows_that_count(loss)
-    call, n_own = loss.call, layer.row_shape[0]
-    states = neutral_states(layer.n_rows)
-    if call.target is not None:
-        leave_out(states, (call.target == call.ignore_index).reshape(-1))
-    else:
-        states[-1] = 1
+    first, n_own = loss.call.first_class, layer.row_shape[0]
+    states = neutral_states(layer.n_rows, loss.call.target, loss.call.ignore_index)
 
-    def reduce(call: CrossEntropyArguments, chunk: slice) -> float:
+    def reduce_rows(call: CrossEntropyArguments, chunk: slice) -> float:
         """Note the states of some rows."""
         of_chunk = np.empty((len(states), chunk.stop - chunk.start))
         dispatch.kernels.reduce(call, of_chunk)
@@ -115,8 +110,8 @@ def linear_partial(
 
     if n_own:
         problem = problem_of(layer, loss, as_upstream(None, None, layer, loss), rows, None)
-        run(problem._replace(kernel=reduce), layer, None, chosen)
-    return as_result(states, loss.positions, call, settings, n_own)
+        run(problem._replace(kernel=reduce_rows), layer, None, chosen)
+    return partial_of(states, loss.positions, layer.dtype, [(first, first + n_own)], settings)
 
 
 def linear_gradient(
@@ -170,14 +165,15 @@ def linear_gradient(
     layer = _layer(input, linear_weight, linear_bias)
     chosen = as_options(options, layer.dtype)
     merged = as_whole(state, "state")
-    given = {
-        "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "softcap": softcap,
-        "temperature": temperature,
-    }
-    settings = agreed_settings(given, layer.dtype, merged)
+    settings = agreed_settings(
+        merged,
+        layer.dtype,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+    )
     loss, _ = _loss_of(layer, target, first_class, weight, settings)
     check_state(merged, layer.dtype, loss.positions, loss.call, layer.row_shape[0])
     if sample_weight is not None:
@@ -187,13 +183,14 @@ def linear_gradient(
     rows = _rows_that_count(loss)
     states = states_of(merged)
 
-    def finish(call: CrossEntropyArguments, chunk: slice) -> float:
+    def finish_rows(call: CrossEntropyArguments, chunk: slice) -> float:
         """Write the gradient of the logits of some rows, and return their loss."""
         of_chunk = np.ascontiguousarray(states[:, chunk if rows is None else rows[chunk]])
-        loss: float = dispatch.kernels.finish(call, of_chunk)
-        return loss
+        value: float = dispatch.kernels.finish(call, of_chunk)
+        return value
 
-    run(problem_of(layer, loss, upstream, rows, None)._replace(kernel=finish), layer, upstream.outs, chosen)
+    problem = problem_of(layer, loss, upstream, rows, None)
+    run(problem._replace(kernel=finish_rows), layer, upstream.outs, chosen)
     return tuple(array for array in upstream.outs if array is not None)
 
 
@@ -208,7 +205,9 @@ def _layer(input: Any, linear_weight: Any, linear_bias: Any) -> Layer:
     return layer
 
 
-def _loss_of(layer: Layer, target: Any, first_class: Any, weight: Any, settings: Any) -> tuple[Loss, Any]:
+def _loss_of(
+    layer: Layer, target: Any, first_class: Any, weight: Any, settings: Settings
+) -> tuple[Loss, Settings]:
     """Return the loss of a shard, and the settings with what the target is."""
     logits = layer.logits()
     call, settings = call_of(logits, target, logits.ndim - 1, first_class, weight, settings)

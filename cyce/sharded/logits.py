@@ -1,6 +1,6 @@
 """Shards of logits: reduced to partials, and finished with the merged one."""
 
-import operator
+import math
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,20 @@ from cyce._arguments import (
     as_stored,
     as_target,
     as_weight,
+    check_indices,
     class_axis,
-    describe_bad_target,
     position_shape,
 )
 from cyce.fused.requests import as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.sharded.states import (
+    IGNORED,
     MOST_CLASSES,
     Partial,
     Settings,
     as_partial,
-    leave_out,
+    described,
     neutral_states,
     partial_of,
     states_of,
@@ -68,9 +69,9 @@ def partial(
     first_class : int, default=0
         The number of the first class of `logits` among all.
     n_classes : int, default=None
-        Number of the classes of all shards. If it is given, class indices are checked at once; otherwise
-        `finish` and `gradient` find those that are in no shard. Label smoothing of class probabilities needs
-        it.
+        Number of the classes of all shards; `weight` of all classes tells it, too. With it, class indices are
+        checked at once, and `finish` and `gradient` notice any shard that is missing. Without it, they notice
+        gaps, and class indices that are in no shard, but not that the last shards were left out.
     weight : array_like, default=None
         A weight for each class: of this shard, (C,), or of all shards.
     ignore_index : int, default=-100
@@ -94,9 +95,11 @@ def partial(
     Raises
     ------
     TypeError, ValueError
-        As `cross_entropy`; and if the shard lies outside of the classes.
+        As `cross_entropy`; if the shard lies outside of the classes; if `n_classes` is missing for label
+        smoothing of class probabilities.
     IndexError
-        If a class index is negative, or not below `n_classes` if that is given, and not `ignore_index`.
+        If a class index is negative, or not below `n_classes` if that is known, and not `ignore_index`; if
+        `logits` has no such `axis`.
 
     See Also
     --------
@@ -133,14 +136,18 @@ def partial(
     """
     array = as_logits(logits, name="logits", target=target)
     axis = class_axis(array) if axis is None else as_axis(axis, array.ndim, "axis")
-    n_declared = 0 if n_classes is None else as_size(n_classes, "n_classes")
     settings = as_settings(
-        array.dtype, ignore_index, label_smoothing, z_loss, softcap, temperature, n_declared
+        array.dtype, ignore_index, label_smoothing, z_loss, softcap, temperature, as_n_classes(n_classes)
     )
     call, settings = call_of(array, target, axis, first_class, weight, settings)
-    call.logits = as_stored(array)
-    call.num_threads = budget()
-    return reduced(call, settings, position_shape(array, axis), array.shape[axis])
+    positions = position_shape(array, axis)
+    states = neutral_states(math.prod(positions), call.target, call.ignore_index)
+    if array.shape[axis]:
+        call.logits = as_stored(array)
+        call.num_threads = budget()
+        dispatch.kernels.reduce(call, states)
+    classes = (call.first_class, call.first_class + array.shape[axis])
+    return partial_of(states, positions, arithmetic_dtype(array.dtype), [classes], settings)
 
 
 def finish(state: Any, *, sample_weight: Any = None) -> Array:
@@ -157,14 +164,15 @@ def finish(state: Any, *, sample_weight: Any = None) -> Array:
     -------
     ndarray
         The losses, as those of ``cross_entropy(..., reduction="none")``. Their mean is
-        ``losses.sum() / state.target_weight.sum()``.
+        ``losses.sum() / state.target_weight.sum()``; with sample weights,
+        ``losses.sum() / (state.target_weight * sample_weight).sum()``.
 
     Raises
     ------
     TypeError
-        If `state` is no partial.
+        If `state` is no partial, or `sample_weight` is not numeric.
     ValueError
-        If classes are missing.
+        If classes are missing, or `sample_weight` does not have the positions' shape.
     IndexError
         If a class index is in no shard, and not the `ignore_index` of the partials.
 
@@ -186,7 +194,7 @@ def finished(state: Any, sample_weight: Any) -> tuple[Array, float]:
     call = CrossEntropyArguments()
     call.label_smoothing = settings.label_smoothing
     call.z_loss = settings.z_loss
-    call.n_all_classes = int(merged.shards[2])
+    call.n_all_classes = int(merged.classes[-1, 1])
     losses: Array = np.empty(merged.maximum.shape, dtype)
     call.loss_out = losses
     if sample_weight is not None:
@@ -228,7 +236,8 @@ def gradient(
     sample_weight : array_like of the positions' shape, default=None
         As in `finish`.
     grad_output : number or array_like of the positions' shape, default=None
-        The upstream gradient of the losses. ``1 / state.target_weight.sum()`` gives the gradient of the mean.
+        The upstream gradient of the losses. One divided by what their mean is divided by, see `finish`, gives
+        the gradient of the mean.
     out : ndarray of the shape and dtype of `logits`, default=None
         Where to write the gradient; it may be `logits`.
 
@@ -254,14 +263,15 @@ def gradient(
     merged = as_whole(state, "state")
     array = as_logits(logits, name="logits", target=target)
     axis = class_axis(array) if axis is None else as_axis(axis, array.ndim, "axis")
-    given = {
-        "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "softcap": softcap,
-        "temperature": temperature,
-    }
-    settings = agreed_settings(given, array.dtype, merged)
+    settings = agreed_settings(
+        merged,
+        array.dtype,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+    )
     call, _ = call_of(array, target, axis, first_class, weight, settings)
     positions = position_shape(array, axis)
     check_state(merged, array.dtype, positions, call, array.shape[axis])
@@ -269,7 +279,7 @@ def gradient(
         call.sample_weight = as_sample_weight(sample_weight, array, axis)
     call.upstream, call.grad_output = as_grad_output(grad_output, array.dtype, positions, "none")
     read = {
-        "target": call.target if call.probabilities is None else as_target(target, array, axis)[1],
+        "target": call.probabilities,
         "weight": call.weight,
         "sample_weight": call.sample_weight,
         "grad_output": call.grad_output,
@@ -278,12 +288,22 @@ def gradient(
     call.logits, call.grad_out = as_stored(array), as_stored(grad_out)
     call.num_threads = budget()
     if array.shape[axis]:
-        with_errors(call, dispatch.kernels.finish, states_of(merged))
+        dispatch.kernels.finish(call, states_of(merged))
     return grad_out
 
 
 # ---------------------------------------------------------------------------------------------
 # Arguments
+
+
+def as_n_classes(value: Any) -> int:
+    """Return the number of classes of all shards, -1 for None."""
+    if value is None:
+        return -1
+    n_classes = as_size(value, "n_classes")
+    if n_classes > MOST_CLASSES:
+        raise ValueError(f"n_classes: must be at most {MOST_CLASSES}, got {n_classes}")
+    return n_classes
 
 
 def as_settings(
@@ -309,9 +329,12 @@ def as_settings(
     )
 
 
-def agreed_settings(given: dict[str, Any], dtype: np.dtype[Any], merged: Partial) -> Settings:
-    """Return the options of a merged partial, which those that are given must equal."""
-    of_state = merged.settings._replace(n_classes=int(merged.shards[2]))
+def agreed_settings(merged: Partial, dtype: np.dtype[Any], **given: Any) -> Settings:
+    """Return the options of a merged partial, which those that are given must equal; None is not given.
+
+    dtype: of the logits.
+    """
+    of_state = merged.settings._replace(n_classes=int(merged.classes[-1, 1]))
     wanted = {name: value for name, value in of_state._asdict().items() if name in given}
     wanted["softcap"] = wanted["softcap"] or None
     named = {name: value for name, value in given.items() if value is not None}
@@ -332,75 +355,90 @@ def call_of(
     logits: checked, of which shape and dtype alone count.
     """
     first, n_own = as_size(first_class, "first_class"), logits.shape[axis]
-    n_all = settings.n_classes or MOST_CLASSES
+    if weight is not None:
+        settings = settings._replace(has_weight=True)
+        weight, settings = _weight_of_shard(weight, logits, axis, first, settings)
+    n_all = MOST_CLASSES if settings.n_classes < 0 else settings.n_classes
     if first + n_own > n_all:
-        limit = f"n_classes is {n_all}" if settings.n_classes else f"there may be {MOST_CLASSES} classes"
+        limit = f"n_classes is {n_all}" if settings.n_classes >= 0 else f"there may be {n_all} classes"
         raise ValueError(f"first_class: {n_own} classes from {first} on end at {first + n_own}, but {limit}")
     call = CrossEntropyArguments()
     call.axis = axis
     indices, probabilities = as_target(target, logits, axis, "logits")
-    call.target = indices
     if indices is not None:
         # A copy: no other thread changes it.
         call.target = np.array(indices).reshape(position_shape(logits, axis))
         _check_indices(call.target, settings)
     if probabilities is not None:
         call.probabilities = as_stored(probabilities)
-        if settings.label_smoothing and not settings.n_classes:
+        settings = settings._replace(has_probabilities=True)
+        if settings.ignore_index >= 0:
+            raise ValueError(
+                "ignore_index is not supported for floating point target: target is class probabilities, "
+                f"ignore_index must be negative; got {settings.ignore_index}"
+            )
+        if settings.label_smoothing and settings.n_classes < 0:
             raise ValueError(
                 "n_classes: is needed for label_smoothing of class probabilities; pass the number of classes "
                 "of all shards"
             )
-    call.weight = _weight_of_shard(weight, logits, axis, first, settings)
+    call.weight = weight
     call.ignore_index = settings.ignore_index
     call.label_smoothing = settings.label_smoothing
     call.z_loss = settings.z_loss
     call.softcap = settings.softcap
     call.temperature = settings.temperature
     call.first_class, call.n_all_classes = first, n_all
-    return call, settings._replace(has_probabilities=indices is None, has_weight=weight is not None)
+    return call, settings
 
 
 def _check_indices(target: Array, settings: Settings) -> None:
     """Raise for class indices that no shard can have."""
-    n_classes = settings.n_classes or MOST_CLASSES
-    is_bad = ((target < 0) | (target >= n_classes)) & (target != settings.ignore_index)
+    if settings.n_classes >= 0:
+        check_indices(target, settings.n_classes, settings.ignore_index, "logits")
+        return
+    is_bad = ((target < 0) | (target >= MOST_CLASSES)) & (target != settings.ignore_index)
     if is_bad.any():
-        position = int(is_bad.argmax())
-        raise IndexError(describe_bad_target(position, target, n_classes, settings.ignore_index, "logits"))
+        bad = np.unravel_index(int(is_bad.argmax()), target.shape)
+        where = ", ".join(map(str, bad))
+        raise IndexError(
+            f"Target {target[bad]} is out of bounds. {f'target[{where}]' if where else 'target'} must be a "
+            f"class index from 0 on, below {MOST_CLASSES}, or ignore_index ({settings.ignore_index})"
+        )
 
 
-def _weight_of_shard(value: Any, logits: Array, axis: int, first: int, settings: Settings) -> Array | None:
-    """Return the weights of the classes of a shard, given these or those of all classes."""
-    if value is None:
-        return None
+def _weight_of_shard(
+    value: Any, logits: Array, axis: int, first: int, settings: Settings
+) -> tuple[Array | None, Settings]:
+    """Return the weights of the classes of a shard, given these or those of all classes.
+
+    The latter tell the number of all classes.
+    """
     n_own = logits.shape[axis]
     length = np.shape(value)[0] if np.ndim(value) == 1 else 0
-    if length != n_own and length >= first + n_own and length == (settings.n_classes or length):
+    if length != n_own and length >= first + n_own and settings.n_classes in (-1, length):
         value = value[first : first + n_own]
-    weight = as_weight(value, logits, axis, "logits")
-    if weight is not None and np.isnan(weight).any():
-        raise ValueError(f"weight: must not be NaN, as that of class {first + np.isnan(weight).argmax()} is")
-    return weight
+        settings = settings._replace(n_classes=length)
+    return as_weight(value, logits, axis, "logits"), settings
 
 
 def as_whole(value: Any, name: str) -> Partial:
     """Return a partial that has all classes, and all targets that count."""
     merged = as_partial(value, name)
-    first, end, n, _ = merged.shards.tolist()
-    n_classes = merged.settings.n_classes or end
-    if first != 0 or n != n_classes:
+    n_classes = merged.settings.n_classes
+    if n_classes < 0:
+        n_classes = int(merged.classes[-1, 1])
+    if merged.classes.tolist() != [[0, n_classes]]:
         raise ValueError(
-            f"{name}: classes are missing: it has {n} of {n_classes}, from {first} to {end - 1}; merge the "
-            "partials of all shards first"
+            f"{name}: classes are missing: it has {described(merged)}, of {n_classes}; merge the partials of "
+            "all shards first"
         )
-    is_missing = np.isnan(merged.target_weight)
-    if is_missing.any():
-        bad = np.unravel_index(int(is_missing.argmax()), is_missing.shape)
+    if not merged.is_known.all():
+        bad = np.unravel_index(int(merged.is_known.argmin()), merged.is_known.shape)
         where = ", ".join(map(str, bad))
         raise IndexError(
             f"Target is out of bounds. {f'target[{where}]' if where else 'target'} is in no shard: it must "
-            f"be a class index from 0 to {n - 1} or ignore_index ({merged.settings.ignore_index})"
+            f"be a class index from 0 to {n_classes - 1} or ignore_index ({merged.settings.ignore_index})"
         )
     return merged
 
@@ -435,52 +473,18 @@ def check_state(
     if settings.has_weight != (call.weight is not None):
         what = "must be given, as in the partials" if settings.has_weight else "was not given in the partials"
         raise ValueError(f"weight: {what}")
-    if call.first_class + n_own > merged.shards[1]:
+    if call.first_class + n_own > merged.classes[-1, 1]:
         raise ValueError(
             f"first_class: {n_own} classes from {call.first_class} on end at {call.first_class + n_own}, "
-            f"but state has {merged.shards[1]}"
+            f"but state has {described(merged)}"
         )
-
-
-def with_errors(call: CrossEntropyArguments, phase: Any, states: Array) -> None:
-    """Run a phase of the kernels, with a message for what is wrong with a target."""
-    try:
-        phase(call, states)
-    except IndexError as error:
-        if call.target is None:
-            raise
-        raise IndexError(
-            describe_bad_target(
-                error.args[0], call.target, operator.index(call.n_all_classes), call.ignore_index, "logits"
-            )
-        ) from None
-
-
-def reduced(
-    call: CrossEntropyArguments, settings: Settings, positions: tuple[int, ...], n_own: int
-) -> Partial:
-    """Return the partial of a call with logits."""
-    n = int(np.prod(positions, dtype=np.int64))
-    if n_own:
-        states = np.empty((dispatch.kernels.N_FIELDS, n))
-        with_errors(call, dispatch.kernels.reduce, states)
-    else:
-        states = neutral_states(n)
-        if call.target is not None:
-            leave_out(states, (call.target == call.ignore_index).reshape(-1))
-        else:
-            states[-1] = 1
-    return as_result(states, positions, call, settings, n_own)
-
-
-def as_result(
-    states: Array,
-    positions: tuple[int, ...],
-    call: CrossEntropyArguments,
-    settings: Settings,
-    n_own: int,
-) -> Partial:
-    """Return the partial with the states of a shard."""
-    dtype = arithmetic_dtype(call.logits.dtype)
-    shards = call.first_class, call.first_class + n_own, n_own
-    return partial_of(states, positions, dtype, shards, settings)
+    if call.target is None:
+        return
+    own = call.target.astype(np.int64) - call.first_class
+    counts, is_own = call.target != call.ignore_index, (own >= 0) & (own < n_own)
+    weights = np.ones(n_own) if call.weight is None else call.weight
+    if np.any(counts != (merged.argmax != IGNORED)):
+        raise ValueError("target: ignores other positions than in the partials; pass the same target")
+    of_state, of_call = merged.target_weight[counts & is_own], weights[own[counts & is_own]]
+    if not np.array_equal(of_state, of_call, equal_nan=True):
+        raise ValueError("target or weight: is another one than in the partials; pass the same in both")

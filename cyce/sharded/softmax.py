@@ -14,17 +14,17 @@ from cyce.threads.budget import budget
 Array = NDArray[Any]
 
 # Of no loss: there are no targets.
-_SETTINGS = Settings(-100, True, False, 0, 0.0, 0.0, 0.0, 1.0)
+_SETTINGS = Settings(-100, True, False, -1, 0.0, 0.0, 0.0, 1.0)
 
 
 def normalizer(logits: Array, axis: int, first_class: int) -> Partial:
     """Reduce checked logits of some classes to what a softmax needs of them."""
     positions, n_classes = position_shape(logits, axis), logits.shape[axis]
-    states = neutral_states(math.prod(positions))
+    states = neutral_states(math.prod(positions), None, 0)
     if n_classes:
         dispatch.kernels.normalizers(as_stored(logits), axis, states, budget())
-    shards = first_class, first_class + n_classes, n_classes
-    return partial_of(states, positions, arithmetic_dtype(logits.dtype), shards, _SETTINGS)
+    classes = (first_class, first_class + n_classes)
+    return partial_of(states, positions, arithmetic_dtype(logits.dtype), [classes], _SETTINGS)
 
 
 def normalized(logits: Array, axis: int, state: Partial, log: bool) -> Array:

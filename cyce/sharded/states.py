@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     """Whether targets are class probabilities."""
     has_weight: bool
     n_classes: int
-    """Number of all classes, 0 if it was not given."""
+    """Number of all classes, -1 if it is not known."""
     label_smoothing: float
     z_loss: float
     softcap: float
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
             names.get(name, name)
             for name, ours, theirs in zip(self._fields, self, other, strict=True)
             # Some may know the number of classes, and others not.
-            if ours != theirs and not (name == "n_classes" and 0 in (ours, theirs))
+            if ours != theirs and not (name == "n_classes" and -1 in (ours, theirs))
         ]
 
 
@@ -71,40 +71,49 @@ class Partial(NamedTuple):
     gap: Array
     """The same sum, each term times (maximum - logit): float64."""
     gap_error: Array
-    shards: Array
-    """First class, last class + 1, number of classes, and that of all shards, 0 if it was not given: int64,
-    (4,)."""
-    targets: Array
-    """ignore_index, whether targets are class probabilities, and whether there are class weights: int64,
-    (3,)."""
-    options: Array
+    classes: Array
+    """Which classes: the first and the last + 1 of each range, ascending: int64, (n_ranges, 2)."""
+    int_options: Array
+    """ignore_index, whether targets are class probabilities, whether there are class weights, and the number
+    of all classes, -1 if it is not known: int64, (4,)."""
+    float_options: Array
     """label_smoothing, z_loss, softcap (0 means unset), temperature: float64, (4,)."""
 
     @property
     def settings(self) -> Settings:
         """What the partial was computed with, by name."""
-        ignore_index, has_probabilities, has_weight = self.targets.tolist()
+        ignore_index, has_probabilities, has_weight, n_classes = self.int_options.tolist()
         return Settings(
             ignore_index,
             bool(has_probabilities),
             bool(has_weight),
-            int(self.shards[3]),
-            *self.options.tolist(),
+            n_classes,
+            *self.float_options.tolist(),
         )
 
+    @property
+    def is_known(self) -> Array:
+        """Whether the target of each position is among the classes, or needs not be: bool."""
+        return ~(np.isnan(self.target_weight) & np.isnan(self.target_logit))
 
-# Rows of the kernels' states, see merge.pxd.
-_ROWS = {
-    "maximum": 0,
-    "argmax": 1,
-    "rest": 2,
-    "mass": 4,
-    "gap": 6,
-    "target_logit": 12,
-    "target_weight": 13,
+
+# Of the fields that have the positions' shape. None: as the losses.
+_DTYPES: dict[str, Any] = {
+    "maximum": None,
+    "argmax": np.int32,
+    "rest": np.float64,
+    "target_logit": None,
+    "target_weight": None,
+    "mass": np.float64,
+    "gap": np.float64,
 }
-# Rows of errors follow that of the sum.
 _ERRORS = {"rest_error": "rest", "mass_error": "mass", "gap_error": "gap"}
+
+
+def row(name: str) -> int:
+    """Return the row of a field in the states that the kernels take."""
+    number: int = dispatch.kernels.STATE_ROWS[name]
+    return number
 
 
 def as_partial(value: Any, name: str) -> Partial:
@@ -117,26 +126,35 @@ def as_partial(value: Any, name: str) -> Partial:
             f"{name}: must be a cyce.sharded.Partial, which has {len(Partial._fields)} fields, got "
             f"{type(value).__name__} of {len(fields)}"
         )
-    partial = Partial(*map(np.asarray, fields))
-    dtype, positions = partial.maximum.dtype, partial.maximum.shape
+    arrays = dict(zip(Partial._fields, map(np.asarray, fields), strict=True))
+    dtype = arrays["maximum"].dtype.newbyteorder("=")
     if dtype not in FLOATS:
         raise TypeError(f"{name}: maximum must be float32 or float64, got {dtype.name}")
-    for field, array in zip(partial._fields, partial, strict=True):
-        expected = {"shards": (4,), "targets": (3,), "options": (4,)}.get(field, positions)
+    positions = arrays["maximum"].shape
+    for field, array in arrays.items():
+        wanted = np.dtype(_DTYPES.get(field) or (np.float32 if field in _ERRORS else dtype))
+        expected: tuple[int, ...] = positions
+        if field == "classes":
+            expected, wanted = (len(array), 2) if array.ndim else (1, 2), np.dtype(np.int64)
+        elif field.endswith("_options"):
+            expected, wanted = (4,), np.dtype(np.int64 if field == "int_options" else np.float64)
         if array.shape != expected:
             raise ValueError(f"{name}: {field} must have shape {list(expected)}, got {list(array.shape)}")
-    return partial
+        if array.dtype.newbyteorder("=") != wanted:
+            raise TypeError(f"{name}: {field} must be {wanted.name}, got {array.dtype.name}")
+        arrays[field] = array.astype(wanted, copy=False)
+    return Partial(**arrays)
 
 
 def states_of(partial: Partial) -> Array:
     """Return a new array of the states of a partial's positions, in the form that the kernels take."""
     states = np.zeros((dispatch.kernels.N_FIELDS, partial.maximum.size))
     with np.errstate(all="ignore"):
-        for name, row in _ROWS.items():
-            states[row] = getattr(partial, name).reshape(-1)
+        for name in _DTYPES:
+            states[row(name)] = getattr(partial, name).reshape(-1)
         for name, of in _ERRORS.items():
-            error = states[_ROWS[of]] * getattr(partial, name).reshape(-1)
-            states[_ROWS[of] + 1] = np.where(np.isfinite(error), error, 0)
+            error = states[row(of)] * getattr(partial, name).reshape(-1)
+            states[row(of) + 1] = np.where(np.isfinite(error), error, 0)
     return states
 
 
@@ -144,44 +162,47 @@ def partial_of(
     states: Array,
     positions: tuple[int, ...],
     dtype: np.dtype[Any],
-    shards: tuple[int, int, int],
+    classes: list[tuple[int, int]],
     settings: Settings,
 ) -> Partial:
     """Return the partial with these states.
 
-    dtype: of the arithmetic. shards: first class, last class + 1, number of classes.
+    dtype: of the arithmetic. classes: their ranges.
     """
-    fields = {
-        "shards": np.array([*shards, settings.n_classes]),
-        "targets": np.array([settings.ignore_index, settings.has_probabilities, settings.has_weight]),
-        "options": np.array(
-            [settings.label_smoothing, settings.z_loss, settings.softcap, settings.temperature]
-        ),
+    fields: dict[str, Array] = {
+        "classes": np.array(classes, np.int64).reshape(-1, 2),
+        "int_options": np.array(settings[:4], np.int64),
+        "float_options": np.array(settings[4:], np.float64),
     }
     with np.errstate(all="ignore"):
-        for name, row in _ROWS.items():
-            wanted = {"argmax": np.int32, "rest": FLOAT64, "mass": FLOAT64, "gap": FLOAT64}.get(name, dtype)
-            fields[name] = states[row].astype(wanted).reshape(positions)
+        for name, wanted in _DTYPES.items():
+            fields[name] = states[row(name)].astype(wanted or dtype).reshape(positions)
         for name, of in _ERRORS.items():
-            error = states[_ROWS[of] + 1] / states[_ROWS[of]]
+            error = states[row(of) + 1] / states[row(of)]
             fields[name] = np.where(np.isfinite(error), error, 0).astype(np.float32).reshape(positions)
     return Partial(**fields)
 
 
-def neutral_states(n_positions: int) -> Array:
-    """Return the states of positions without classes, whose targets are elsewhere."""
+def neutral_states(n_positions: int, target: Array | None, ignore_index: int) -> Array:
+    """Return the states of positions without classes, whose targets are elsewhere, or ignored.
+
+    target: None for class probabilities.
+    """
     states = np.zeros((dispatch.kernels.N_FIELDS, n_positions))
-    states[_ROWS["maximum"]] = -np.inf
-    states[_ROWS["argmax"]] = NO_MAXIMUM
-    states[_ROWS["target_logit"]] = states[_ROWS["target_weight"]] = np.nan
+    states[row("maximum")] = -np.inf
+    states[row("argmax")] = NO_MAXIMUM
+    states[row("target_logit")] = np.nan
+    states[row("target_weight")] = 1 if target is None else np.nan
+    if target is not None:
+        leave_out(states, target.reshape(-1) == ignore_index)
     return states
 
 
 def leave_out(states: Array, which: Array) -> None:
     """Make the states of some positions those of ignored ones. which: bool, (n_positions,)."""
     states[:, which] = 0
-    states[_ROWS["argmax"], which] = IGNORED
-    states[_ROWS["target_logit"], which] = np.nan
+    states[row("argmax"), which] = IGNORED
+    states[row("target_logit"), which] = np.nan
 
 
 def merge(a: Any, b: Any) -> Partial:
@@ -232,27 +253,49 @@ def merge(a: Any, b: Any) -> Partial:
             f"a and b: were computed with different options: {', '.join(differences)}; pass the same ones "
             "in all shards"
         )
-    # Empty shards are nowhere.
-    if not a.shards[2] or (b.shards[2] and a.shards[0] > b.shards[0]):
-        a, b = b, a
-    (first, end, n, _), (other_first, other_end, other_n, _) = a.shards.tolist(), b.shards.tolist()
-    if not other_n:
-        other_end = end
-    if n and other_n and (first == other_first or n + other_n > max(end, other_end) - first):
-        raise ValueError(
-            f"a and b: share classes: one has {n} from {first} to {end - 1}, the other {other_n} from "
-            f"{other_first} to {other_end - 1}; first_class must be the number of a shard's first class "
-            "among all"
-        )
+    classes = _joined(a, b)
     is_ignored = a.argmax == IGNORED
     if np.any(is_ignored != (b.argmax == IGNORED)):
         raise ValueError("a and b: differ in which positions are ignored; pass the same target in all shards")
+    if not a.settings.has_probabilities and np.any(a.is_known & b.is_known & ~is_ignored):
+        raise ValueError(
+            "a and b: both have the target of a position; pass the same target, class indices among the "
+            "classes of all shards, in all shards"
+        )
+    # The first classes first: it decides between equal maxima.
+    if tuple(a.classes[0]) > tuple(b.classes[0]):
+        a, b = b, a
     states = states_of(a)
     dispatch.kernels.merge(states, states_of(b), dtype == FLOAT64)
     leave_out(states, is_ignored.reshape(-1))
-    # Of equal maxima the first, even where the shards of a and b alternate.
-    argmax = states[_ROWS["argmax"]].reshape(positions)
+    # Also where the shards of a and b alternate.
+    argmax = states[row("argmax")].reshape(positions)
     ties = (a.maximum == b.maximum) & (a.argmax >= 0) & (b.argmax >= 0)
     np.copyto(argmax, np.minimum(a.argmax, b.argmax), where=ties)
-    settings = a.settings if a.settings.n_classes else b.settings
-    return partial_of(states, positions, dtype, (first, max(end, other_end), n + other_n), settings)
+    settings = b.settings if a.settings.n_classes < 0 else a.settings
+    return partial_of(states, positions, dtype, classes, settings)
+
+
+def _joined(a: Partial, b: Partial) -> list[tuple[int, int]]:
+    """Return the ranges of the classes of two partials; neighbours become one."""
+    ranges = sorted((*map(tuple, a.classes.tolist()), *map(tuple, b.classes.tolist())))
+    filled = [(first, end) for first, end in ranges if first < end]
+    joined: list[tuple[int, int]] = []
+    for first, end in filled:
+        if joined and first < joined[-1][1]:
+            raise ValueError(
+                f"a and b: share classes from {first} on: a has {described(a)}, b {described(b)}; "
+                "first_class must be the number of a shard's first class among all"
+            )
+        if joined and first == joined[-1][1]:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((first, end))
+    return joined or ranges[:1]
+
+
+def described(partial: Partial) -> str:
+    """Describe which classes a partial has."""
+    return " and ".join(
+        f"{first} to {end - 1}" if first < end else "none" for first, end in partial.classes.tolist()
+    )

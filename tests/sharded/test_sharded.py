@@ -307,26 +307,38 @@ class TestErrors:
         with pytest.raises(IndexError, match=message):
             sharded.gradient(LOGITS, TARGET, merged)
 
-    @pytest.mark.parametrize(("first", "n"), [(4, 4), (0, 4)])
-    def test_missing_shards(self, first, n):
-        part = self.right(first, n_classes=9)
-        with pytest.raises(
-            ValueError, match=rf"^state: classes are missing: it has {n} of 9, from {first} to"
-        ):
+    @pytest.mark.parametrize(("first", "has"), [(4, "4 to 7"), (0, "0 to 3")])
+    def test_missing_shards(self, first, has):
+        part = self.right(first, n_classes=9, target=[-100] * 3)
+        with pytest.raises(ValueError, match=rf"^state: classes are missing: it has {has}, of 9; merge the"):
             sharded.finish(part)
 
     def test_a_first_shard_that_is_missing(self):
-        with pytest.raises(
-            ValueError, match=r"^state: classes are missing: it has 4 of 8, from 4 to 7; merge"
-        ):
+        with pytest.raises(ValueError, match=r"^state: classes are missing: it has 4 to 7, of 8; merge the"):
             sharded.finish(self.right())
+
+    def test_a_shard_in_the_middle_that_is_missing(self):
+        merged = sharded.merge(self.left(), self.right(8))
+        with pytest.raises(
+            ValueError, match=r"^state: classes are missing: it has 0 to 3 and 8 to 11, of 12;"
+        ):
+            sharded.finish(merged)
 
     @pytest.mark.parametrize("first", [0, 3])
     def test_shards_that_share_classes(self, first):
-        with pytest.raises(
-            ValueError, match=r"^a and b: share classes: one has 4 from 0 to 3, the other 4 from"
-        ):
+        message = (
+            rf"^a and b: share classes from {first} on: a has 0 to 3, b {first} to {first + 3}; first_class"
+        )
+        with pytest.raises(ValueError, match=message):
             sharded.merge(self.left(), self.right(first))
+
+    def test_shards_that_share_classes_as_many_as_are_missing(self):
+        parts = [sharded.partial(np.zeros((1, end - first)), [0], first) for first, end in ((0, 2), (6, 8))]
+        apart = sharded.merge(*parts)
+        with pytest.raises(
+            ValueError, match=r"^a and b: share classes from 1 on: a has 0 to 1 and 6 to 7, b 1"
+        ):
+            sharded.merge(apart, sharded.partial(np.zeros((1, 4)), [0], 1))
 
     @pytest.mark.parametrize(
         ("options", "name"),
@@ -346,6 +358,8 @@ class TestErrors:
             sharded.merge(self.left(n_classes=8), self.right(**options))
 
     def test_targets_that_differ(self):
+        with pytest.raises(ValueError, match=r"^a and b: both have the target of a position; pass the same"):
+            sharded.merge(self.left(), self.right(target=np.array([5, 5, 7])))
         with pytest.raises(
             ValueError, match=r"^a and b: differ in which positions are ignored; pass the same"
         ):
@@ -400,6 +414,41 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             sharded.gradient(**arguments)
 
+    def test_a_gradient_of_other_targets_or_weights(self):
+        weight = np.arange(1.0, 5)
+        state = sharded.partial(LOGITS, [0, -100, 2], weight=weight)
+        with pytest.raises(ValueError, match=r"^target: ignores other positions than in the partials; pass"):
+            sharded.gradient(LOGITS, [0, 1, 2], state, weight=weight)
+        for target, other in (([0, -100, 3], weight), ([0, -100, 2], weight[::-1])):
+            with pytest.raises(ValueError, match=r"^target or weight: is another one than in the partials"):
+                sharded.gradient(LOGITS, target, state, weight=other)
+
+    def test_probabilities_and_an_index_to_ignore(self):
+        with pytest.raises(ValueError, match=r"^ignore_index is not supported for floating point target"):
+            sharded.partial(LOGITS, np.ones((3, 4)), ignore_index=2)
+
+    def test_numbers_of_classes(self):
+        with pytest.raises(ValueError, match=r"^n_classes: must be at most 2147483647, got 1099511627776"):
+            self.left(n_classes=2**40)
+        with pytest.raises(
+            ValueError, match=r"^first_class: 4 classes from 0 on end at 4, but n_classes is 0"
+        ):
+            self.left(n_classes=0)
+
+    def test_weights_of_other_numbers_of_classes(self):
+        parts = [self.left(weight=np.ones(100)), self.right(weight=np.ones(9))]
+        with pytest.raises(
+            ValueError, match=r"^a and b: were computed with different options: n_classes; pass"
+        ):
+            sharded.merge(*parts)
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("rest", np.zeros(3, complex)), ("argmax", np.zeros(3)), ("classes", np.eye(2))]
+    )
+    def test_fields_of_other_dtypes(self, field, value):
+        with pytest.raises(TypeError, match=rf"^a: {field} must be (float64|int32|int64), got "):
+            sharded.merge(self.left()._replace(**{field: value}), self.right())
+
     def test_a_gradient_without_the_weights_of_the_partials(self):
         state = sharded.partial(LOGITS, [0, 1, 2], weight=np.ones(4))
         with pytest.raises(ValueError, match=r"^weight: must be given, as in the partials"):
@@ -415,7 +464,6 @@ class TestErrors:
         [
             (np.ones(3), r"^weight tensor should be defined either for all 4 classes"),
             (np.ones((2, 4)), r"^weight tensor should be defined either for all 4 classes"),
-            ([1, np.nan, 1, 1], "^weight: must not be NaN, as that of class 5 is"),
         ],
     )
     def test_weights(self, weight, message):
@@ -446,6 +494,21 @@ def test_any_ignore_index(ignore_index):
     losses, gradient, _ = in_shards(np.zeros((2, 4)), target, [2], ignore_index=ignore_index)
     assert losses == pytest.approx([0, np.log(4)])
     assert not gradient[0].any()
+
+
+def test_other_byte_orders():
+    part = sharded.partial(LOGITS, [0, 1, 2])
+    swapped = [array.astype(array.dtype.newbyteorder()) for array in part]
+    assert sharded.finish(swapped).tobytes() == sharded.finish(part).tobytes()
+
+
+def test_a_weight_that_is_nan(rng):
+    logits, target = make(rng, (6, 9), 1, np.float64)
+    weight = np.where(np.arange(9) == target[0], np.nan, 1)
+    expected, expected_gradient = with_gradient(logits, target, weight=weight, reduction="none")
+    losses, gradient, _ = in_shards(logits, target, [4], weight=weight)
+    assert_close(losses, expected)
+    assert_close(gradient, expected_gradient)
 
 
 def test_weights_of_all_classes_or_of_the_shard(rng):
