@@ -4,9 +4,12 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
+from dask._task_spec import DataNode, convert_legacy_graph
 from dask.base import tokenize
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayBlockwiseDep
 from numpy.typing import NDArray
@@ -40,16 +43,9 @@ def reduced(blocks: Any, axes: tuple[int, ...], join: Callable[[list[Any]], Any]
 
     `dask.array.reduction` has one more task for each block.
     """
-    kept = tuple(axis for axis in range(blocks.ndim) if axis not in axes)
     if all(blocks.numblocks[axis] == 1 for axis in axes):
-        return da.blockwise(
-            only_block,
-            kept,
-            blocks,
-            tuple(range(blocks.ndim)),
-            **of_objects(len(kept)),
-            n_dims=len(axes),
-        )
+        return squeezed(blocks, axes)
+    kept = tuple(axis for axis in range(blocks.ndim) if axis not in axes)
     name = f"{join.__name__.strip('_')}-{tokenize(blocks.name, axes, join)}"
     layer: dict[Any, Any] = {}
     for place in itertools.product(*(range(blocks.numblocks[axis]) for axis in kept)):
@@ -69,11 +65,43 @@ def reduced(blocks: Any, axes: tuple[int, ...], join: Callable[[list[Any]], Any]
     return da.Array(graph, name, chunks, meta=np.empty((0,) * len(kept), OBJECT))
 
 
-def only_block(block: Any, n_dims: int) -> Any:
+def squeezed(blocks: Any, axes: tuple[int, ...]) -> Any:
+    """Remove dimensions of one block."""
+    kept = tuple(axis for axis in range(blocks.ndim) if axis not in axes)
+    return da.blockwise(
+        _only_block, kept, blocks, tuple(range(blocks.ndim)), **of_objects(len(kept)), n_dims=len(axes)
+    )
+
+
+def _only_block(block: Any, n_dims: int) -> Any:
     """Return the only block of some dimensions that a graph contracts: a list of lists of one."""
     for _ in range(n_dims):
         (block,) = block
     return block
+
+
+def again(array: Any) -> Any:
+    """Return the same array, made by tasks of its own: no chunk of it is kept for whom uses the other.
+
+    `dask.graph_manipulation.clone` is for that, but fails for most graphs
+    (https://github.com/dask/dask/issues/12455).
+    """
+    (array,) = dask.optimize(array)
+    graph = convert_legacy_graph(dict(array.__dask_graph__()))
+    blocks = set(flatten(array.__dask_keys__()))
+    if all(isinstance(graph[key], DataNode) for key in blocks):
+        return array
+    # What is data already, such as persisted chunks, may be shared.
+    names = {
+        key: f"again-{key}" if isinstance(key, str) else (f"again-{key[0]}", *key[1:])
+        for key, node in graph.items()
+        if key in blocks or not isinstance(node, DataNode)
+    }
+    renamed = {
+        names.get(key, key): node.substitute(names, names.get(key, key)) for key, node in graph.items()
+    }
+    name = f"again-{array.name}"
+    return da.Array(HighLevelGraph.from_collections(name, renamed), name, array.chunks, meta=array._meta)
 
 
 class Pieces(ArrayBlockwiseDep):  # type: ignore[misc]
@@ -82,7 +110,8 @@ class Pieces(ArrayBlockwiseDep):  # type: ignore[misc]
     def __init__(self, array: NDArray[Any], chunks: tuple[tuple[int, ...], ...]) -> None:
         super().__init__(chunks)
         self.ndim = array.ndim
-        self._array = array
+        # A copy: whoever has the array may change it before the tasks run.
+        self._array = np.array(array)
         self._bounds = [np.cumsum([0, *sizes]).tolist() for sizes in chunks]
 
     def __getitem__(self, number: tuple[int, ...]) -> NDArray[Any]:

@@ -8,23 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyce._arguments import (
-    FLOAT64,
     arithmetic_dtype,
     as_axis,
     as_ignore_index,
     as_label_smoothing,
-    as_number,
     as_reduction,
     class_axis,
+    set_extensions,
 )
 from cyce.dask.chunks import (
-    check_array,
+    as_dask_array,
+    class_weight_of,
     first_classes,
     like,
     n_classes_of,
-    of_positions,
+    sample_weight_of,
     targets_of,
-    weights_of,
 )
 from cyce.dask.graphs import (
     dimensions_of,
@@ -32,7 +31,9 @@ from cyce.dask.graphs import (
     of_objects,
     optional,
     reduced,
+    squeezed,
 )
+from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.sharded.logits import finish, finished, partial
 from cyce.sharded.states import Partial
 
@@ -112,28 +113,24 @@ def cross_entropy(
     0.2577
     """
     reduction = as_reduction(reduction, size_average, reduce)
-    check_array(input)
-    logits = like(input)
-    dtype = arithmetic_dtype(logits.dtype)
+    array = as_dask_array(input, "input")
+    logits = like(array, "input")
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
+    dtype = arithmetic_dtype(logits.dtype)
     # For what is wrong with an argument, before anything is computed.
-    if not isinstance(empty, str) or empty not in ("nan", "zero"):
-        raise ValueError(f"empty: must be 'nan' or 'zero', got {empty!r}")
-    if normalizer is not None and reduction != "mean":
-        raise ValueError(f"normalizer requires reduction='mean', got {reduction!r}")
+    call = CrossEntropyArguments()
+    set_extensions(call, None, normalizer, empty, z_loss, softcap, temperature, logits, axis, reduction)
     ignored = as_ignore_index(ignore_index)
-    options: dict[str, Any] = {
-        "n_classes": n_classes_of(input, axis),
+    options = {
+        "n_classes": n_classes_of(array, axis, "input"),
         "ignore_index": ignored,
         "label_smoothing": as_label_smoothing(label_smoothing),
-        "z_loss": as_number(z_loss, "z_loss", FLOAT64, positive=False),
-        "softcap": None if softcap is None else as_number(softcap, "softcap", dtype),
-        "temperature": as_number(temperature, "temperature", dtype),
+        "z_loss": call.z_loss,
+        "softcap": call.softcap or None,
+        "temperature": call.temperature,
         "axis": axis,
     }
-    if normalizer is not None:
-        normalizer = as_number(normalizer, "normalizer", FLOAT64)
-    target, has_probabilities = targets_of(target, input, axis)
+    target, has_probabilities = targets_of(target, array, axis, ignored, "input")
     if has_probabilities and ignored >= 0:
         raise ValueError(
             "ignore_index is not supported for floating point target: target is class probabilities, "
@@ -141,18 +138,18 @@ def cross_entropy(
         )
     is_none = reduction == "none"
     blocks = _blocks(
-        input,
+        array,
         target,
         has_probabilities,
-        weights_of(weight, input, axis),
-        of_positions(sample_weight, input, axis, "sample_weight"),
+        class_weight_of(weight, array, axis, "input"),
+        sample_weight_of(sample_weight, array, axis, "input", dtype),
         losses_of if is_none else sums_of,
         options,
     )
     if is_none:
-        classes, positions = dimensions_of(input, axis)
+        classes, positions = dimensions_of(array, axis)
         if blocks.ndim == len(classes):
-            blocks = reduced(blocks, (axis,), merge_partials)
+            blocks = squeezed(blocks, (axis,))
         # A block of losses is an array.
         meta = np.empty((0,) * len(positions), dtype)
         return da.Array(blocks.dask, blocks.name, blocks.chunks, meta=meta)
@@ -166,8 +163,8 @@ def cross_entropy(
         meta=np.empty((), dtype),
         align_arrays=False,
         is_mean=reduction == "mean",
-        normalizer=normalizer,
-        zero_if_empty=empty == "zero",
+        normalizer=call.normalizer or None,
+        zero_if_empty=call.zero_if_empty,
         loss_dtype=dtype,
     )
 
@@ -217,7 +214,10 @@ def _partial_of_chunk(
     logits: Array, target: Array, weight: Array | None, first_class: Array, options: dict[str, Any]
 ) -> Partial:
     """Reduce a chunk of logits."""
-    return partial(logits, target, int(first_class[0]), weight=weight, **options)
+    try:
+        return partial(logits, target, int(first_class[0]), weight=weight, **options)
+    except IndexError as error:
+        raise IndexError(f"{error}; positions are numbered within their chunk") from None
 
 
 def _finished_chunk(
@@ -243,7 +243,11 @@ def sums_of(state: Partial, sample_weight: Array | None) -> tuple[float, float]:
     """Return the sum of the losses of a chunk of positions, and of their weights."""
     _, loss = finished(state, sample_weight)
     weight = state.target_weight.astype(np.float64)
-    return loss, float((weight if sample_weight is None else weight * sample_weight).sum())
+    if sample_weight is not None:
+        # Ignored positions may have any weight.
+        counts = weight != 0
+        weight[counts] *= np.asarray(sample_weight, state.maximum.dtype)[counts]
+    return loss, float(weight.sum())
 
 
 def add_sums(sums: list[tuple[float, float]]) -> tuple[float, float]:

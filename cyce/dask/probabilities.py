@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cyce import functional
 from cyce._arguments import as_axis, as_dtype, as_floating, as_logits, implicit_axis
-from cyce.dask.chunks import check_array, first_classes, n_classes_of
+from cyce.dask.chunks import as_dask_array, first_classes, n_classes_of
 from cyce.dask.graphs import dimensions_of, merge_partials, of_objects, reduced
 from cyce.sharded.softmax import normalized, normalizer
 from cyce.sharded.states import Partial
@@ -89,16 +89,18 @@ def log_softmax(input: Any, dim: int | None = None, dtype: DTypeLike | None = No
 
 def _normalize(input: Any, dim: int | None, dtype: DTypeLike | None, log: bool) -> Any:
     """Return the graph of a softmax, or log-softmax."""
-    check_array(input)
+    logits = as_dask_array(input, "input")
     name = "log_softmax" if log else "softmax"
-    logits = input if dtype is None else input.astype(as_dtype(dtype))
+    result = as_floating(np.empty((0,) * logits.ndim, logits.dtype), dtype)
+    of_result = result.dtype if dtype is None else as_dtype(dtype)
+    options = {"dtype": of_result, "meta": result.astype(of_result)}
     axis = implicit_axis(logits.ndim, name, 3) if dim is None else as_axis(dim, logits.ndim)
-    result = as_floating(np.empty((0,) * logits.ndim, logits.dtype))
-    options = {"dtype": logits.dtype, "meta": result}
+    if dtype is not None:
+        logits = logits.map_blocks(_cast, wanted=of_result, **options)
     if logits.ndim == 0 or logits.numblocks[axis] == 1:
         function = functional.log_softmax if log else functional.softmax
         return logits.map_blocks(function, dim=axis, **options)
-    n_classes_of(logits, axis)
+    n_classes_of(logits, axis, "input")
     classes, positions = dimensions_of(logits, axis)
     states = da.blockwise(
         _normalizer_of_chunk,
@@ -123,6 +125,11 @@ def _normalize(input: Any, dim: int | None, dtype: DTypeLike | None, log: bool) 
         class_axis=axis,
         log=log,
     )
+
+
+def _cast(logits: Array, wanted: np.dtype[Any]) -> Array:
+    """Return logits in another dtype."""
+    return as_floating(logits, wanted).astype(wanted, copy=False)
 
 
 def _normalizer_of_chunk(logits: Array, first_class: Array, class_axis: int) -> Partial:

@@ -1,26 +1,27 @@
 """Evaluation of Dask arrays."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask.delayed import Delayed
-from dask.graph_manipulation import clone
 from numpy.typing import NDArray
 
-from cyce._arguments import as_ignore_index, as_logits, position_shape
+from cyce._arguments import FLOAT64, as_logits, position_shape
 from cyce.dask.chunks import (
-    check_array,
+    as_dask_array,
     first_classes,
     like,
     n_classes_of,
-    of_positions,
     of_shape,
+    sample_weight_of,
     targets_of,
 )
-from cyce.dask.graphs import dimensions_of, of_objects, optional, reduced
+from cyce.dask.graphs import again, dimensions_of, of_objects, optional, reduced
 from cyce.evaluation.evaluator import Evaluator, Labels
 from cyce.evaluation.record import Evaluation
 from cyce.evaluation.shards import (
@@ -76,9 +77,12 @@ def evaluate(
 
     Notes
     -----
-    Where the classes are in several chunks, `logits` is computed twice: ranks need the logits of the targets
-    first. Chunks are not kept for that, so that memory does not depend on the number of chunks. Of an array
-    over a file, the first pass reads these logits alone.
+    Where the classes are in several chunks, `logits` is computed twice, which must give the same numbers:
+    ranks need the logits of the targets first. Chunks are not kept for that, so that memory does not depend
+    on the number of chunks. Of a mapped file, the first pass reads little more than these logits.
+
+    Each chunk of positions gives a `cyce.Evaluator`: six numbers per class, and the confusion matrix if that
+    is asked for. With many classes, chunks should have many positions.
 
     Examples
     --------
@@ -90,8 +94,8 @@ def evaluate(
     >>> print(round(result.loss, 4), result.accuracy)
     1.4077 0.5
     """
-    check_array(logits)
-    axis = axis_of(like(logits).ndim, axis)
+    logits = as_dask_array(logits, "logits")
+    axis = axis_of(like(logits, "logits").ndim, axis)
     evaluator = Evaluator(
         ignore_index=ignore_index,
         axis=axis,
@@ -101,13 +105,20 @@ def evaluate(
         temperature=temperature,
         confusion_matrix=confusion_matrix,
     )
-    n_classes = n_classes_of(logits, axis)
+    n_classes = n_classes_of(logits, axis, "logits")
     evaluator.check_classes(tuple(n_classes if i == axis else 0 for i in range(logits.ndim)), axis)
-    target, has_probabilities = targets_of(target, logits, axis)
+    if not any(isinstance(value, da.Array) for value in (target, sample_weight)) and not math.isnan(
+        logits.size
+    ):
+        # For what is wrong with them, before anything is computed.
+        Labels.of(of_shape(logits.shape, logits.dtype), target, sample_weight, axis, evaluator.ignore_index)
+    target, has_probabilities = targets_of(target, logits, axis, evaluator.ignore_index, "logits")
     if has_probabilities:
         raise TypeError("target: must be class indices, got class probabilities, of the shape of logits")
     classes, positions = dimensions_of(logits, axis)
-    weights = optional(of_positions(sample_weight, logits, axis, "sample_weight"), positions)
+    weights = optional(sample_weight_of(sample_weight, logits, axis, "logits", FLOAT64), positions)
+    # With class weights, it is as large as these: one for all tasks.
+    shared = evaluator if class_weight is None else dask.delayed(evaluator, pure=True)
     if logits.numblocks[axis] == 1:
         # The classes stay a dimension, of one block: without it, there would be one more task for each chunk.
         evaluators = da.blockwise(
@@ -120,21 +131,21 @@ def evaluate(
             *weights,
             **of_objects(len(classes)),
             adjust_chunks={axis: 1},
-            evaluator=evaluator,
+            evaluator=shared,
         )
     else:
         options = {
             "axis": axis,
             "n_all_classes": n_classes,
-            "ignore_index": as_ignore_index(ignore_index),
+            "ignore_index": evaluator.ignore_index,
             "temperature": float(temperature),
         }
         first = first_classes(logits, axis)
-        # A copy of the graph: chunks would wait until the logits of all targets are known.
+        # By tasks of their own: chunks would wait until the logits of all targets are known.
         picks = da.blockwise(
             _picks_of_chunk,
             classes,
-            clone(logits),
+            again(logits),
             classes,
             target,
             positions,
@@ -170,7 +181,7 @@ def evaluate(
             positions,
             *weights,
             **of_objects(len(positions)),
-            evaluator=evaluator,
+            evaluator=shared,
             n_classes=n_classes,
         )
     total = reduced(evaluators, tuple(range(evaluators.ndim)), _merge_evaluators)

@@ -13,12 +13,13 @@ from cyce._arguments import FLOAT64, arithmetic_dtype, as_stored, position_shape
 from cyce.evaluation.evaluator import PositionStats, empty_stats
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
+from cyce.sharded.states import IGNORED, row
 from cyce.threads.budget import budget
 
 Array = NDArray[Any]
 
-# Rows of the kernels' states, see merge.pxd.
-MAX, ARGMAX, REST, RANK = 0, 1, 2, 11
+# Rows of the kernels' states.
+MAX, ARGMAX, REST, RANK = map(row, ("maximum", "argmax", "rest", "rank"))
 
 
 class StatsPartial(NamedTuple):
@@ -50,7 +51,8 @@ class Shard(NamedTuple):
 
 def picked(shard: Shard) -> Array:
     """Return the logits of the targets, after the temperature; NaN for those in another shard."""
-    own = shard.target - np.int64(shard.first_class)
+    # Checked before: an unsigned one is a class.
+    own = shard.target.astype(np.int64) - shard.first_class
     is_own = (own >= 0) & (own < shard.logits.shape[shard.axis]) & (shard.target != shard.ignore_index)
     result = np.full(shard.target.shape, np.nan, shard.dtype)
     if is_own.any():
@@ -84,7 +86,7 @@ def reduce_stats(shard: Shard, target_logit: Array) -> StatsPartial:
 def _order_the_unordered(shard: Shard, target_logit: Array, states: Array) -> Array:
     """Correct predictions and ranks where logits are NaN or infinite; return where there is NaN."""
     has_nan = np.zeros(states.shape[1], bool)
-    counts = states[ARGMAX] != -1
+    counts = states[ARGMAX] != IGNORED
     positions = np.flatnonzero(counts & ~(np.isfinite(states[MAX]) & np.isfinite(states[REST])))
     if not positions.size:
         return has_nan

@@ -1,5 +1,6 @@
 """Evaluation of Dask arrays against that of NumPy arrays."""
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -77,6 +78,31 @@ def test_nan(rng, chunks):
     np.testing.assert_array_equal(result.per_class.n_predicted, expected.per_class.n_predicted)
 
 
+ARRAYS = {
+    "random": lambda: da.random.default_rng(0).standard_normal((10, 8), chunks=(5, 4)),
+    "rechunk": lambda: da.random.default_rng(0).standard_normal((10, 8), chunks=(5, 8)).rechunk((5, 4)),
+    "slice": lambda: da.random.default_rng(0).standard_normal((20, 8), chunks=(5, 4))[3:13],
+    "matmul": lambda: (
+        da.ones((10, 3), chunks=(5, 3)) @ da.random.default_rng(0).random((3, 8), chunks=(3, 4))
+    ),
+    "computed": lambda: da.from_array(np.arange(80.0).reshape(10, 8) % 7, chunks=(5, 4)) * 2 + 1,
+    "data": lambda: da.from_array(np.arange(80.0).reshape(10, 8) % 7, chunks=(5, 4)),
+    "persisted": lambda: da.random.default_rng(0).standard_normal((10, 8), chunks=(5, 4)).persist(),
+    "concatenated": lambda: da.concatenate([da.ones((10, 4), chunks=5), da.zeros((10, 4), chunks=5)], axis=1),
+    "delayed": lambda: da.concatenate(
+        [da.from_delayed(dask.delayed(np.eye)(10, 4, k), (10, 4), float) for k in (0, -4)], axis=1
+    ),
+}
+
+
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+def test_arrays_of_all_origins(array):
+    array, target = array(), np.arange(10) % 8
+    result = cyce.dask.evaluate(array, target).compute()
+    expected = cyce.evaluate(array.compute(), target, progress=False)
+    assert_the_same(result.to_dict(), expected.to_dict())
+
+
 def test_chunks_are_read_again_rather_than_kept(rng):
     # Two tasks for each chunk, of which no one waits for the other's chunk.
     logits, target = rng.standard_normal((6, 8)), rng.integers(8, size=6)
@@ -99,9 +125,20 @@ class TestErrors:
             (
                 {"target": np.ones((4, 6))},
                 TypeError,
+                "^target: must be class indices, got an array of the shape of logits",
+            ),
+            (
+                {"target": da.ones((4, 6))},
+                TypeError,
                 "^target: must be class indices, got class probabilities",
             ),
-            ({"target": np.zeros(5, int)}, ValueError, "^target: must have the positions' shape"),
+            ({"target": np.zeros(5, int)}, ValueError, "^Expected input batch_size"),
+            (
+                {"target": np.array([0, 1, 2, 6])},
+                IndexError,
+                r"^Target 6 is out of bounds\. target\[3\] must",
+            ),
+            ({"sample_weight": np.array([1, 1, 1, -1])}, ValueError, "^sample_weight: must be 0, or from"),
             (
                 {"class_weight": np.ones(3)},
                 ValueError,
@@ -110,7 +147,11 @@ class TestErrors:
             ({"top_k": (0,)}, ValueError, "^top_k: must be at least 1"),
             ({"temperature": -1}, ValueError, "^temperature: must be a positive"),
             ({"axis": 2}, IndexError, "^Dimension out of range"),
-            ({"sample_weight": np.ones(3)}, ValueError, "^sample_weight: must have the positions' shape"),
+            (
+                {"sample_weight": np.ones(3)},
+                ValueError,
+                "^sample_weight: must have one number for each position",
+            ),
         ],
     )
     def test_before_anything_is_computed(self, named, error, message):
@@ -119,8 +160,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("chunks", [(2, 6), (2, 3)])
     def test_bad_weights(self, chunks):
-        result = cyce.dask.evaluate(
-            self.array.rechunk(chunks), np.zeros(4, int), sample_weight=np.array([1, 1, 1, -1])
-        )
+        weights = da.from_array(np.array([1, 1, 1, -1]), chunks=3)
+        result = cyce.dask.evaluate(self.array.rechunk(chunks), np.zeros(4, int), sample_weight=weights)
         with pytest.raises(ValueError, match=r"^sample_weight: must be 0, or from .* got -1\.0 at \[1\]"):
             result.compute()

@@ -184,6 +184,46 @@ def test_chunks_of_unknown_size(rng):
         cyce.dask.cross_entropy(by_class, target)
 
 
+def test_ignored_positions_may_have_any_weight(rng):
+    logits, _ = make(rng, (4, 6), 1)
+    target, sample_weight = np.array([0, -100, 3, 2]), np.array([1, np.inf, 2, 1.0])
+    for chunks in ((2, 6), (2, 3)):
+        array = da.from_array(logits, chunks=chunks)
+        for reduction in ("sum", "mean"):
+            options = {"sample_weight": sample_weight, "reduction": reduction}
+            expected = F.cross_entropy(logits, target, **options)
+            assert_close(cyce.dask.cross_entropy(array, target, **options).compute(), expected)
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int8, ">i4", list])
+def test_targets_of_any_kind(rng, kind):
+    logits, _ = make(rng, (4, 6), 1)
+    target = np.array([0, 5, 3, 2])
+    given = target.tolist() if kind is list else target.astype(kind)
+    for chunks in ((2, 6), (2, 3)):
+        array = da.from_array(logits, chunks=chunks)
+        assert_close(cyce.dask.cross_entropy(array, given).compute(), F.cross_entropy(logits, target))
+        result = cyce.dask.evaluate(array, given).compute()
+        assert result.loss == pytest.approx(float(F.cross_entropy(logits, target)))
+
+
+def test_other_byte_orders(rng):
+    logits, target = make(rng, (4, 6), 1, ">f4")
+    array = da.from_array(logits, chunks=(2, 3))
+    assert_close(cyce.dask.cross_entropy(array, target).compute(), F.cross_entropy(logits, target))
+    result = cyce.dask.softmax(array, 1)
+    assert result.dtype == result.compute().dtype == np.dtype("=f4")
+
+
+def test_arguments_may_be_changed_before_it_is_computed(rng):
+    logits, target = make(rng, (4, 6), 1)
+    array = da.from_array(logits, chunks=(2, 3))
+    expected = F.cross_entropy(logits, target)
+    result = cyce.dask.cross_entropy(array, target)
+    target[:] = 0
+    assert_close(result.compute(), expected)
+
+
 # ---------------------------------------------------------------------------------------------
 # Graphs
 
@@ -252,10 +292,15 @@ def test_one_task_for_each_chunk():
 def test_the_same_arguments_have_the_same_keys():
     array = da.zeros((4, 6), chunks=(2, 3))
     first, second, other = (
-        cyce.dask.cross_entropy(array, np.array(target)).name
+        [
+            set(result.__dask_graph__()) - set(array.__dask_graph__())
+            for result in everything(array, np.array(target))
+        ]
         for target in ([0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 4])
     )
-    assert first == second != other
+    assert first == second
+    # Softmax has no targets.
+    assert [a == b for a, b in zip(first, other, strict=True)] == [False, False, False, True, True, False]
 
 
 def test_graphs_can_be_pickled():
@@ -304,19 +349,59 @@ class TestErrors:
     @pytest.mark.parametrize("chunks", [(2, 6), (2, 3)])
     @pytest.mark.parametrize("name", ["cross_entropy", "evaluate"])
     def test_targets_that_are_no_classes(self, name, chunks):
-        result = getattr(cyce.dask, name)(self.array.rechunk(chunks), np.array([0, 1, 2, 6]))
+        function, array = getattr(cyce.dask, name), self.array.rechunk(chunks)
+        target = np.array([0, 1, 2, 6])
+        with pytest.raises(IndexError, match=r"^Target 6 is out of bounds\. target\[3\] must be .* 0 to 5"):
+            function(array, target)
+        result = function(array, da.from_array(target, chunks=3))
         with pytest.raises(IndexError, match=r"^Target 6 is out of bounds\. target\[1\] must be .* 0 to 5"):
             result.compute()
+
+    @pytest.mark.parametrize("name", ["target", "sample_weight"])
+    @pytest.mark.parametrize("function", [cyce.dask.cross_entropy, cyce.dask.evaluate])
+    def test_masks_are_not_lost(self, function, name):
+        named = {"target": self.target, name: np.ma.array(self.target, mask=[0, 1, 0, 0])}
+        with pytest.raises(TypeError, match=rf"^{name}: a masked array is not supported"):
+            function(self.array, **named)
+
+    def test_chunks_that_are_no_arrays_of_numpy(self):
+        masked = self.array.map_blocks(np.ma.masked_equal, 1)
+        with pytest.raises(TypeError, match=r"^input: its chunks must be arrays of NumPy, got MaskedArray"):
+            cyce.dask.cross_entropy(masked, self.target)
+        with pytest.raises(TypeError, match=r"^logits: its chunks must be arrays of NumPy, got MaskedArray"):
+            cyce.dask.evaluate(masked, self.target)
+
+    @pytest.mark.parametrize("dtype", [complex, np.uint16, "datetime64[s]", object])
+    def test_softmax_casts_what_numpy_arrays_are_cast_from(self, dtype):
+        with pytest.raises(TypeError, match=r"^input: "):
+            F.softmax(np.zeros((4, 6), dtype), 1, dtype=np.float32)
+        with pytest.raises(TypeError, match=r"^input: "):
+            cyce.dask.softmax(da.zeros((4, 6), chunks=(2, 3), dtype=dtype), 1, dtype=np.float32)
+
+    def test_chunks_that_are_not_as_many(self):
+        kept = da.from_array(np.arange(4.0), chunks=1)
+        kept = kept[kept >= 0]
+        with pytest.raises(
+            ValueError, match=r"^sample_weight: its chunks, or those of the logits, have unkn"
+        ):
+            cyce.dask.cross_entropy(self.array, self.target, sample_weight=kept)
 
     @pytest.mark.parametrize(
         ("named", "error", "message"),
         [
-            ({"target": np.zeros(3, int)}, ValueError, r"^target: must have the positions' shape \[4\]"),
+            ({"target": np.zeros(3, int)}, ValueError, r"^Expected input batch_size \(4\) to match target"),
+            ({"target": da.zeros(3, dtype=int)}, ValueError, r"^Expected input batch_size \(4\) to match"),
+            ({"target": da.zeros((4, 6), dtype=int)}, TypeError, "^Expected floating point type for target"),
             ({"target": np.zeros((4, 6), int)}, TypeError, "^Expected floating point type for target with"),
             ({"target": np.zeros(4)}, TypeError, "^expected target dtype to be Long or Byte, but got Double"),
             ({"weight": np.ones(5)}, ValueError, "^weight tensor should be defined either for all 6 classes"),
             ({"weight": da.ones(5)}, ValueError, "^weight: must have one number for each of 6 classes"),
-            ({"sample_weight": np.ones(5)}, ValueError, r"^sample_weight: must have the positions' shape"),
+            (
+                {"sample_weight": np.ones(5)},
+                ValueError,
+                "^sample_weight: must have one number for each position",
+            ),
+            ({"sample_weight": da.ones(5)}, ValueError, "^sample_weight: must have the positions' shape"),
             ({"reduction": "max"}, ValueError, "^max is not a valid value for reduction"),
             ({"label_smoothing": 2}, ValueError, "^label_smoothing must be between"),
             ({"temperature": 0}, ValueError, "^temperature: must be a positive"),

@@ -7,7 +7,6 @@ import time
 
 import dask
 import dask.array as da
-import distributed
 import numpy as np
 import pytest
 
@@ -21,6 +20,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 @pytest.fixture(scope="module")
 def cluster():
     """Return a cluster of two worker processes of one thread each."""
+    import distributed
+
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
     ) as cluster:
@@ -31,6 +32,8 @@ def cluster():
 def scheduler(name, request):
     """Run tasks by a scheduler."""
     if name == "distributed":
+        import distributed
+
         with distributed.Client(request.getfixturevalue("cluster")):
             yield
     else:
@@ -85,6 +88,8 @@ def slow(block):
 
 @pytest.mark.parametrize("chunks", [(10, 500), (10, 250)])
 def test_a_worker_that_is_killed(chunks):
+    import distributed
+
     logits, target, array = make(chunks)
     array = array.map_blocks(slow)
     with (
@@ -115,6 +120,8 @@ def n_in_memory(dask_scheduler):
 
 
 def test_tasks_that_fail_once_are_tried_again(cluster):
+    import distributed
+
     _, target, array = make((16, 100))
     expected = cyce.dask.cross_entropy(array, target).compute(scheduler="synchronous")
     with distributed.Client(cluster) as client:
