@@ -86,7 +86,10 @@ def with_mpi(folder: Path) -> cyce.Evaluator | None:
 
 def main() -> None:
     """Evaluate in workers, and compare the result with that of one process."""
-    engine, n_workers = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2
+    engine = sys.argv[1] if len(sys.argv) > 1 else ""
+    n_workers = int(sys.argv[2]) if len(sys.argv) > 2 else 2
+    if engine not in ("multiprocessing", "dask", "mpi"):
+        sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if engine == "mpi":
