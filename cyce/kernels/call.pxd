@@ -118,4 +118,4 @@ cdef struct Tile:
     Py_ssize_t next_at              # where the next tile's logits may be, class by class
     Py_ssize_t next_stride
     Py_ssize_t n_ignored
-    bint target_changed
+    bint has_bad_target

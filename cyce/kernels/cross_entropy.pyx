@@ -10,6 +10,7 @@ whatever width the level has, and every width adds in the same order. The rooms,
     passes, scratch, streaming      reduce, merge, finish; memory, streaming stores
     rows, tiles                     one block along the classes; one block across the positions
     one_pass, chunks, exponentials, vectors     a block of a row, where there are vectors
+    columns                         a block of a tile, of floats, where there are vectors
     two_passes                      a block of a row elsewhere
     reference, transforms, masses, points, storage, half, transposition, math, sums, machine
                                     what these are made of
@@ -26,7 +27,9 @@ from cyce.kernels.arguments cimport CrossEntropyArguments
 from cyce.kernels.arrays cimport (
     Operand, expect, format_of, integer_format_of, n_elements, place, same_shape,
 )
-from cyce.kernels.call cimport ALL, FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase
+from cyce.kernels.call cimport (
+    ALL, FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase,
+)
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
 from cyce.kernels.divergences cimport N_TOP as MOST_TOP, Pair, align_tiles, compare_all
@@ -34,7 +37,7 @@ from cyce.kernels.machine cimport CYCE_DEBUG
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, MASS, MAX, N_STATE_FIELDS, PICKED, RANK, REST, WEIGHT, merge_states,
 )
-from cyce.kernels.passes cimport MIN_SHARE, finish_states as finish_all_states, run
+from cyce.kernels.passes cimport MIN_SHARE, PassResult, finish_states as finish_all_states, run
 from cyce.kernels.picks cimport run_all_picks
 from cyce.kernels.plan cimport plan
 from cyce.kernels.storage cimport arithmetic_of, size_of
@@ -194,11 +197,11 @@ cdef int read_outputs(
     return 0
 
 
-cdef inline int run_in(char format, Call* call, int n_threads, double* sum_out) except -1 nogil:
-    """Run all tiles in the arithmetic's type; sum_out becomes the sum of the losses."""
+cdef inline int run_in(char format, Call* call, int n_threads, PassResult* result) except -1 nogil:
+    """Run all tiles in the arithmetic's type."""
     if format == c"f":
-        return run[float](call, n_threads, sum_out, 0)
-    return run[double](call, n_threads, sum_out, 0)
+        return run[float](call, n_threads, result, 0)
+    return run[double](call, n_threads, result, 0)
 
 
 cdef inline bint pick_in(char format, Call* call, int n_threads, double* sum_out) except -1 nogil:
@@ -219,14 +222,17 @@ cdef double compute(
     picks: whether the logits are log-probabilities already.
     """
     cdef PositionCount count
-    cdef double value = 0
+    cdef PassResult result
     cdef double denominator
     cdef bint is_empty
-    # Log-probabilities are looked up, and targets checked, in one go where nothing depends on the check.
+    # Without a gradient, targets are looked up, checked and counted in one go, where counting is all that the
+    # mean needs.
     cdef bint checks_first = (
-        not picks or arguments.mean or call.grad.start != NULL or call.n_classes == 0
+        call.grad.start != NULL or call.n_classes == 0 or call.phase != ALL or call.target == NULL
+        or (arguments.mean and (picks or call.weight != NULL or call.sample_weight != NULL))
     )
     count.weight = 0
+    result.loss = 0
     if checks_first:
         count_positions(call, format, n_threads, NULL, &count)
         if count.bad >= 0:
@@ -235,27 +241,35 @@ cdef double compute(
     denominator = choose_denominator(
         count.weight, call.n_positions, arguments.normalizer, arguments.zero_if_empty, &is_empty
     )
-    call.all_ignored = is_empty and arguments.mean and arguments.zero_if_empty
+    call.all_ignored = checks_first and is_empty and arguments.mean and arguments.zero_if_empty
     call.grad_scale = arguments.upstream
     if arguments.mean:
         call.grad_scale /= denominator
     call.grad_scale /= call.temperature
     if call.n_positions > 0 and call.n_classes > 0:
-        if not picks:
-            run_in(format, call, n_threads, &value)
-        elif pick_in(format, call, n_threads, &value):
+        if picks:
+            result.has_bad_target = pick_in(format, call, n_threads, &result.loss)
+        else:
+            run_in(format, call, n_threads, &result)
+        if result.has_bad_target:
             # Another thread made it bad, if they were all good before.
+            count.bad = -1
             if not checks_first:
                 count_positions(call, format, n_threads, NULL, &count)
             with gil:
                 raise IndexError(count.bad)
+        if not checks_first and not picks:
+            denominator = choose_denominator(
+                <double> result.n_counted, call.n_positions, arguments.normalizer, arguments.zero_if_empty,
+                &is_empty,
+            )
     elif call.loss_out != NULL and call.n_positions > 0:
         # No classes: a sum over nothing.
         memset(call.loss_out, 0, call.n_positions * size_of(format))
     if arguments.mean:
-        value /= denominator
+        result.loss /= denominator
     # Round here: NumPy would warn of a loss that float32 cannot hold.
-    return <double> <float> value if format == c"f" else value
+    return <double> <float> result.loss if format == c"f" else result.loss
 
 
 cdef double run_call(
@@ -294,7 +308,7 @@ cdef double evaluate(CrossEntropyArguments arguments, bint picks) except? -1:
 def cross_entropy(CrossEntropyArguments arguments not None):
     """Sum or mean of the losses; writes the outputs that are not None.
 
-    Raises IndexError(position) for a target that is no class, before anything is written, and
+    Raises IndexError(position) for a target that is no class, before a gradient is written, and
     IndexError(-1) where another thread made a target bad during the call.
     """
     return evaluate(arguments, False)
@@ -537,7 +551,7 @@ cdef int normalize(
     """Softmax, log-softmax or log-sum-exp of the logits, to `out`; or one phase of these, with states."""
     cdef CallScope scope
     cdef Call call
-    cdef double unused = 0
+    cdef PassResult unused
     cdef char format
     cdef int n_threads
     memset(&call, 0, sizeof(call))

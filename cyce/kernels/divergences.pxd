@@ -238,7 +238,7 @@ cdef inline bint reduce_group(
     cdef bint any_bad = False
     while number * call.tile_width < min(first + width, call.n_positions):
         run_tile(call, number, sizes, scratch, 1, &result, like)
-        any_bad = any_bad or result.target_changed
+        any_bad = any_bad or result.has_bad_target
         number += 1
     return any_bad
 

@@ -22,8 +22,8 @@ from cyce.kernels.math cimport exp_for_float, exp_in_parts, ln2_high, ln2_low
 from cyce.kernels.reference cimport cut_off, headroom, power_at, shift_at
 from cyce.kernels.sums cimport add_product, difference_lost, finite_or_zero
 from cyce.kernels.vectors cimport (
-    cut_off8, doubles, fill8, fill16, floats, larger16, load16, multiply8, multiply16, multiply_add8,
-    multiply_add16, subtract8, subtract16, table_power8, table_power16,
+    cut_off8, cut_off16, doubles, fill8, fill16, floats, larger16, load16, multiply8, multiply16,
+    multiply_add8, multiply_add16, subtract8, subtract16, table_power8, table_power16,
 )
 
 cdef extern from * nogil:
@@ -150,16 +150,15 @@ cdef inline void vectors_of_doubles(
     lowest_out[0] = fill8(to.lowest)
 
 
-cdef inline floats exp_of_floats(floats t, floats exponent_shift, floats lowest) noexcept nogil:
-    """2**HEADROOM * 2**-n * e**t, times the table's factor, t no less than `lowest`; NaN stays NaN.
+cdef inline floats exp_of_bounded(floats t, floats exponent_shift) noexcept nogil:
+    """2**HEADROOM * 2**-n * e**t, times the table's factor; NaN stays NaN.
 
     The table's number is in the last three bits of `rounded`, the exponent in those before.
     """
-    cdef floats above = larger16(lowest, t)
     # 1 / ln 2
-    cdef floats rounded = multiply_add16(above, fill16(<float> 1.4426950408889634), exponent_shift)
+    cdef floats rounded = multiply_add16(t, fill16(<float> 1.4426950408889634), exponent_shift)
     cdef floats n = subtract16(rounded, exponent_shift)
-    cdef floats high = multiply_add16(n, fill16(-ln2_high[float](0)), above)
+    cdef floats high = multiply_add16(n, fill16(-ln2_high[float](0)), t)
     cdef floats r = multiply_add16(n, fill16(-ln2_low[float](0)), high)
     cdef floats power = table_power16(load16(TABLE_OF_FLOATS), rounded)
     # Minimises the largest relative error of e**r: 1.9e-10.
@@ -168,8 +167,18 @@ cdef inline floats exp_of_floats(floats t, floats exponent_shift, floats lowest)
     return multiply_add16(power, multiply_add16(p, multiply16(r, r), r), power)
 
 
-cdef inline doubles exp_of_doubles(doubles t, doubles exponent_shift, doubles lowest) noexcept nogil:
+cdef inline floats exp_of_floats(floats t, floats exponent_shift, floats lowest) noexcept nogil:
+    """The same, t no less than `lowest`."""
+    return exp_of_bounded(larger16(lowest, t), exponent_shift)
+
+
+cdef inline floats exp_of_floats_or_0(floats t, floats exponent_shift, floats lowest) noexcept nogil:
     """The same, but 0 for t less than `lowest`: products with the smallest numbers would take long."""
+    return cut_off16(exp_of_bounded(t, exponent_shift), t, lowest)
+
+
+cdef inline doubles exp_of_doubles(doubles t, doubles exponent_shift, doubles lowest) noexcept nogil:
+    """The same as `exp_of_floats_or_0`."""
     cdef doubles rounded = multiply_add8(t, fill8(1.4426950408889634), exponent_shift)
     cdef doubles n = subtract8(rounded, exponent_shift)
     cdef doubles high = multiply_add8(n, fill8(-ln2_high[double](0)), t)

@@ -52,7 +52,7 @@ cdef enum:
     N_STATE_FIELDS
 
 cdef enum:
-    # What ARGMAX is, in a state, where there is no maximum: nothing is above -inf, or the position is ignored.
+    # What ARGMAX is, in a state, where nothing is above -inf, and where the position is ignored.
     NO_MAXIMUM = -2
     IGNORED = -1
 

@@ -51,7 +51,15 @@ cdef enum:
 
 cdef struct TileResult:
     double loss
-    bint target_changed             # a target was good when counted and bad when used
+    Py_ssize_t n_counted            # positions
+    bint has_bad_target
+
+
+cdef struct PassResult:
+    # Of all tiles.
+    double loss
+    Py_ssize_t n_counted
+    bint has_bad_target
 
 
 # ---------------------------------------------------------------------------------------------
@@ -238,7 +246,8 @@ cdef inline void run_tile(
     # Log-softmax comes from the logits again, not from their exponentials.
     exps_out = NULL if call.output == LOG_SOFTMAX or restarts(call, like) else exps
     begin_tile(call, number, tile, like)
-    result.target_changed = tile.target_changed
+    result.has_bad_target = tile.has_bad_target
+    result.n_counted = tile.width - tile.n_ignored
     result.loss = 0
 
     if n_threads > 1:
@@ -341,8 +350,8 @@ cdef inline double finish_states(Call* call, bint has_target, floating like) noe
 # All tiles
 
 
-cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) except -1 nogil:
-    """Run all tiles; loss_out[0] becomes the sum of the losses."""
+cdef inline int run(Call* call, int n_threads, PassResult* result, floating like) except -1 nogil:
+    """Run all tiles."""
     cdef Scratch sizes
     cdef size_t size
     cdef bint split = (
@@ -362,7 +371,6 @@ cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) 
     cdef Progress progress
     cdef Py_ssize_t number
     cdef double lost = 0
-    cdef bint target_changed = False
     choose_memory(call, split, like)
     sizes = scratch_of(call, like)
     size = sizes.tile + sizes.stats + sizes.exps + sizes.slopes + sizes.packed
@@ -394,14 +402,14 @@ cdef inline int run(Call* call, int n_threads, double* loss_out, floating like) 
             run_tile[floating](
                 call, number, &sizes, scratch, n_threads if split else 1, results + number, 0
             )
-    loss_out[0] = 0
+    result.loss = 0
+    result.n_counted = 0
+    result.has_bad_target = False
     for number in range(call.n_tiles):
-        add[double](loss_out, &lost, results[number].loss)
-        target_changed = target_changed or results[number].target_changed
-    loss_out[0] = settled(loss_out[0], lost)
+        add[double](&result.loss, &lost, results[number].loss)
+        result.n_counted += results[number].n_counted
+        result.has_bad_target = result.has_bad_target or results[number].has_bad_target
+    result.loss = settled(result.loss, lost)
     PyMem_RawFree(memory)
     PyMem_RawFree(results)
-    if target_changed:
-        with gil:
-            raise IndexError(-1)
     return 0

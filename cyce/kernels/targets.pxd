@@ -112,7 +112,7 @@ cdef inline void look_up_targets(const Call* call, Tile* tile, floating like) no
     cdef Py_ssize_t n_counted = 0
     cdef Py_ssize_t n_bad = 0
     cdef Py_ssize_t k
-    tile.target_changed = False
+    tile.has_bad_target = False
     tile.n_ignored = 0
     if call.target == NULL:
         for k in range(tile.width):
@@ -141,5 +141,5 @@ cdef inline void look_up_targets(const Call* call, Tile* tile, floating like) no
                 picked * weight[tile.pivot[k]]
                 if tile.counts[k] and lies_within(tile.pivot[k], call.n_classes) else 0.0
             )
-    tile.target_changed = n_bad > 0
+    tile.has_bad_target = n_bad > 0
     tile.n_ignored = tile.width - n_counted

@@ -1,12 +1,13 @@
 """One block of a tile of positions, vectors across the positions.
 
 The twin of rows.pxd; `plan` (plan.pxd) chooses between the two. A block is packed to [class][position] first,
-and computed there.
+and computed there: exponentials of floats by columns.pxd, where there are vectors.
 """
 from cython cimport floating
 from libc.math cimport INFINITY
 
-from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
+from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Call, Tile
+from cyce.kernels.columns cimport reduce_columns, restart_columns
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport fill_dense_of_tile
 from cyce.kernels.merge cimport (
@@ -26,6 +27,7 @@ from cyce.kernels.streaming cimport restarts
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
 from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
+from cyce.kernels.vectors cimport HAS_VECTORS
 
 
 cdef enum:
@@ -66,12 +68,14 @@ cdef inline void tile_transform(
 cdef inline void tile_reduce_stats(
     const Call* call, const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n,
     const floating* row_max, const floating* argmax, const floating* shift, const floating* exponent_shift,
-    const floating* lowest, double* stats,
+    const floating* lowest, const double* unit, double* stats,
 ) noexcept nogil:
-    """Reduce n classes of a tile, from number `first` on, to the fields that statistics are made of."""
+    """Reduce n classes of a tile, from number `first` on, to the fields that statistics are made of.
+
+    shift, exponent_shift, lowest, unit: of `exp_scaled`, whatever other exponentials are computed by.
+    """
     cdef double* spread = stats + SPREAD * tile.pitch
     cdef double* rank = stats + RANK * tile.pitch
-    cdef const double* unit = stats + UNIT * tile.pitch
     cdef double* spread_2 = stats + SPREAD_2 * tile.pitch
     cdef double* squares = stats + SQUARES * tile.pitch
     cdef double lost[TILE]
@@ -184,6 +188,19 @@ cdef inline void tile_add_exponentials(
             lost_out[first + k] = lost[k]
 
 
+cdef inline bint in_columns(floating like) noexcept nogil:
+    """Whether exponentials are computed in vectors (columns.pxd)."""
+    return floating is float and HAS_VECTORS
+
+
+cdef inline bint needs_maxima(const Call* call, floating like) noexcept nogil:
+    """Whether the maxima of a block, or where they are, are needed before its exponentials."""
+    return (
+        not in_columns(like) or call.has_stats or call.has_dense or call.phase == REDUCE
+        or (call.output == GRADIENT and call.target == NULL)
+    )
+
+
 cdef inline void tile_reduce_block(
     const Call* call, Tile* tile, bint exps_wait, Py_ssize_t block, double* stats, floating* packed
 ) noexcept nogil:
@@ -201,6 +218,7 @@ cdef inline void tile_reduce_block(
     cdef floating lowest[TILE]
     cdef floating relative[TILE]
     cdef floating power[TILE]
+    cdef double unit[TILE]
     cdef double* rest = stats + REST * tile.pitch
     cdef double* rest_lost = stats + REST_LOST * tile.pitch
     cdef Py_ssize_t c, k
@@ -210,33 +228,47 @@ cdef inline void tile_reduce_block(
         pick_from_block(call, tile, packed, first, n)
     if changes_logits(call):
         tile_transform(call, tile, n, packed, <floating*> NULL)
-    tile_maxima(tile, packed, n, row_max, argmax)
+    if needs_maxima(call, <floating> 0):
+        tile_maxima(tile, packed, n, row_max, argmax)
+    else:
+        for k in range(tile.lanes):
+            argmax[k] = 0
+    if not in_columns(<floating> 0) or call.has_stats:
+        for k in range(tile.lanes):
+            refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
+        for k in range(tile.lanes):
+            relative[k] = relative_at(row_max[k])
+            power[k] = power_at(relative[k])
+        # A loop of its own, because it is all in double.
+        for k in range(tile.lanes):
+            unit[k] = unit_of[floating](relative[k], power[k], 0)
     for k in range(tile.lanes):
-        refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
-    for k in range(tile.lanes):
-        relative[k] = relative_at(row_max[k])
-        power[k] = power_at(relative[k])
-    # A loop of its own, because it is all in double.
-    for k in range(tile.lanes):
-        stats[UNIT * tile.pitch + k] = unit_of[floating](relative[k], power[k], 0)
-        stats[MAX * tile.pitch + k] = row_max[k]
         # In double: a float does not hold all class numbers.
         stats[ARGMAX * tile.pitch + k] = <double> first + argmax[k]
     if call.has_stats:
         tile_reduce_stats(
-            call, tile, packed, first, n, row_max, argmax, shift, exponent_shift, lowest, stats
+            call, tile, packed, first, n, row_max, argmax, shift, exponent_shift, lowest, unit, stats
         )
     if call.has_dense:
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
-    for c in range(n):
-        prefetch(
-            address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride),
-            call.tile_width * itemsize,
+    if in_columns(<floating> 0):
+        reduce_columns(
+            tile, <float*> packed, n, call.grad.start != NULL,
+            address_of(&call.logits, tile.next_at + first * tile.next_stride), tile.next_stride * itemsize,
+            itemsize, stats,
         )
-    tile_add_exponentials(tile, packed, n, shift, exponent_shift, lowest, argmax, rest, rest_lost)
-    for k in range(tile.lanes):
-        rest[k] *= <double> without_headroom(row_max[k]) * stats[UNIT * tile.pitch + k]
-        rest_lost[k] *= <double> without_headroom(row_max[k]) * stats[UNIT * tile.pitch + k]
+    else:
+        for c in range(n):
+            prefetch(
+                address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride),
+                call.tile_width * itemsize,
+            )
+        tile_add_exponentials(tile, packed, n, shift, exponent_shift, lowest, argmax, rest, rest_lost)
+        for k in range(tile.lanes):
+            stats[MAX * tile.pitch + k] = row_max[k]
+            stats[UNIT * tile.pitch + k] = unit[k]
+            rest[k] *= <double> without_headroom(row_max[k]) * unit[k]
+            rest_lost[k] *= <double> without_headroom(row_max[k]) * unit[k]
     if exps_wait:
         store_tile(
             <const floating*> packed, tile.pitch, &call.grad, first, tile.grad_at, tile.grad_contiguous,
@@ -257,6 +289,9 @@ cdef inline void tile_restart_block(
     tile_load_logits(call, tile, first, n, packed)
     if changes_logits(call):
         tile_transform(call, tile, n, packed, slopes_out if has_slopes(call) else <floating*> NULL)
+    if in_columns(<floating> 0):
+        restart_columns(tile, <float*> packed, n, stats)
+        return
     for k in range(tile.lanes):
         refer_to(<floating> stats[MAX * tile.pitch + k], &shift[k], &exponent_shift[k], &lowest[k])
     for c in range(n):
@@ -284,10 +319,18 @@ cdef inline void tile_finish_block(
             &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, tile.pitch, packed
         )
         neutralize_ignored(tile, n, packed)
+    if call.n_blocks == 1 and call.phase == ALL:
+        # The maximum of the block is that of the position.
+        for k in range(tile.lanes):
+            factor[k] = <floating> (
+                tile.scale[k] * tile.total[k] * tile.inverse[k] * stats[UNIT * tile.pitch + k]
+            )
+    else:
+        for k in range(tile.lanes):
+            factor[k] = <floating> (
+                block_factor[floating](tile, stats, tile.pitch, k, 0) * stats[UNIT * tile.pitch + k]
+            )
     for k in range(tile.lanes):
-        factor[k] = <floating> (
-            block_factor[floating](tile, stats, tile.pitch, k, 0) * stats[UNIT * tile.pitch + k]
-        )
         dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
     for c in range(n):
         lane = packed + c * tile.pitch

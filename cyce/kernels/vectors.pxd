@@ -61,6 +61,14 @@ cdef extern from * nogil:
     {
         return _mm_popcnt_u32(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ));
     }
+    static inline cyce_floats cyce_f_cut_off(cyce_floats a, cyce_floats t, cyce_floats lowest)
+    {
+        return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(t, lowest, _CMP_NLT_UQ), a);
+    }
+    static inline cyce_floats cyce_f_unless_equal(cyce_floats a, cyce_floats b, cyce_floats c)
+    {
+        return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(b, c, _CMP_NEQ_UQ), a);
+    }
     static inline cyce_doubles cyce_f_low(cyce_floats a)
     {
         return _mm512_cvtps_pd(_mm512_castps512_ps256(a));
@@ -208,6 +216,12 @@ cdef extern from * nogil:
         const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GT_OQ));
         return _mm_popcnt_u32((unsigned) low << 8 | (unsigned) high);
     }
+    CYCE_TWO(cyce_floats, cyce_f_cut_off, (cyce_floats a, cyce_floats t, cyce_floats lowest),
+             _mm256_and_ps(a.low, _mm256_cmp_ps(t.low, lowest.low, _CMP_NLT_UQ)),
+             _mm256_and_ps(a.high, _mm256_cmp_ps(t.high, lowest.high, _CMP_NLT_UQ)))
+    CYCE_TWO(cyce_floats, cyce_f_unless_equal, (cyce_floats a, cyce_floats b, cyce_floats c),
+             _mm256_and_ps(a.low, _mm256_cmp_ps(b.low, c.low, _CMP_NEQ_UQ)),
+             _mm256_and_ps(a.high, _mm256_cmp_ps(b.high, c.high, _CMP_NEQ_UQ)))
     CYCE_TWO(cyce_doubles, cyce_f_low, (cyce_floats a), _mm256_cvtps_pd(_mm256_castps256_ps128(a.low)),
              _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)))
     CYCE_TWO(cyce_doubles, cyce_f_high, (cyce_floats a), _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)),
@@ -345,6 +359,10 @@ cdef extern from * nogil:
             n += a.lane[k] > b.lane[k];
         return n;
     }
+    CYCE_LANES(cyce_floats, cyce_f_cut_off, 16, (cyce_floats a, cyce_floats t, cyce_floats lowest),
+               t.lane[k] < lowest.lane[k] ? 0 : a.lane[k])
+    CYCE_LANES(cyce_floats, cyce_f_unless_equal, 16, (cyce_floats a, cyce_floats b, cyce_floats c),
+               b.lane[k] != c.lane[k] ? a.lane[k] : 0)
     CYCE_LANES(cyce_doubles, cyce_f_low, 8, (cyce_floats a), a.lane[k])
     CYCE_LANES(cyce_doubles, cyce_f_high, 8, (cyce_floats a), a.lane[k + 8])
     static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
@@ -387,6 +405,10 @@ cdef extern from * nogil:
     float largest16 "cyce_f_largest"(floats a) noexcept
     # How many of the 16 are above those of the other.
     int n_above16 "cyce_f_n_above"(floats a, floats b) noexcept
+    # a, but 0 where t < lowest.
+    floats cut_off16 "cyce_f_cut_off"(floats a, floats t, floats lowest) noexcept
+    # a where b and c are not equal, else 0.
+    floats unless_equal16 "cyce_f_unless_equal"(floats a, floats b, floats c) noexcept
     # Whether one of the 16 equals a number.
     bint has16 "cyce_f_has"(floats a, float value) noexcept
     # Sums in double of the 16 columns of n rows, n even.

@@ -1,0 +1,132 @@
+"""Packed classes of 16 positions at a time, in vectors: the loops of tiles.pxd for floats.
+
+As one_pass.pxd is for rows, but two passes: what is packed is in L1, so that exponentials are relative to the
+maximum of the block itself. Classes at the maximum are left out of the sum, and counted instead: they would
+be 1 each.
+"""
+from libc.math cimport INFINITY, fabsf
+
+from cyce.kernels.call cimport Tile
+from cyce.kernels.exponentials cimport exp_of_floats_or_0
+from cyce.kernels.machine cimport cyce_prefetch
+from cyce.kernels.math cimport exp_for_float
+from cyce.kernels.merge cimport MAX, REST, REST_LOST, UNIT
+from cyce.kernels.reference cimport cut_off, headroom, power_at, without_headroom
+from cyce.kernels.sums cimport finite_or_zero
+from cyce.kernels.vectors cimport (
+    doubles, fill8, fill16, floats, high8, larger16, load16, low8, multiply_add8, multiply_add16, store8,
+    store16, subtract16, unless_equal16,
+)
+
+cdef enum:
+    # Positions of a vector.
+    COLUMNS = 16
+
+
+cdef struct References:
+    # What the exponentials of 16 positions are relative to: see `VectorReference`.
+    float shift[COLUMNS]
+    float exponent_shift[COLUMNS]
+    float lowest[COLUMNS]
+
+
+cdef inline void refer_columns_to(const float* row_max, References* out, double* unit_out) noexcept nogil:
+    """Make the maxima of 16 positions what their exponentials are relative to.
+
+    unit_out: what turns exponentials, without their headroom, into those relative to the maxima; or NULL.
+    """
+    cdef float relative[COLUMNS]
+    cdef float power[COLUMNS]
+    cdef float finite
+    cdef Py_ssize_t k
+    for k in range(COLUMNS):
+        finite = finite_or_zero(row_max[k])
+        out.shift[k] = finite if fabsf(finite) > 256 else <float> 0
+        relative[k] = finite - out.shift[k]
+        power[k] = power_at(relative[k])
+        # 1.5 * 2**20: its last bit is an eighth.
+        out.exponent_shift[k] = <float> 1572864.0 + (<float> headroom(finite) - power[k])
+        out.lowest[k] = relative[k] + cut_off(finite)
+    if unit_out == NULL:
+        return
+    for k in range(COLUMNS):
+        # ln 2, and the inverse of the table's factor
+        unit_out[k] = (
+            exp_for_float(power[k] * 0.6931471805599453 - <double> relative[k]) * 0.91935854891893275
+        )
+
+
+cdef inline void reduce_columns(
+    const Tile* tile, float* packed, Py_ssize_t n, bint keeps, const char* next_class, Py_ssize_t next_stride,
+    Py_ssize_t itemsize, double* stats,
+) noexcept nogil:
+    """Reduce n packed classes of a tile to maxima, units and rests.
+
+    keeps: whether `packed` becomes the exponentials. next_class, next_stride, itemsize: where the next tile's
+    logits are stored, in bytes; they are prefetched one by one, as the CPU has room for a dozen at a time.
+    """
+    cdef References to
+    cdef float row_max[COLUMNS]
+    cdef float others[COLUMNS]
+    cdef double total[COLUMNS]
+    cdef double* unit
+    cdef float* column
+    cdef floats largest, logits, shift, exponent_shift, lowest, exponentials, n_others
+    cdef doubles low, high
+    cdef Py_ssize_t group, first, c, k
+    for group in range(tile.lanes // COLUMNS):
+        first = group * COLUMNS
+        column = packed + first
+        largest = fill16(-INFINITY)
+        for c in range(n):
+            largest = larger16(load16(column + c * tile.pitch), largest)
+        store16(row_max, largest)
+        unit = stats + UNIT * tile.pitch + first
+        refer_columns_to(row_max, &to, unit)
+        shift = load16(to.shift)
+        exponent_shift = load16(to.exponent_shift)
+        lowest = load16(to.lowest)
+        low = high = fill8(0)
+        n_others = fill16(0)
+        for c in range(n):
+            cyce_prefetch(next_class + c * next_stride + first * itemsize)
+            logits = load16(column + c * tile.pitch)
+            exponentials = exp_of_floats_or_0(subtract16(logits, shift), exponent_shift, lowest)
+            if keeps:
+                store16(column + c * tile.pitch, exponentials)
+            exponentials = unless_equal16(exponentials, logits, largest)
+            low = multiply_add8(low8(exponentials), fill8(1), low)
+            high = multiply_add8(high8(exponentials), fill8(1), high)
+            n_others = multiply_add16(unless_equal16(fill16(1), logits, largest), fill16(1), n_others)
+        store8(total, low)
+        store8(total + 8, high)
+        store16(others, n_others)
+        for k in range(COLUMNS):
+            stats[MAX * tile.pitch + first + k] = row_max[k]
+            # One of those at the maximum is no part of the rest.
+            stats[REST * tile.pitch + first + k] = (
+                total[k] * <double> without_headroom(row_max[k]) * unit[k] + ((n - 1) - <double> others[k])
+            )
+            stats[REST_LOST * tile.pitch + first + k] = 0
+
+
+cdef inline void restart_columns(
+    const Tile* tile, float* packed, Py_ssize_t n, const double* stats
+) noexcept nogil:
+    """Turn n packed classes of a tile into exponentials, as `reduce_columns` did."""
+    cdef References to
+    cdef float row_max[COLUMNS]
+    cdef float* column
+    cdef floats shift, exponent_shift, lowest
+    cdef Py_ssize_t group, first, c, k
+    for group in range(tile.lanes // COLUMNS):
+        first = group * COLUMNS
+        for k in range(COLUMNS):
+            row_max[k] = <float> stats[MAX * tile.pitch + first + k]
+        refer_columns_to(row_max, &to, NULL)
+        shift = load16(to.shift)
+        exponent_shift = load16(to.exponent_shift)
+        lowest = load16(to.lowest)
+        for c in range(n):
+            column = packed + c * tile.pitch + first
+            store16(column, exp_of_floats_or_0(subtract16(load16(column), shift), exponent_shift, lowest))
