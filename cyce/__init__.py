@@ -49,7 +49,6 @@ from cyce.modules import (
 from cyce.threads.budget import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
-    from cyce import dask as dask
     from cyce import plotting as plotting
     from cyce import sharded as sharded
 

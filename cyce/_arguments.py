@@ -144,14 +144,14 @@ def _speaks_only_dlpack(value: Any) -> bool:
 
 def _check_foreign(value: Any, name: str) -> None:
     """Raise for objects that NumPy would read as a scalar object, or load completely."""
-    if hasattr(value, "toarray") and hasattr(value, "nnz"):
-        raise TypeError(f"{name}: a sparse array is not supported; convert it: {name}.toarray()")
     if hasattr(value, "__dask_graph__"):
         raise TypeError(
-            f"{name}: a Dask array is not supported, it would be loaded completely; cyce.dask has "
+            f"{name}: a Dask collection is not supported, it would be loaded completely; cyce.dask has "
             "cross_entropy, softmax, log_softmax and evaluate for Dask arrays, or load it first: "
             f"{name}.compute()"
         )
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise TypeError(f"{name}: a sparse array is not supported; convert it: {name}.toarray()")
 
 
 def _cast(value: Any, name: str, dtype: str) -> str:

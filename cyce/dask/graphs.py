@@ -1,7 +1,8 @@
 """Graphs whose blocks are states rather than arrays, and their reduction in a tree."""
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
@@ -65,6 +66,15 @@ def reduced(blocks: Any, axes: tuple[int, ...], join: Callable[[list[Any]], Any]
     return da.Array(graph, name, chunks, meta=np.empty((0,) * len(kept), OBJECT))
 
 
+@contextlib.contextmanager
+def numbered_in_chunks() -> Iterator[None]:
+    """Say of bad targets, whose message has their position, that this is one within a chunk."""
+    try:
+        yield
+    except IndexError as error:
+        raise IndexError(f"{error}; positions are numbered within their chunk") from None
+
+
 def squeezed(blocks: Any, axes: tuple[int, ...]) -> Any:
     """Remove dimensions of one block."""
     kept = tuple(axis for axis in range(blocks.ndim) if axis not in axes)
@@ -89,7 +99,8 @@ def again(array: Any) -> Any:
     (array,) = dask.optimize(array)
     graph = convert_legacy_graph(dict(array.__dask_graph__()))
     blocks = set(flatten(array.__dask_keys__()))
-    if all(isinstance(graph[key], DataNode) for key in blocks):
+    # Those that workers of a cluster keep are not even in the graph.
+    if all(key not in graph or isinstance(graph[key], DataNode) for key in blocks):
         return array
     # What is data already, such as persisted chunks, may be shared.
     names = {

@@ -28,6 +28,7 @@ from cyce.dask.chunks import (
 from cyce.dask.graphs import (
     dimensions_of,
     merge_partials,
+    numbered_in_chunks,
     of_objects,
     optional,
     reduced,
@@ -214,10 +215,8 @@ def _partial_of_chunk(
     logits: Array, target: Array, weight: Array | None, first_class: Array, options: dict[str, Any]
 ) -> Partial:
     """Reduce a chunk of logits."""
-    try:
+    with numbered_in_chunks():
         return partial(logits, target, int(first_class[0]), weight=weight, **options)
-    except IndexError as error:
-        raise IndexError(f"{error}; positions are numbered within their chunk") from None
 
 
 def _finished_chunk(

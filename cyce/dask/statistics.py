@@ -21,7 +21,7 @@ from cyce.dask.chunks import (
     sample_weight_of,
     targets_of,
 )
-from cyce.dask.graphs import again, dimensions_of, of_objects, optional, reduced
+from cyce.dask.graphs import again, dimensions_of, numbered_in_chunks, of_objects, optional, reduced
 from cyce.evaluation.evaluator import Evaluator, Labels
 from cyce.evaluation.record import Evaluation
 from cyce.evaluation.shards import (
@@ -81,6 +81,9 @@ def evaluate(
     ranks need the logits of the targets first. Chunks are not kept for that, so that memory does not depend
     on the number of chunks. Of a mapped file, the first pass reads little more than these logits.
 
+    Of padded vocabularies, pass ``logits[:, :n_classes]``. `cyce.fit_temperature` is for arrays in memory and
+    files.
+
     Each chunk of positions gives a `cyce.Evaluator`: six numbers per class, and the confusion matrix if that
     is asked for. With many classes, chunks should have many positions.
 
@@ -96,6 +99,8 @@ def evaluate(
     """
     logits = as_dask_array(logits, "logits")
     axis = axis_of(like(logits, "logits").ndim, axis)
+    if isinstance(class_weight, da.Array):
+        raise TypeError("class_weight: must be in memory; pass class_weight.compute()")
     evaluator = Evaluator(
         ignore_index=ignore_index,
         axis=axis,
@@ -106,7 +111,12 @@ def evaluate(
         confusion_matrix=confusion_matrix,
     )
     n_classes = n_classes_of(logits, axis, "logits")
-    evaluator.check_classes(tuple(n_classes if i == axis else 0 for i in range(logits.ndim)), axis)
+    evaluator.check_classes(logits.shape, axis)
+    if isinstance(target, da.Array) and logits.ndim > 1 and target.shape == logits.shape:
+        raise TypeError(
+            "target: must be class indices, got an array of the shape of logits, a one-hot or probabilities; "
+            f"pass target.argmax(axis={axis})"
+        )
     if not any(isinstance(value, da.Array) for value in (target, sample_weight)) and not math.isnan(
         logits.size
     ):
@@ -114,7 +124,7 @@ def evaluate(
         Labels.of(of_shape(logits.shape, logits.dtype), target, sample_weight, axis, evaluator.ignore_index)
     target, has_probabilities = targets_of(target, logits, axis, evaluator.ignore_index, "logits")
     if has_probabilities:
-        raise TypeError("target: must be class indices, got class probabilities, of the shape of logits")
+        raise TypeError("target: must be class indices, one for each position")
     classes, positions = dimensions_of(logits, axis)
     weights = optional(sample_weight_of(sample_weight, logits, axis, "logits", FLOAT64), positions)
     # With class weights, it is as large as these: one for all tasks.
@@ -132,6 +142,7 @@ def evaluate(
             **of_objects(len(classes)),
             adjust_chunks={axis: 1},
             evaluator=shared,
+            n_classes=n_classes,
         )
     else:
         options = {
@@ -194,10 +205,17 @@ def evaluate(
 
 
 def _evaluate_chunk(
-    logits: Array, target: Array, sample_weight: Array | None, evaluator: Evaluator
+    logits: Array, target: Array, sample_weight: Array | None, evaluator: Evaluator, n_classes: int
 ) -> Evaluator:
     """Return an evaluator that has seen a chunk, which has all classes."""
-    return copy.copy(evaluator).update(logits, target, sample_weight)
+    with numbered_in_chunks():
+        result = copy.copy(evaluator).update(logits, target, sample_weight)
+    if result.n_classes != n_classes:
+        raise ValueError(
+            f"logits: a chunk has {result.n_classes} classes, its Dask array {n_classes}; say the chunks of "
+            "what map_blocks returns: chunks="
+        )
+    return result
 
 
 def _shard(logits: Array, target: Array, first_class: Array, options: dict[str, Any]) -> Shard:
@@ -205,7 +223,8 @@ def _shard(logits: Array, target: Array, first_class: Array, options: dict[str, 
     scores = as_logits(logits, name="logits")
     axis, n_classes = options["axis"], options["n_all_classes"]
     whole = of_shape((*scores.shape[:axis], n_classes, *scores.shape[axis + 1 :]), scores.dtype)
-    labels = Labels.of(whole, target, None, axis, options["ignore_index"])
+    with numbered_in_chunks():
+        labels = Labels.of(whole, target, None, axis, options["ignore_index"])
     return Shard(scores, np.asarray(labels.target, order="C"), first_class=int(first_class[0]), **options)
 
 
@@ -227,6 +246,12 @@ def _stats_of_chunk(
 ) -> tuple[StatsPartial, np.dtype[Any], tuple[int, ...]]:
     """Reduce a chunk of logits; return its dtype and the shape of its positions, too."""
     shard = _shard(logits, target, first_class, options)
+    again = picked(shard)
+    if not np.array_equal(again, np.where(np.isnan(again), again, target_logit), equal_nan=True):
+        raise ValueError(
+            "logits: are not the same when they are computed a second time, which ranks need where the "
+            "classes are in several chunks; persist them, or rechunk them to whole rows"
+        )
     return reduce_stats(shard, target_logit), shard.dtype, position_shape(shard.logits, shard.axis)
 
 

@@ -374,6 +374,11 @@ class Evaluator:
         """Class index of positions that do not count."""
         return self._settings.ignore_index
 
+    @property
+    def n_classes(self) -> int | None:
+        """Number of classes, None before the first positions."""
+        return self._sums.n_classes
+
     def reset(self) -> "Evaluator":
         """Forget all positions.
 

@@ -17,11 +17,16 @@ from cyce.sharded.logits import (
     as_settings,
     as_whole,
     call_of,
+    check_logits,
     check_state,
 )
 from cyce.sharded.states import Partial, Settings, neutral_states, partial_of, states_of
 
 Array = NDArray[Any]
+
+
+# Logits that are computed again may be rounded otherwise: relative to the largest of a row.
+PRODUCT_ERROR = 1e-2
 
 
 def linear_partial(
@@ -97,6 +102,7 @@ def linear_partial(
         as_n_classes(n_classes),
     )
     loss, settings = _loss_of(layer, target, first_class, weight, settings)
+    settings = settings._replace(has_bias=layer.bias is not None)
     rows = _rows_that_count(loss)
     first, n_own = loss.call.first_class, layer.row_shape[0]
     states = neutral_states(layer.n_rows, loss.call.target, loss.call.ignore_index)
@@ -175,17 +181,23 @@ def linear_gradient(
         temperature=temperature,
     )
     loss, _ = _loss_of(layer, target, first_class, weight, settings)
-    check_state(merged, layer.dtype, loss.positions, loss.call, layer.row_shape[0])
+    check_state(merged, layer.dtype, loss.positions, loss.call, layer.row_shape[0], layer.bias is not None)
     if sample_weight is not None:
         loss.call.sample_weight = as_sample_weight(sample_weight, layer.logits(), loss.call.axis)
     upstream = as_upstream((grad_output, out), None, layer, loss)
     assert upstream.outs is not None
     rows = _rows_that_count(loss)
     states = states_of(merged)
+    # One row has no axis of positions.
+    flat = merged._replace(target_logit=merged.target_logit.reshape(-1), maximum=merged.maximum.reshape(-1))
+    if loss.call.target is not None:
+        loss.call.target = loss.call.target.reshape(-1)
 
     def finish_rows(call: CrossEntropyArguments, chunk: slice) -> float:
         """Write the gradient of the logits of some rows, and return their loss."""
-        of_chunk = np.ascontiguousarray(states[:, chunk if rows is None else rows[chunk]])
+        numbers = chunk if rows is None else rows[chunk]
+        check_logits(flat, call.logits, loss.call, numbers, rtol=PRODUCT_ERROR)
+        of_chunk = np.ascontiguousarray(states[:, numbers])
         value: float = dispatch.kernels.finish(call, of_chunk)
         return value
 

@@ -275,6 +275,7 @@ def gradient(
     call, _ = call_of(array, target, axis, first_class, weight, settings)
     positions = position_shape(array, axis)
     check_state(merged, array.dtype, positions, call, array.shape[axis])
+    check_logits(merged, array, call, ..., rtol=0)
     if sample_weight is not None:
         call.sample_weight = as_sample_weight(sample_weight, array, axis)
     call.upstream, call.grad_output = as_grad_output(grad_output, array.dtype, positions, "none")
@@ -321,6 +322,7 @@ def as_settings(
         ignore_index=as_ignore_index(ignore_index),
         has_probabilities=False,
         has_weight=False,
+        has_bias=False,
         n_classes=n_classes,
         label_smoothing=as_label_smoothing(label_smoothing),
         z_loss=as_number(z_loss, "z_loss", FLOAT64, positive=False),
@@ -449,6 +451,7 @@ def check_state(
     positions: tuple[int, ...],
     call: CrossEntropyArguments,
     n_own: int,
+    has_bias: bool = False,
 ) -> None:
     """Raise unless a merged partial is that of the logits of a shard.
 
@@ -470,6 +473,9 @@ def check_state(
             f"target: must be {kinds[settings.has_probabilities]} as in the partials, got "
             f"{kinds[call.target is None]}"
         )
+    if settings.has_bias != has_bias:
+        what = "must be given" if settings.has_bias else "was not given"
+        raise ValueError(f"linear_bias: {what} in the partials, and must be the same here")
     if settings.has_weight != (call.weight is not None):
         what = "must be given, as in the partials" if settings.has_weight else "was not given in the partials"
         raise ValueError(f"weight: {what}")
@@ -488,3 +494,31 @@ def check_state(
     of_state, of_call = merged.target_weight[counts & is_own], weights[own[counts & is_own]]
     if not np.array_equal(of_state, of_call, equal_nan=True):
         raise ValueError("target or weight: is another one than in the partials; pass the same in both")
+
+
+def check_logits(merged: Partial, logits: Array, call: CrossEntropyArguments, rows: Any, rtol: float) -> None:
+    """Raise unless the targets' logits are those of the partials, where they are in the shard.
+
+    rows: which positions the logits are of. rtol: relative to the maxima, of logits that are products.
+    """
+    if call.target is None or call.softcap:
+        return
+    target = call.target[rows]
+    own = target.astype(np.int64) - call.first_class
+    is_own = (own >= 0) & (own < logits.shape[call.axis]) & (target != call.ignore_index)
+    index = np.expand_dims(np.where(is_own, own, 0), call.axis)
+    if not is_own.any():
+        return
+    picked = np.take_along_axis(logits, index, call.axis).squeeze(call.axis)[is_own]
+    expected, scale = merged.target_logit[rows][is_own], np.abs(merged.maximum[rows][is_own])
+    with np.errstate(all="ignore"):
+        picked = picked.astype(expected.dtype) / expected.dtype.type(call.temperature)
+        is_same = (picked == expected) | (np.abs(picked - expected) <= rtol * (1 + scale))
+        # What is not finite says nothing.
+        is_same |= ~np.isfinite(picked) & ~np.isfinite(expected)
+    if not is_same.all():
+        bad = int(is_same.argmin())
+        raise ValueError(
+            f"logits, target or first_class: the logit of a target is {picked[bad]} here, and was "
+            f"{expected[bad]} in the partials; pass the same as there"
+        )

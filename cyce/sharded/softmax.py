@@ -14,7 +14,7 @@ from cyce.threads.budget import budget
 Array = NDArray[Any]
 
 # Of no loss: there are no targets.
-_SETTINGS = Settings(-100, True, False, -1, 0.0, 0.0, 0.0, 1.0)
+_SETTINGS = Settings(-100, True, False, False, -1, 0.0, 0.0, 0.0, 1.0)
 
 
 def normalizer(logits: Array, axis: int, first_class: int) -> Partial:

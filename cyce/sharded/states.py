@@ -24,6 +24,8 @@ class Settings(NamedTuple):
     has_probabilities: bool
     """Whether targets are class probabilities."""
     has_weight: bool
+    has_bias: bool
+    """Of a linear layer."""
     n_classes: int
     """Number of all classes, -1 if it is not known."""
     label_smoothing: float
@@ -34,7 +36,7 @@ class Settings(NamedTuple):
 
     def differences(self, other: "Settings") -> list[str]:
         """Return the names of the arguments that are not the same."""
-        names = {"has_probabilities": "target", "has_weight": "weight"}
+        names = {"has_probabilities": "target", "has_weight": "weight", "has_bias": "linear_bias"}
         return [
             names.get(name, name)
             for name, ours, theirs in zip(self._fields, self, other, strict=True)
@@ -74,19 +76,20 @@ class Partial(NamedTuple):
     classes: Array
     """Which classes: the first and the last + 1 of each range, ascending: int64, (n_ranges, 2)."""
     int_options: Array
-    """ignore_index, whether targets are class probabilities, whether there are class weights, and the number
-    of all classes, -1 if it is not known: int64, (4,)."""
+    """ignore_index; whether targets are class probabilities, there are class weights, a linear layer has a
+    bias; and the number of all classes, -1 if it is not known: int64, (5,)."""
     float_options: Array
     """label_smoothing, z_loss, softcap (0 means unset), temperature: float64, (4,)."""
 
     @property
     def settings(self) -> Settings:
         """What the partial was computed with, by name."""
-        ignore_index, has_probabilities, has_weight, n_classes = self.int_options.tolist()
+        ignore_index, has_probabilities, has_weight, has_bias, n_classes = self.int_options.tolist()
         return Settings(
             ignore_index,
             bool(has_probabilities),
             bool(has_weight),
+            bool(has_bias),
             n_classes,
             *self.float_options.tolist(),
         )
@@ -137,7 +140,8 @@ def as_partial(value: Any, name: str) -> Partial:
         if field == "classes":
             expected, wanted = (len(array), 2) if array.ndim else (1, 2), np.dtype(np.int64)
         elif field.endswith("_options"):
-            expected, wanted = (4,), np.dtype(np.int64 if field == "int_options" else np.float64)
+            is_int = field == "int_options"
+            expected, wanted = (5 if is_int else 4,), np.dtype(np.int64 if is_int else np.float64)
         if array.shape != expected:
             raise ValueError(f"{name}: {field} must have shape {list(expected)}, got {list(array.shape)}")
         if array.dtype.newbyteorder("=") != wanted:
@@ -171,8 +175,8 @@ def partial_of(
     """
     fields: dict[str, Array] = {
         "classes": np.array(classes, np.int64).reshape(-1, 2),
-        "int_options": np.array(settings[:4], np.int64),
-        "float_options": np.array(settings[4:], np.float64),
+        "int_options": np.array(settings[:5], np.int64),
+        "float_options": np.array(settings[5:], np.float64),
     }
     with np.errstate(all="ignore"):
         for name, wanted in _DTYPES.items():
@@ -205,13 +209,15 @@ def leave_out(states: Array, which: Array) -> None:
     states[row("target_logit"), which] = np.nan
 
 
-def merge(a: Any, b: Any) -> Partial:
-    """Return the partial of the classes of two partials.
+def merge(a: Any, b: Any, *others: Any) -> Partial:
+    """Return the partial of the classes of two partials, or more.
 
     Parameters
     ----------
     a, b : Partial
         Of the same positions, options and dtype, and of different classes.
+    *others : Partial
+        More of these, which are merged one after the other.
 
     Returns
     -------
@@ -222,9 +228,9 @@ def merge(a: Any, b: Any) -> Partial:
     Raises
     ------
     TypeError
-        If these are no partials, or of different dtypes.
+        If these are no partials, or of losses of different dtypes.
     ValueError
-        If they differ in their positions or options, or share classes.
+        If they differ in their positions, options or ignored positions, or share classes or targets.
 
     Examples
     --------
@@ -236,6 +242,8 @@ def merge(a: Any, b: Any) -> Partial:
     >>> print(sharded.finish(sharded.merge(left, right)).round(4))
     [1.8754]
     """
+    for other in others:
+        a, b = merge(a, b), other
     a, b = as_partial(a, "a"), as_partial(b, "b")
     dtype, positions = a.maximum.dtype, a.maximum.shape
     if b.maximum.dtype != dtype:

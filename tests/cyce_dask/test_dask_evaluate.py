@@ -103,6 +103,22 @@ def test_arrays_of_all_origins(array):
     assert_the_same(result.to_dict(), expected.to_dict())
 
 
+def test_logits_that_change():
+    # Every block is another one each time.
+    array = da.zeros((10, 8), chunks=(5, 4)).map_blocks(
+        lambda block: block + np.random.default_rng().random(block.shape), dtype=float
+    )
+    with pytest.raises(ValueError, match=r"^logits: are not the same when they are computed a second time"):
+        cyce.dask.evaluate(array, np.zeros(10, int)).compute()
+    assert cyce.dask.evaluate(array.rechunk((5, 8)), np.zeros(10, int)).compute().n_positions == 10
+
+
+def test_chunks_of_other_numbers_of_classes():
+    array = da.zeros((10, 8), chunks=(5, 8)).map_blocks(lambda block: block[:, :-1], dtype=float)
+    with pytest.raises(ValueError, match=r"^logits: a chunk has 7 classes, its Dask array 8; say the chunks"):
+        cyce.dask.evaluate(array, np.zeros(10, int)).compute()
+
+
 def test_chunks_are_read_again_rather_than_kept(rng):
     # Two tasks for each chunk, of which no one waits for the other's chunk.
     logits, target = rng.standard_normal((6, 8)), rng.integers(8, size=6)
@@ -130,7 +146,7 @@ class TestErrors:
             (
                 {"target": da.ones((4, 6))},
                 TypeError,
-                "^target: must be class indices, got class probabilities",
+                "^target: must be class indices, got an array of the shape of logits",
             ),
             ({"target": np.zeros(5, int)}, ValueError, "^Expected input batch_size"),
             (
@@ -143,6 +159,11 @@ class TestErrors:
                 {"class_weight": np.ones(3)},
                 ValueError,
                 "^class_weight: has 3 numbers, must have one for each",
+            ),
+            (
+                {"class_weight": da.ones(6)},
+                TypeError,
+                "^class_weight: must be in memory; pass class_weight.comp",
             ),
             ({"top_k": (0,)}, ValueError, "^top_k: must be at least 1"),
             ({"temperature": -1}, ValueError, "^temperature: must be a positive"),

@@ -80,6 +80,23 @@ def test_every_scheduler(request, name, chunks):
     assert results[4].top_k == expected.top_k
 
 
+@pytest.mark.parametrize("keep", ["persist", "rechunk", "slice"])
+def test_what_workers_keep(cluster, keep):
+    import distributed
+
+    logits, target, array = make((16, 100))
+    with distributed.Client(cluster):
+        kept = (array + 0).persist()
+        kept = {"persist": kept, "rechunk": kept.rechunk((16, 70)), "slice": kept[:, :450]}[keep]
+        target = np.where(target < kept.shape[1], target, 0)
+        result = cyce.dask.evaluate(kept, target).compute()
+        loss = cyce.dask.cross_entropy(kept, target).compute()
+    expected = cyce.evaluate(logits[:, : kept.shape[1]], target, progress=False)
+    assert result.top_k == expected.top_k
+    assert result.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert loss == pytest.approx(expected.loss, rel=1e-6)
+
+
 def slow(block):
     """Give the test time to kill a worker."""
     time.sleep(0.3)

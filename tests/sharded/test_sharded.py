@@ -183,6 +183,10 @@ class TestPartials:
         parts = self.parts(rng, dtype)
         assert self.bytes_of(in_pairs(parts)) == self.bytes_of(in_pairs(parts))
 
+    def test_several_at_once(self, rng, dtype):
+        parts = self.parts(rng, dtype)
+        assert self.bytes_of(sharded.merge(*parts)) == self.bytes_of(in_order(parts))
+
     def test_merge_where_shards_alternate(self, rng, dtype):
         a, b, c, d = self.parts(rng, dtype)
         merged = sharded.merge(sharded.merge(a, c), sharded.merge(d, b))
@@ -422,6 +426,23 @@ class TestErrors:
         for target, other in (([0, -100, 3], weight), ([0, -100, 2], weight[::-1])):
             with pytest.raises(ValueError, match=r"^target or weight: is another one than in the partials"):
                 sharded.gradient(LOGITS, target, state, weight=other)
+
+    def test_a_gradient_of_another_shard(self, rng, dtype):
+        logits, target = rng.standard_normal((20, 40)).astype(dtype), np.arange(20) * 2
+        parts = [sharded.partial(logits[:, a : a + 20], target, a, temperature=0.7) for a in (0, 20)]
+        state = sharded.merge(*parts)
+        message = (
+            r"^logits, target or first_class: the logit of a target is .* here, and was .* in the partials"
+        )
+        for first, shard, of_call in (
+            (0, logits[:, 20:], target),
+            (20, logits[:, :20], target),
+            (20, logits[:, 20:] + dtype.type(1), target),
+            (20, logits[:, 20:], target[::-1]),
+        ):
+            with pytest.raises(ValueError, match=message):
+                sharded.gradient(shard, of_call, state, first)
+        sharded.gradient(logits[:, 20:], target, state, 20)
 
     def test_probabilities_and_an_index_to_ignore(self):
         with pytest.raises(ValueError, match=r"^ignore_index is not supported for floating point target"):

@@ -158,6 +158,33 @@ class TestErrors:
         with pytest.raises(IndexError, match=r"^Target is out of bounds\. target\[0\] is in no shard"):
             sharded.linear_gradient(hidden, weights, target, state)
 
+    @pytest.mark.parametrize("where", ["partial", "gradient"])
+    def test_a_bias_that_is_forgotten(self, problem, where):
+        hidden, weights, bias, target = problem
+        of_partial, of_gradient = (bias, None) if where == "gradient" else (None, bias)
+        state = sharded.linear_partial(hidden, weights, target, linear_bias=of_partial)
+        with pytest.raises(
+            ValueError, match=r"^linear_bias: (must be|was not) given in the partials, and must"
+        ):
+            sharded.linear_gradient(hidden, weights, target, state, linear_bias=of_gradient)
+        parts = [
+            sharded.linear_partial(hidden, weights[:2], target, linear_bias=of_partial and bias[:2])
+            if of_partial is None
+            else sharded.linear_partial(hidden, weights[:2], target, linear_bias=bias[:2]),
+            sharded.linear_partial(
+                hidden, weights[2:], target, 2, linear_bias=None if of_gradient is None else bias[2:]
+            ),
+        ]
+        with pytest.raises(ValueError, match=r"^a and b: were computed with different options: linear_bias"):
+            sharded.merge(*parts)
+
+    def test_another_shard(self, problem):
+        hidden, weights, _, target = problem
+        parts = [sharded.linear_partial(hidden, weights[a : a + 2], target % 4, a) for a in (0, 2)]
+        state = sharded.merge(*parts)
+        with pytest.raises(ValueError, match=r"^logits, target or first_class: the logit of a target is"):
+            sharded.linear_gradient(hidden, weights[2:4], target % 4, state)
+
     def test_other_options(self, problem):
         hidden, weights, _, target = problem
         state = sharded.linear_partial(hidden, weights, target, softcap=2.0)
