@@ -298,6 +298,7 @@ def allocated():
     return sys.getallocatedblocks(), mallinfo2().uordblks
 
 
+@pytest.mark.integration
 def test_nothing_stays_allocated(rng, threads, function):
     # One thread: only the main thread's allocations are counted.
     threads(1)

@@ -49,8 +49,7 @@ CHUNKS = {
 }
 OPTIONS = {
     "plain": {},
-    "weight": {"weight": True},
-    "sample_weight": {"sample_weight": True},
+    "weights": {"weight": True, "sample_weight": True},
     "all": {
         "weight": True,
         "sample_weight": True,

@@ -141,6 +141,7 @@ def test_central_differences(level, rng, outputs, reduction, kind):
             assert abs((values[1] - values[0]) / (2 * step) - gradient[index]) < 1e-7, (name, index)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("rows", [None, 1, 16, 128, 300, 342, 1000])
 @pytest.mark.parametrize("offset", [0, 2])
 def test_the_sum_over_chunks_is_no_less_accurate_than_one_product(level, rng, offset, rows):
