@@ -16,15 +16,18 @@ def test_the_public_names_of_functional():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.torch] * (name == "torch")) for name in cyce._LAZY]
+    "name",
+    [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("dask", "torch")]
+    + ["plotting", "sharded"],
 )
 def test_lazy_modules(run_python, name):
+    assert name in cyce._LAZY
     program = f"""
 import sys
 import cyce
 before = set(sys.modules)
 assert "{name}" in dir(cyce)
-assert not {{"cyce.{name}", "matplotlib", "torch"}} & before
+assert not {{"cyce.{name}", "dask", "matplotlib", "torch"}} & before
 module = cyce.{name}
 assert module is sys.modules["cyce.{name}"] and module.__all__
 from cyce import {name}
@@ -32,6 +35,10 @@ assert {name} is module
 """
     result = run_python("-W", "error", "-c", program)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_list_has_every_lazy_module():
+    assert set(cyce._LAZY) == {"dask", "plotting", "sharded", "torch"}
 
 
 @pytest.mark.matplotlib
