@@ -4,6 +4,16 @@ import numpy as np
 
 from cyce import sharded
 
+OPTIONS = {
+    "plain": {},
+    "label_smoothing": {"label_smoothing": 0.1},
+    "all smoothing": {"label_smoothing": 1.0},
+    "z_loss": {"z_loss": 0.01},
+    "temperature": {"temperature": 0.7},
+    "softcap": {"softcap": 5.0},
+    "all": {"label_smoothing": 0.2, "z_loss": 0.1, "temperature": 1.5, "softcap": 9.0},
+}
+
 
 def shards_of(array, cuts, axis):
     """Return the shards of an array and the numbers of their first classes."""

@@ -1,6 +1,8 @@
 """What the arguments must be, and their chunks, which are those of the logits."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import dask.array as da
@@ -167,3 +169,12 @@ def _unknown(name: str) -> str:
         f"{name}: some of its chunks have an unknown size, so that arrays cannot be cut like it; pass Dask "
         f"arrays of the same chunks, or call {name}.compute_chunk_sizes()"
     )
+
+
+@contextlib.contextmanager
+def numbered_in_chunks() -> Iterator[None]:
+    """Say of bad targets, whose message has their position, that this is one within a chunk."""
+    try:
+        yield
+    except IndexError as error:
+        raise IndexError(f"{error}; positions are numbered within their chunk") from None

@@ -1,8 +1,8 @@
 """Graphs whose blocks are states rather than arrays, and their reduction in a tree."""
 
-import contextlib
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dask
@@ -66,15 +66,6 @@ def reduced(blocks: Any, axes: tuple[int, ...], join: Callable[[list[Any]], Any]
     return da.Array(graph, name, chunks, meta=np.empty((0,) * len(kept), OBJECT))
 
 
-@contextlib.contextmanager
-def numbered_in_chunks() -> Iterator[None]:
-    """Say of bad targets, whose message has their position, that this is one within a chunk."""
-    try:
-        yield
-    except IndexError as error:
-        raise IndexError(f"{error}; positions are numbered within their chunk") from None
-
-
 def squeezed(blocks: Any, axes: tuple[int, ...]) -> Any:
     """Remove dimensions of one block."""
     kept = tuple(axis for axis in range(blocks.ndim) if axis not in axes)
@@ -136,8 +127,5 @@ class Pieces(ArrayBlockwiseDep):  # type: ignore[misc]
 
 
 def merge_partials(partials: list[Partial]) -> Partial:
-    """Merge partials of neighbouring classes."""
-    merged = partials[0]
-    for other in partials[1:]:
-        merged = merge(merged, other)
-    return merged
+    """Merge partials of neighbouring classes, one or more."""
+    return functools.reduce(merge, partials)

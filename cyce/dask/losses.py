@@ -22,13 +22,13 @@ from cyce.dask.chunks import (
     first_classes,
     like,
     n_classes_of,
+    numbered_in_chunks,
     sample_weight_of,
     targets_of,
 )
 from cyce.dask.graphs import (
     dimensions_of,
     merge_partials,
-    numbered_in_chunks,
     of_objects,
     optional,
     reduced,

@@ -17,11 +17,12 @@ from cyce.dask.chunks import (
     first_classes,
     like,
     n_classes_of,
+    numbered_in_chunks,
     of_shape,
     sample_weight_of,
     targets_of,
 )
-from cyce.dask.graphs import again, dimensions_of, numbered_in_chunks, of_objects, optional, reduced
+from cyce.dask.graphs import again, dimensions_of, of_objects, optional, reduced
 from cyce.evaluation.evaluator import Evaluator, Labels
 from cyce.evaluation.record import Evaluation
 from cyce.evaluation.shards import (

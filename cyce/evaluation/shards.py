@@ -13,7 +13,8 @@ from cyce._arguments import FLOAT64, arithmetic_dtype, as_stored, position_shape
 from cyce.evaluation.evaluator import PositionStats, empty_stats
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
-from cyce.sharded.states import IGNORED, row
+from cyce.sharded.logits import divided, targets_logits
+from cyce.sharded.states import IGNORED, new_states, row
 from cyce.threads.budget import budget
 
 Array = NDArray[Any]
@@ -51,28 +52,15 @@ class Shard(NamedTuple):
 
 def picked(shard: Shard) -> Array:
     """Return the logits of the targets, after the temperature; NaN for those in another shard."""
-    # Checked before: an unsigned one is a class.
-    own = shard.target.astype(np.int64) - shard.first_class
-    is_own = (own >= 0) & (own < shard.logits.shape[shard.axis]) & (shard.target != shard.ignore_index)
-    result = np.full(shard.target.shape, np.nan, shard.dtype)
-    if is_own.any():
-        index = np.expand_dims(np.where(is_own, own, 0), shard.axis)
-        logits = np.take_along_axis(shard.logits, index, shard.axis).squeeze(shard.axis)
-        result[is_own] = _divided(logits[is_own], shard)
-    return result
-
-
-def _divided(logits: Array, shard: Shard) -> Array:
-    """Return logits divided by the temperature, as the kernels do."""
-    with np.errstate(all="ignore"):
-        values: Array = logits.astype(shard.dtype)
-        return values if shard.temperature == 1 else values / shard.dtype.type(shard.temperature)
+    return targets_logits(
+        shard.logits, shard.target, shard.axis, shard.first_class, shard.ignore_index, shard.temperature
+    )
 
 
 def reduce_stats(shard: Shard, target_logit: Array) -> StatsPartial:
     """Reduce a shard; target_logit: of all positions."""
     n = math.prod(position_shape(shard.logits, shard.axis))
-    states = np.empty((dispatch.kernels.N_FIELDS, n))
+    states = new_states(n)
     call = CrossEntropyArguments()
     call.logits, call.axis = as_stored(shard.logits), shard.axis
     call.target, call.target_logit = shard.target, np.ascontiguousarray(target_logit)
@@ -94,7 +82,7 @@ def _order_the_unordered(shard: Shard, target_logit: Array, states: Array) -> Ar
     if rows.ndim == 1:
         rows = rows[np.newaxis]
     where = np.unravel_index(positions, rows.shape[:-1])
-    logits = _divided(rows[where], shard)
+    logits = divided(rows[where], shard.temperature)
     numbers = shard.first_class + np.arange(logits.shape[-1])
     target = shard.target.reshape(-1)[positions, np.newaxis].astype(np.int64)
     of_target = target_logit.reshape(-1)[positions, np.newaxis]

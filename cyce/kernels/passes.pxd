@@ -27,8 +27,8 @@ from cyce.kernels.rows cimport (
     row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, row_restart_block, rows_settle,
 )
 from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
-from cyce.kernels.streaming cimport choose_memory, restarts
 from cyce.kernels.storage cimport TILE
+from cyce.kernels.streaming cimport choose_memory, restarts
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block

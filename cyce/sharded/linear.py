@@ -20,7 +20,7 @@ from cyce.sharded.logits import (
     check_logits,
     check_state,
 )
-from cyce.sharded.states import Partial, Settings, neutral_states, partial_of, states_of
+from cyce.sharded.states import Partial, Settings, neutral_states, new_states, partial_of, states_of
 
 Array = NDArray[Any]
 
@@ -109,7 +109,7 @@ def linear_partial(
 
     def reduce_rows(call: CrossEntropyArguments, chunk: slice) -> float:
         """Note the states of some rows."""
-        of_chunk = np.empty((len(states), chunk.stop - chunk.start))
+        of_chunk = new_states(chunk.stop - chunk.start)
         dispatch.kernels.reduce(call, of_chunk)
         states[:, chunk if rows is None else rows[chunk]] = of_chunk
         return 0.0

@@ -35,6 +35,7 @@ from cyce.sharded.states import (
     as_partial,
     described,
     neutral_states,
+    new_states,
     partial_of,
     states_of,
 )
@@ -141,11 +142,13 @@ def partial(
     )
     call, settings = call_of(array, target, axis, first_class, weight, settings)
     positions = position_shape(array, axis)
-    states = neutral_states(math.prod(positions), call.target, call.ignore_index)
     if array.shape[axis]:
+        states = new_states(math.prod(positions))
         call.logits = as_stored(array)
         call.num_threads = budget()
         dispatch.kernels.reduce(call, states)
+    else:
+        states = neutral_states(math.prod(positions), call.target, call.ignore_index)
     classes = (call.first_class, call.first_class + array.shape[axis])
     return partial_of(states, positions, arithmetic_dtype(array.dtype), [classes], settings)
 
@@ -275,7 +278,7 @@ def gradient(
     call, _ = call_of(array, target, axis, first_class, weight, settings)
     positions = position_shape(array, axis)
     check_state(merged, array.dtype, positions, call, array.shape[axis])
-    check_logits(merged, array, call, ..., rtol=0)
+    check_logits(merged, array, call, ..., rtol=1e-6)
     if sample_weight is not None:
         call.sample_weight = as_sample_weight(sample_weight, array, axis)
     call.upstream, call.grad_output = as_grad_output(grad_output, array.dtype, positions, "none")
@@ -496,28 +499,46 @@ def check_state(
         raise ValueError("target or weight: is another one than in the partials; pass the same in both")
 
 
+def targets_logits(
+    logits: Array, target: Array, axis: int, first_class: int, ignore_index: int, temperature: float
+) -> Array:
+    """Return the logits of the targets, after the temperature; NaN for those that are not in the shard."""
+    dtype = arithmetic_dtype(logits.dtype)
+    # Checked before: an unsigned one is a class.
+    own = target.astype(np.int64) - first_class
+    is_own = (own >= 0) & (own < logits.shape[axis]) & (target != ignore_index)
+    result = np.full(target.shape, np.nan, dtype)
+    if is_own.any():
+        index = np.expand_dims(np.where(is_own, own, 0), axis)
+        found = np.take_along_axis(logits, index, axis).squeeze(axis)
+        result[is_own] = divided(found[is_own], temperature)
+    return result
+
+
+def divided(logits: Array, temperature: float) -> Array:
+    """Return logits divided by the temperature, in the dtype of the arithmetic, as the kernels do."""
+    dtype = arithmetic_dtype(logits.dtype)
+    with np.errstate(all="ignore"):
+        values: Array = logits.astype(dtype)
+        return values if temperature == 1 else values / dtype.type(temperature)
+
+
 def check_logits(merged: Partial, logits: Array, call: CrossEntropyArguments, rows: Any, rtol: float) -> None:
     """Raise unless the targets' logits are those of the partials, where they are in the shard.
 
-    rows: which positions the logits are of. rtol: relative to the maxima, of logits that are products.
+    rows: which positions the logits are of. rtol: relative to the maxima.
     """
     if call.target is None or call.softcap:
         return
-    target = call.target[rows]
-    own = target.astype(np.int64) - call.first_class
-    is_own = (own >= 0) & (own < logits.shape[call.axis]) & (target != call.ignore_index)
-    index = np.expand_dims(np.where(is_own, own, 0), call.axis)
-    if not is_own.any():
-        return
-    picked = np.take_along_axis(logits, index, call.axis).squeeze(call.axis)[is_own]
-    expected, scale = merged.target_logit[rows][is_own], np.abs(merged.maximum[rows][is_own])
+    picked = targets_logits(
+        logits, call.target[rows], call.axis, call.first_class, call.ignore_index, call.temperature
+    )
+    expected, scale = merged.target_logit[rows], np.abs(merged.maximum[rows])
     with np.errstate(all="ignore"):
-        picked = picked.astype(expected.dtype) / expected.dtype.type(call.temperature)
-        is_same = (picked == expected) | (np.abs(picked - expected) <= rtol * (1 + scale))
-        # What is not finite says nothing.
-        is_same |= ~np.isfinite(picked) & ~np.isfinite(expected)
-    if not is_same.all():
-        bad = int(is_same.argmin())
+        # What is not finite, or in another shard, says nothing.
+        differs = np.abs(picked - expected) > rtol * (1 + scale)
+    if differs.any():
+        bad = np.unravel_index(int(differs.argmax()), differs.shape)
         raise ValueError(
             f"logits, target or first_class: the logit of a target is {picked[bad]} here, and was "
             f"{expected[bad]} in the partials; pass the same as there"

@@ -187,12 +187,18 @@ def partial_of(
     return Partial(**fields)
 
 
+def new_states(n_positions: int) -> Array:
+    """Return an array for states of positions, which the kernels fill."""
+    return np.empty((dispatch.kernels.N_FIELDS, n_positions))
+
+
 def neutral_states(n_positions: int, target: Array | None, ignore_index: int) -> Array:
     """Return the states of positions without classes, whose targets are elsewhere, or ignored.
 
     target: None for class probabilities.
     """
-    states = np.zeros((dispatch.kernels.N_FIELDS, n_positions))
+    states = new_states(n_positions)
+    states[:] = 0
     states[row("maximum")] = -np.inf
     states[row("argmax")] = NO_MAXIMUM
     states[row("target_logit")] = np.nan

@@ -13,6 +13,7 @@ import cyce.functional as F
 import oracle
 from cyce.kernels import dispatch
 from records import of_classes
+from sharded_cases import OPTIONS
 
 pytestmark = pytest.mark.smoke
 
@@ -59,15 +60,6 @@ def make(rng, shape, dtype):
     return logits, target
 
 
-OPTIONS = {
-    "plain": {},
-    "label_smoothing": {"label_smoothing": 0.1},
-    "all smoothing": {"label_smoothing": 1.0},
-    "z_loss": {"z_loss": 0.01},
-    "temperature": {"temperature": 0.7},
-    "softcap": {"softcap": 5.0},
-    "all": {"label_smoothing": 0.2, "z_loss": 0.1, "temperature": 1.5, "softcap": 9.0},
-}
 WITH_WEIGHTS = (False, True)
 
 

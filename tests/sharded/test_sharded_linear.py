@@ -158,22 +158,21 @@ class TestErrors:
         with pytest.raises(IndexError, match=r"^Target is out of bounds\. target\[0\] is in no shard"):
             sharded.linear_gradient(hidden, weights, target, state)
 
-    @pytest.mark.parametrize("where", ["partial", "gradient"])
-    def test_a_bias_that_is_forgotten(self, problem, where):
+    @pytest.mark.parametrize("forgets", ["partial", "gradient"])
+    def test_a_bias_that_is_forgotten(self, problem, forgets):
         hidden, weights, bias, target = problem
-        of_partial, of_gradient = (bias, None) if where == "gradient" else (None, bias)
+        of_partial, of_gradient = (None, bias) if forgets == "partial" else (bias, None)
         state = sharded.linear_partial(hidden, weights, target, linear_bias=of_partial)
         with pytest.raises(
             ValueError, match=r"^linear_bias: (must be|was not) given in the partials, and must"
         ):
             sharded.linear_gradient(hidden, weights, target, state, linear_bias=of_gradient)
+
+    def test_a_bias_in_one_shard_only(self, problem):
+        hidden, weights, bias, target = problem
         parts = [
-            sharded.linear_partial(hidden, weights[:2], target, linear_bias=of_partial and bias[:2])
-            if of_partial is None
-            else sharded.linear_partial(hidden, weights[:2], target, linear_bias=bias[:2]),
-            sharded.linear_partial(
-                hidden, weights[2:], target, 2, linear_bias=None if of_gradient is None else bias[2:]
-            ),
+            sharded.linear_partial(hidden, weights[:2], target, linear_bias=bias[:2]),
+            sharded.linear_partial(hidden, weights[2:], target, 2),
         ]
         with pytest.raises(ValueError, match=r"^a and b: were computed with different options: linear_bias"):
             sharded.merge(*parts)
