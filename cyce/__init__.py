@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cyce._check_build  # noqa: F401
 from cyce import functional
 from cyce._config import show_config
+from cyce._targets import SparseTarget
 from cyce.evaluation.divergence import Divergence, divergence
 from cyce.evaluation.evaluate import evaluate, fit_temperature
 from cyce.evaluation.evaluator import Evaluator
@@ -23,14 +24,22 @@ from cyce.functional import (
     binary_cross_entropy_with_logits,
     cross_entropy,
     cross_entropy_stats,
+    distillation_loss,
+    entropy,
+    focal_loss,
     kl_div,
     linear_cross_entropy,
     log_softmax,
+    logsigmoid,
     logsumexp,
     nll_loss,
     one_hot,
+    selective_log_softmax,
+    sigmoid,
+    sigmoid_focal_loss,
     softmax,
     softmin,
+    topk_log_softmax,
 )
 from cyce.gradients import value_and_grad
 from cyce.linear.options import LinearCrossEntropyOptions
@@ -71,26 +80,35 @@ __all__ = [
     "Softmax",
     "Softmax2d",
     "Softmin",
+    "SparseTarget",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "cross_entropy_stats",
+    "distillation_loss",
     "divergence",
+    "entropy",
     "evaluate",
     "fit_temperature",
+    "focal_loss",
     "functional",
     "get_num_threads",
     "kl_div",
     "linear_cross_entropy",
     "log_softmax",
+    "logsigmoid",
     "logsumexp",
     "nll_loss",
     "num_threads",
     "one_hot",
+    "selective_log_softmax",
     "set_num_threads",
     "show_config",
+    "sigmoid",
+    "sigmoid_focal_loss",
     "softmax",
     "softmin",
+    "topk_log_softmax",
     "value_and_grad",
 ]
 

@@ -30,6 +30,7 @@ class ModuleAndGrad(Protocol):
         *,
         sample_weight: Any = None,
         normalizer: float | None = None,
+        class_mask: Any = None,
         grad_output: Any = None,
         out: Any = None,
     ) -> tuple[Any, Any]:
@@ -66,6 +67,7 @@ class CrossEntropyAndGrad(Protocol):
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
+        class_mask: Any = None,
         grad_output: Any = None,
         out: Any = None,
     ) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ __all__ = ["value_and_grad"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Arguments of the evaluators that no caller may pass.
-INTERNAL = frozenset({"gradient", "stats", "wanted"})
+INTERNAL = frozenset({"gradient", "stats", "wanted", "focus"})
 
 
 def _of_a_loss_alone(function: Function) -> Function:

@@ -67,6 +67,8 @@ class CrossEntropyLoss(LossModule):
         Bound of the logits.
     temperature : float, default=1.0
         Divisor of the logits.
+    class_mask : array_like of bool, default=None
+        False where a position does not have a class; a call may give its own.
 
     Warns
     -----
@@ -87,7 +89,7 @@ class CrossEntropyLoss(LossModule):
     0.2577
     """
 
-    per_call = frozenset({"sample_weight", "normalizer"})
+    per_call = frozenset({"sample_weight", "normalizer", "class_mask"})
 
     def __init__(
         self,
@@ -105,6 +107,7 @@ class CrossEntropyLoss(LossModule):
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
+        class_mask: Any = None,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.weight = weight
@@ -117,6 +120,7 @@ class CrossEntropyLoss(LossModule):
         self.z_loss = z_loss
         self.softcap = softcap
         self.temperature = temperature
+        self.class_mask = class_mask
 
     def loss_and_settings(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return `cyce.functional.cross_entropy` and its keyword arguments."""
@@ -132,6 +136,7 @@ class CrossEntropyLoss(LossModule):
             "z_loss": self.z_loss,
             "softcap": self.softcap,
             "temperature": self.temperature,
+            "class_mask": self.class_mask,
         }
 
 

@@ -37,6 +37,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> np.floating[Any]: ...
 @overload
 def cross_entropy(
@@ -56,6 +57,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def cross_entropy(
@@ -75,6 +77,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> np.floating[Any] | NDArray[Any]: ...
 @has_gradient(fused.cross_entropy)
 def cross_entropy(
@@ -94,6 +97,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> Any:
     r"""Cross-entropy between logits and targets, as `torch.nn.functional.cross_entropy`.
 
@@ -109,8 +113,8 @@ def cross_entropy(
         Half precision is computed in float32, a block at a time.
     target : array_like
         Either class indices in [0, C) of shape (), (N,) or (N, d1, ..., dk) and any integer dtype,
-        or class probabilities of the shape of `input` and a floating point dtype. Probabilities need
-        not sum to 1.
+        or class probabilities of the shape of `input` and a floating point dtype, or a `cyce.SparseTarget`
+        with the probabilities of a few classes. Probabilities need not sum to 1.
     weight : array_like of shape (C,), default=None
         A weight for each class, cast to the dtype of the result. None means 1.
     size_average : bool, default=None
@@ -146,6 +150,10 @@ def cross_entropy(
         [5]_); positive. A logit of -inf becomes :math:`-\kappa` and no longer masks its class.
     temperature : float, default=1.0
         Divisor of the logits, after the softcap ([6]_); positive.
+    class_mask : array_like of bool, default=None
+        False where a position does not have a class, such as an action that is not allowed; must broadcast to
+        the shape of `input`. The class then has probability and gradient 0, whatever its logit, and label
+        smoothing spreads over the classes that are left.
 
     Returns
     -------
@@ -162,7 +170,8 @@ def cross_entropy(
     ValueError
         If shapes do not fit, `reduction` is invalid, `label_smoothing` lies outside [0, 1],
         `ignore_index` is not negative with class probabilities, `normalizer`, `softcap` or `temperature`
-        is not positive and finite, or `normalizer` is given without ``reduction="mean"``.
+        is not positive and finite, `normalizer` is given without ``reduction="mean"``, or `class_mask` leaves
+        out the class of a target.
     IndexError
         If a class index is neither in [0, C) nor `ignore_index`, or `input` has no such `axis`.
 
@@ -272,6 +281,7 @@ def cross_entropy(
         z_loss=z_loss,
         softcap=softcap,
         temperature=temperature,
+        class_mask=class_mask,
     )[0]
 
 
@@ -325,6 +335,7 @@ def cross_entropy_stats(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> CrossEntropyStats:
     r"""Cross-entropy of each position, predictions, ranks and more, in one pass over the logits.
 
@@ -347,6 +358,8 @@ def cross_entropy_stats(
     softcap : float, default=None
         As in `cross_entropy`; applies to all statistics.
     temperature : float, default=1.0
+        As in `cross_entropy`; applies to all statistics.
+    class_mask : array_like of bool, default=None
         As in `cross_entropy`; applies to all statistics.
 
     Returns
@@ -409,6 +422,7 @@ def cross_entropy_stats(
         z_loss=z_loss,
         softcap=softcap,
         temperature=temperature,
+        class_mask=class_mask,
         stats=StatsRequest(loss, lse, probability, entropy, prediction, rank),
     )
     correct = np.asarray(rank == 0)

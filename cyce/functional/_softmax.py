@@ -1,53 +1,16 @@
 """The softmax family: arrays of the shape of the logits, and the log-sum-exp."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import DTypeLike
 
-from cyce._arguments import (
-    arithmetic_dtype,
-    as_array,
-    as_axis,
-    as_dtype,
-    as_flag,
-    as_floating,
-    as_out,
-    as_stored,
-    implicit_axis,
-)
-from cyce.kernels import dispatch
-from cyce.memory.arrays import empty_like
-from cyce.threads.budget import budget
+from cyce._arguments import as_out
+from cyce._losses import has_gradient
+from cyce.fused import softmax as fused
 
 
-def _normalize(
-    kernel: Callable[..., None],
-    name: str,
-    input: Any,
-    dim: int | None,
-    stacklevel: int,
-    dtype: DTypeLike | None,
-    out: Any,
-    negate: bool = False,
-) -> Any:
-    """Apply a kernel that maps logits, or their negatives, to an array of their shape."""
-    logits = as_floating(input, dtype)
-    axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
-    result_dtype = logits.dtype if dtype is None else as_dtype(dtype)
-    result = empty_like(logits, result_dtype) if out is None else as_out(out, logits, {})
-    if dtype is not None and result.dtype != result_dtype:
-        raise TypeError(f"out: must have the dtype {result_dtype.name}, got {result.dtype.name}")
-    if negate:
-        # Exact, as the result has at least the digits of the logits.
-        logits = np.negative(logits, out=result)
-    # A scalar is a single class.
-    arrays = (as_stored(array.reshape(1) if array.ndim == 0 else array) for array in (logits, result))
-    kernel(next(arrays), axis, next(arrays), budget())
-    return result if out is None else out
-
-
+@has_gradient(fused.softmax)
 def softmax(
     input: Any,
     dim: int | None = None,
@@ -55,6 +18,7 @@ def softmax(
     dtype: DTypeLike | None = None,
     *,
     out: Any = None,
+    class_mask: Any = None,
 ) -> Any:
     r"""Probabilities of classes from their logits, as `torch.nn.functional.softmax`.
 
@@ -73,6 +37,9 @@ def softmax(
     out : ndarray of the shape of `input` and the dtype of the result, default=None
         Array to write the result to, with any strides; it may be `input` itself. For half precision, it may
         be float32.
+    class_mask : array_like of bool, default=None
+        False where there is no such class: it has probability 0, whatever its logit; must broadcast to the
+        shape of `input`.
 
     Returns
     -------
@@ -84,7 +51,8 @@ def softmax(
     TypeError
         If `input` is not floating point and `dtype` is None, or `dtype` or `out` has another dtype.
     ValueError
-        If `out` has another shape, is read-only, or overlaps `input` in part.
+        If `out` has another shape, is read-only, or overlaps `input` in part, or `class_mask` does not
+        broadcast.
     IndexError
         If `dim` is not a dimension of `input`.
 
@@ -110,9 +78,11 @@ def softmax(
     [[0.711 0.159 0.13 ]
      [0.076 0.084 0.84 ]]
     """
-    return _normalize(dispatch.kernels.softmax, "softmax", input, dim, _stacklevel, dtype, out)
+    result = fused.normalize("softmax", input, dim, _stacklevel, dtype, out, class_mask)[2]
+    return result if out is None else out
 
 
+@has_gradient(fused.log_softmax)
 def log_softmax(
     input: Any,
     dim: int | None = None,
@@ -120,6 +90,7 @@ def log_softmax(
     dtype: DTypeLike | None = None,
     *,
     out: Any = None,
+    class_mask: Any = None,
 ) -> Any:
     r"""Logarithms of the probabilities of classes, from their logits, as `torch.nn.functional.log_softmax`.
 
@@ -138,6 +109,9 @@ def log_softmax(
     out : ndarray of the shape of `input` and the dtype of the result, default=None
         Array to write the result to, with any strides; it may be `input` itself. For half precision, it may
         be float32.
+    class_mask : array_like of bool, default=None
+        False where there is no such class: it has probability 0, whatever its logit; must broadcast to the
+        shape of `input`.
 
     Returns
     -------
@@ -149,7 +123,8 @@ def log_softmax(
     TypeError
         If `input` is not floating point and `dtype` is None, or `dtype` or `out` has another dtype.
     ValueError
-        If `out` has another shape, is read-only, or overlaps `input` in part.
+        If `out` has another shape, is read-only, or overlaps `input` in part, or `class_mask` does not
+        broadcast.
     IndexError
         If `dim` is not a dimension of `input`.
 
@@ -179,7 +154,8 @@ def log_softmax(
     >>> print(F.log_softmax(np.float32([20, 0, 0]), dim=0)[0])
     -4.1223074e-09
     """
-    return _normalize(dispatch.kernels.log_softmax, "log_softmax", input, dim, _stacklevel, dtype, out)
+    result = fused.normalize("log_softmax", input, dim, _stacklevel, dtype, out, class_mask)[2]
+    return result if out is None else out
 
 
 def softmin(
@@ -242,9 +218,11 @@ def softmin(
     >>> print(F.softmin([2.0, 0.5, 0.3], dim=0).round(3))
     [0.091 0.409 0.5  ]
     """
-    return _normalize(dispatch.kernels.softmax, "softmin", input, dim, _stacklevel, dtype, out, negate=True)
+    result = fused.normalize("softmin", input, dim, _stacklevel, dtype, out, negate=True)[2]
+    return result if out is None else out
 
 
+@has_gradient(fused.logsumexp)
 def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, out: Any = None) -> Any:
     r"""Logarithm of the sum of exponentials, as `torch.logsumexp`.
 
@@ -289,24 +267,7 @@ def logsumexp(input: Any, dim: int | Sequence[int], keepdim: bool = False, *, ou
     >>> print(F.logsumexp([1000.0, 1000.0], dim=0).round(4))
     1000.6931
     """
-    array = as_array(input, "input")
-    # Integers of 16 bits may be bfloat16 (`as_floating`).
-    result = as_floating(array, np.float32 if array.dtype.kind in "iu" else None)
-    n_dims = result.ndim
-    axes = [as_axis(axis, n_dims) for axis in ([dim] if np.ndim(dim) == 0 else dim)]  # type: ignore[union-attr]
-    if not axes or len(set(axes)) < len(axes):
-        raise ValueError(f"dim: must name one or more distinct dimensions, got {dim!r}")
-    result = result.reshape(1) if n_dims == 0 else result
-    for axis in sorted(axes, reverse=True):
-        # One axis after the other: a partial result is as accurate as a logit.
-        summed = np.empty(result.shape[:axis] + result.shape[axis + 1 :], arithmetic_dtype(result.dtype))
-        if result.shape[axis]:
-            dispatch.kernels.logsumexp(as_stored(result), axis, summed, budget())
-        else:
-            summed[...] = -np.inf
-        result = summed
-    if as_flag(keepdim, "keepdim") and n_dims:
-        result = np.expand_dims(result, tuple(axes))
+    result, _ = fused.logsumexp(input, dim, keepdim)
     if out is None:
         return result
     as_out(out, result, {}, whose="the result's")[...] = result

@@ -20,6 +20,7 @@ from cyce._arguments import (
     position_shape,
     set_extensions,
 )
+from cyce._targets import SparseTarget, as_class_mask, check_unmasked, set_sparse_target
 from cyce.fused.requests import GradientRequest, StatsRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
@@ -43,15 +44,23 @@ def cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
     gradient: GradientRequest | None = None,
     stats: StatsRequest | None = None,
+    focus: tuple[float, float] | None = None,
 ) -> tuple[Any, Any]:
-    """Return the loss and its gradient, None unless requested; fill the arrays of `stats`."""
+    """Return the loss and its gradient, None unless requested; fill the arrays of `stats`.
+
+    focus: gamma and poly1 of a focal loss.
+    """
     reduction = as_reduction(reduction, size_average, reduce)
     logits = as_logits(input, target=target)
     dtype = arithmetic_dtype(logits.dtype)
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
-    indices, probabilities = as_target(target, logits, axis)
+    indices = probabilities = None
+    is_sparse = type(target) is SparseTarget
+    if not is_sparse:
+        indices, probabilities = as_target(target, logits, axis)
     # Arguments at their defaults need no validation, which takes most of the time of a small call. Check the
     # type first: `==` on an array is elementwise.
     if weight is not None:
@@ -90,6 +99,20 @@ def cross_entropy(
         call.ignore_index = ignore_index
     if label_smoothing:
         call.label_smoothing = label_smoothing
+    if class_mask is not None:
+        call.class_mask = as_class_mask(class_mask, logits)
+        if not is_sparse:
+            check_unmasked(call.class_mask, axis, indices, probabilities)
+    if is_sparse:
+        set_sparse_target(call, target, logits, weight)
+    if focus is not None:
+        if indices is None:
+            raise TypeError(
+                "target: a focal loss takes class indices, one for each position; pass "
+                f"target.argmax(axis={axis}) of class probabilities"
+            )
+        call.is_focal = True
+        call.gamma, call.poly1 = focus
     if reduction == "mean":
         call.mean = True
     elif reduction == "none":
@@ -108,6 +131,7 @@ def cross_entropy(
             "target": indices if probabilities is None else probabilities,
             "weight": weight,
             "sample_weight": call.sample_weight,
+            "class_mask": call.class_mask,
             "grad_output": grad_output,
         }
         grad_out = as_grad_out(out, logits, read)

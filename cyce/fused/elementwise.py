@@ -14,6 +14,7 @@ from cyce._arguments import (
     as_floating,
     as_grad_output,
     as_operand,
+    as_out,
     as_reduction,
     as_stored,
     check_probabilities,
@@ -24,7 +25,7 @@ from cyce._arguments import (
 from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import ElementwiseArguments
-from cyce.memory.arrays import copy
+from cyce.memory.arrays import copy, empty_like
 from cyce.threads.budget import budget
 
 
@@ -50,7 +51,7 @@ def binary_cross_entropy_with_logits(
         "pos_weight": as_factor(pos_weight, "pos_weight", logits),
     }
     kernel = dispatch.elementwise.binary_cross_entropy_with_logits
-    return _of_elements(kernel, logits, operands, logits.shape, reduction, gradient)
+    return evaluate_elements(kernel, logits, operands, logits.shape, reduction, gradient)
 
 
 def binary_cross_entropy(
@@ -75,7 +76,7 @@ def binary_cross_entropy(
     operands = {"target": targets, "weight": as_factor(weight, "weight", probabilities)}
     kernel = dispatch.elementwise.binary_cross_entropy
     try:
-        return _of_elements(kernel, probabilities, operands, probabilities.shape, reduction, gradient)
+        return evaluate_elements(kernel, probabilities, operands, probabilities.shape, reduction, gradient)
     except ValueError as error:
         failure = error
     # If it is that the kernel found an element that is not a probability: name that.
@@ -108,20 +109,42 @@ def kl_div(
     shape = common_shape(log_probabilities, operands["target"])
     kernels = dispatch.elementwise
     kernel = kernels.kl_div_of_log_target if as_flag(log_target, "log_target") else kernels.kl_div
-    return _of_elements(kernel, log_probabilities, operands, shape, reduction, gradient)
+    return evaluate_elements(kernel, log_probabilities, operands, shape, reduction, gradient)
 
 
-def _of_elements(
+def sigmoid(input: Any, *, out: Any = None, gradient: GradientRequest | None = None) -> tuple[Any, Any]:
+    """Return the logistic function and its gradient, None unless requested."""
+    return _function(dispatch.elementwise.sigmoid, input, out, gradient)
+
+
+def logsigmoid(input: Any, *, out: Any = None, gradient: GradientRequest | None = None) -> tuple[Any, Any]:
+    """Return the logarithm of the logistic function and its gradient, None unless requested."""
+    return _function(dispatch.elementwise.logsigmoid, input, out, gradient)
+
+
+def _function(
+    kernel: Callable[[ElementwiseArguments], float], input: Any, out: Any, gradient: GradientRequest | None
+) -> tuple[Any, Any]:
+    """Apply a function to each element; the result has the dtype of the input, or is `out`."""
+    logits = as_floating(input)
+    result = empty_like(logits) if out is None else as_out(out, logits, {})
+    return evaluate_elements(kernel, logits, {}, logits.shape, "none", gradient, loss_out=result)
+
+
+def evaluate_elements(
     kernel: Callable[[ElementwiseArguments], float],
     input: NDArray[Any],
     operands: Mapping[str, NDArray[Any] | None],
     shape: tuple[int, ...],
     reduction: str,
     gradient: GradientRequest | None,
+    settings: Mapping[str, float] | None = None,
+    loss_out: NDArray[Any] | None = None,
 ) -> tuple[Any, Any]:
     """Apply an elementwise kernel to the input and its operands.
 
-    shape: the common shape that input and operands are broadcast to.
+    shape: the common shape that input and operands are broadcast to. settings: numbers that the kernel takes.
+    loss_out: where "none" writes to, of the shape; None for a new array in the arithmetic's dtype.
     """
     dtype = arithmetic_dtype(input.dtype)
     divisor = 1
@@ -134,10 +157,10 @@ def _of_elements(
         upstream, grad_output = as_grad_output(gradient[0], input.dtype, shape, reduction)
         grad_out = as_grad_out(gradient[1], input, {**operands, "grad_output": grad_output})
     is_broadcast = input.shape != shape
-    full_grad, loss_out = grad_out, None
+    full_grad = grad_out
     if grad_out is not None and is_broadcast:
         full_grad = np.empty(shape, dtype)
-    if reduction == "none":
+    if reduction == "none" and loss_out is None:
         loss_out = np.empty(shape, dtype) if is_broadcast else np.empty_like(input, dtype)
     call = ElementwiseArguments()
     others = [*operands.values(), loss_out, full_grad, grad_output]
@@ -146,6 +169,8 @@ def _of_elements(
     for name in operands:
         setattr(call, name, next(laid_out))
     call.loss_out, call.grad_out, call.grad_output = laid_out
+    for name, number in (settings or {}).items():
+        setattr(call, name, number)
     call.upstream = upstream
     call.divisor = divisor
     call.num_threads = budget()

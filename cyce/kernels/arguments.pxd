@@ -11,6 +11,9 @@ cdef class CrossEntropyArguments:
     cdef public object target
     cdef public object target_logit
     cdef public object probabilities
+    cdef public object chosen
+    cdef public object chosen_mass
+    cdef public object class_mask
     cdef public object weight
     cdef public int64_t ignore_index
     cdef public double label_smoothing
@@ -19,6 +22,9 @@ cdef class CrossEntropyArguments:
     cdef public double normalizer
     cdef public bint zero_if_empty
     cdef public double z_loss
+    cdef public bint is_focal
+    cdef public double gamma
+    cdef public double poly1
     cdef public double softcap
     cdef public double temperature
     cdef public double upstream
@@ -26,6 +32,9 @@ cdef class CrossEntropyArguments:
     cdef public object loss_out
     cdef public object grad_out
     cdef public object stats_out
+    cdef public object chosen_out
+    cdef public object entropy_grad
+    cdef public object entropy_out
     cdef public Py_ssize_t first_class
     cdef public Py_ssize_t n_all_classes
     cdef public int num_threads
@@ -36,6 +45,8 @@ cdef class ElementwiseArguments:
     cdef public object target
     cdef public object weight
     cdef public object pos_weight
+    cdef public double alpha
+    cdef public double gamma
     cdef public double divisor
     cdef public double upstream
     cdef public object grad_output

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 class CrossEntropyArguments:
     """All arrays are native and aligned, and float or double like the logits unless stated otherwise.
 
-    None, or 0 for numbers, means unset. Exactly one of target and probabilities is set.
+    None, or 0 for numbers, means unset. At most one of target, probabilities and chosen is set.
     """
 
     logits: Any
@@ -20,6 +20,13 @@ class CrossEntropyArguments:
     what statistics need."""
     probabilities: Any
     """Class probabilities of the logits' shape, float or double, any strides."""
+    chosen: Any
+    """Classes that carry masses of their own, or that log-probabilities are wanted of: int64, (n_positions,
+    n_chosen), C-contiguous, of this call alone."""
+    chosen_mass: Any
+    """What they carry, C-contiguous."""
+    class_mask: Any
+    """Bool, of the logits' shape, any strides; False where there is no such class."""
     weight: Any
     """Of the classes of the logits, (n_classes,)."""
     ignore_index: int
@@ -32,6 +39,10 @@ class CrossEntropyArguments:
     """What it is divided by instead."""
     zero_if_empty: bool
     z_loss: float
+    is_focal: bool
+    """Whether losses are times (1 - p)**gamma, with poly1 * (1 - p)**(gamma + 1)."""
+    gamma: float
+    poly1: float
     softcap: float
     temperature: float
     upstream: float
@@ -44,6 +55,12 @@ class CrossEntropyArguments:
     stats_out: list[NDArray[Any]] | None
     """(lse, probability, entropy, prediction, rank), one for each position, the last two int64; and, if
     wanted, (confidence, brier_score, slope, variance)."""
+    chosen_out: Any
+    """The log-softmax of the chosen classes, (n_positions, n_chosen), C-contiguous."""
+    entropy_grad: Any
+    """The upstream gradient of the entropy of each position, C-contiguous; part of grad_out."""
+    entropy_out: Any
+    """One for each position, C-contiguous."""
     first_class: int
     """Of a shard: the number of its first class."""
     n_all_classes: int
@@ -59,6 +76,9 @@ class ElementwiseArguments:
     target: Any
     weight: Any
     pos_weight: Any
+    alpha: float
+    """Of sigmoid_focal_loss, as is gamma."""
+    gamma: float
     divisor: float
     """What the sum of the losses is divided by."""
     upstream: float

@@ -24,6 +24,9 @@ cdef class CrossEntropyArguments:
         other.target = self.target
         other.target_logit = self.target_logit
         other.probabilities = self.probabilities
+        other.chosen = self.chosen
+        other.chosen_mass = self.chosen_mass
+        other.class_mask = self.class_mask
         other.weight = self.weight
         other.ignore_index = self.ignore_index
         other.label_smoothing = self.label_smoothing
@@ -32,6 +35,9 @@ cdef class CrossEntropyArguments:
         other.normalizer = self.normalizer
         other.zero_if_empty = self.zero_if_empty
         other.z_loss = self.z_loss
+        other.is_focal = self.is_focal
+        other.gamma = self.gamma
+        other.poly1 = self.poly1
         other.softcap = self.softcap
         other.temperature = self.temperature
         other.upstream = self.upstream
@@ -39,6 +45,9 @@ cdef class CrossEntropyArguments:
         other.loss_out = self.loss_out
         other.grad_out = self.grad_out
         other.stats_out = self.stats_out
+        other.chosen_out = self.chosen_out
+        other.entropy_grad = self.entropy_grad
+        other.entropy_out = self.entropy_out
         other.first_class = self.first_class
         other.n_all_classes = self.n_all_classes
         other.num_threads = self.num_threads

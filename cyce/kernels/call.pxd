@@ -46,12 +46,17 @@ cdef struct Call:
     Py_ssize_t n_all_classes        # of a shard: the classes of all shards; else n_classes
     Operand logits
     Operand probabilities
+    Operand class_mask              # bytes; 0 where a position has no such class
     Operand grad                    # or softmax, or log-softmax
     double* states                  # (N_FIELDS, n_positions); see merge.pxd
     const char* target              # (n_positions,)
     const char* target_logit        # (n_positions,); of a shard whose statistics are wanted, else NULL
     char target_format
     int64_t ignore_index
+    Py_ssize_t n_chosen             # classes of each position that carry masses of their own; see chosen.pxd
+    const int64_t* chosen           # (n_positions, n_chosen); of the call alone: no other thread writes to it
+    const char* chosen_mass         # (n_positions, n_chosen)
+    char* chosen_out                # (n_positions, n_chosen): their log-softmax, or NULL
     const char* weight              # (n_classes,)
     double smoothing
     double dense_scale              # factor of the dense masses, applied at the end
@@ -60,14 +65,19 @@ cdef struct Call:
     const char* sample_weight       # (n_positions,)
     bint all_ignored                # whatever the targets
     double z_loss
+    bint is_focal                   # losses are modulated; see `focus_losses` in positions.pxd
+    double gamma
+    double poly1
     double softcap                  # 0 means unset
     double temperature
     double grad_scale               # upstream gradient / denominator / temperature
     const char* grad_output         # (n_positions,), or NULL: grad_scale alone
     char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
+    const char* entropy_grad        # (n_positions,), or NULL: the upstream gradient of the entropy
+    char* entropy_out               # (n_positions,), or NULL
     bint has_stats
     bint has_moments                # statistics that are made of squares, too
-    StatsOut stats_out
+    StatsOut stats_out              # `lse` is NULL where the statistics are not wanted themselves
     bint streams                    # the gradient goes past the caches; see streaming.pxd
     bint exps_wait_apart            # between the phases, exponentials wait in scratch memory
     bint by_rows                    # vectors run along the classes of a position
@@ -83,6 +93,7 @@ cdef struct Tile:
     Py_ssize_t logits_at[TILE]
     Py_ssize_t grad_at[TILE]
     Py_ssize_t probabilities_at[TILE]
+    Py_ssize_t mask_at[TILE]
     Py_ssize_t pivot[TILE]          # the class whose gradient is computed apart, less first_class
     double pivot_logit[TILE]
     double pivot_slope[TILE]        # of the softcap there
@@ -90,7 +101,10 @@ cdef struct Tile:
     double other_mass[TILE]         # the total without that
     double pivot_gradient[TILE]
     double hard[TILE]
+    double n_left[TILE]             # classes that the mask leaves; unset without a mask
     double scale[TILE]              # upstream gradient / denominator
+    double entropy_scale[TILE]      # upstream gradient of the entropy
+    double base[TILE]               # with that: a gradient is softmax * (base + entropy_scale * gap)
     double row_max[TILE]
     double argmax[TILE]             # less first_class
     double rest[TILE]               # sum of exp(logit - row_max) over all classes but one at the maximum
@@ -108,6 +122,7 @@ cdef struct Tile:
     double log_lost[TILE]           # what rounding that loses; 0 for floats, where it does not count
     double inverse[TILE]            # 1 / (1 + rest)
     bint counts[TILE]
+    char* chosen_logits             # (width, n_chosen), as given
     Py_ssize_t first
     Py_ssize_t width
     Py_ssize_t lanes                # width, rounded up to whole vectors

@@ -17,7 +17,7 @@ from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.threads.team cimport Team, acquire, release
 
 cdef enum:
-    MAX_VIEWS = 16
+    MAX_VIEWS = 24
 
 
 cdef struct CallScope:

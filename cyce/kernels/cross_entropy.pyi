@@ -31,12 +31,38 @@ def diverge(
     top_out: NDArray[Any],
     reference_top_out: NDArray[Any],
 ) -> None: ...
+
+FORMULAS: dict[str, int]
+
+def distill(
+    student: NDArray[Any],
+    teacher: NDArray[Any],
+    axis: int,
+    formula: int,
+    temperature: float,
+    beta: float,
+    class_mask: NDArray[Any] | None,
+    counts: NDArray[Any] | None,
+    scale: NDArray[Any] | None,
+    value_out: NDArray[Any] | None,
+    grad_out: NDArray[Any] | None,
+    num_threads: int,
+) -> None: ...
+def highest(
+    logits: NDArray[Any],
+    axis: int,
+    class_mask: NDArray[Any] | None,
+    k: int,
+    classes_out: NDArray[Any],
+    num_threads: int,
+) -> None: ...
 def softmax(
     logits: NDArray[Any],
     axis: int,
     out: NDArray[Any],
     num_threads: int,
     states: NDArray[Any] | None = None,
+    class_mask: NDArray[Any] | None = None,
 ) -> None: ...
 def log_softmax(
     logits: NDArray[Any],
@@ -44,6 +70,7 @@ def log_softmax(
     out: NDArray[Any],
     num_threads: int,
     states: NDArray[Any] | None = None,
+    class_mask: NDArray[Any] | None = None,
 ) -> None: ...
 def normalizers(logits: NDArray[Any], axis: int, states_out: NDArray[Any], num_threads: int) -> None: ...
 def logsumexp(logits: NDArray[Any], axis: int, out: NDArray[Any], num_threads: int) -> None: ...

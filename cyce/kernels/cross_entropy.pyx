@@ -7,6 +7,7 @@ whatever width the level has, and every width adds in the same order. The rooms,
     arguments, arrays, call_scope   what the facade hands over, checked; buffers, threads
     call, plan                      what is to be computed, and how it is cut up
     targets, denominator            look-up, checks, which positions count, what the mean divides by
+    chosen                          a few classes of each position, with masses of their own
     passes, scratch, streaming      reduce, merge, finish; memory, streaming stores
     rows, tiles                     one block along the classes; one block across the positions
     one_pass, chunks, exponentials, vectors     a block of a row, where there are vectors
@@ -16,6 +17,8 @@ whatever width the level has, and every width adds in the same order. The rooms,
                                     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
     divergences                     two sets of logits, compared
+    distillation                    the same, with a gradient
+    highest                         the highest classes of each position
     picks                           negative log-likelihoods, which need none of these
 """
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
@@ -32,7 +35,11 @@ from cyce.kernels.call cimport (
 )
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
+from cyce.kernels.distillation cimport (
+    FORWARD, JENSEN_SHANNON, PRODUCT, REVERSE, Comparison, Formula, compare_logits,
+)
 from cyce.kernels.divergences cimport N_TOP as MOST_TOP, Pair, align_tiles, compare_all
+from cyce.kernels.highest cimport Highest, find_all_highest
 from cyce.kernels.machine cimport CYCE_DEBUG
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, MASS, MAX, N_STATE_FIELDS, PICKED, RANK, REST, WEIGHT, merge_states,
@@ -132,6 +139,35 @@ cdef int take_stats(object arrays, char format, CallScope* scope, Call* call) ex
     return 0
 
 
+cdef int take_mask(object mask, int axis, CallScope* scope, Call* call) except -1:
+    """Take the class mask, bool and of the logits' shape, or None."""
+    cdef Py_buffer* view
+    if mask is None:
+        return 0
+    view = take_view(mask, PyBUF_STRIDES, scope)
+    expect(same_shape(view, &scope.views[0]), "class_mask is not of the logits' shape")
+    expect(view.itemsize == 1, "class_mask is not bool")
+    place(view, axis, &call.class_mask)
+    return 0
+
+
+cdef int take_chosen(object chosen, object masses, char format, CallScope* scope, Call* call) except -1:
+    """Take the chosen classes and their masses, or None."""
+    cdef Py_buffer* view
+    cdef Py_ssize_t k
+    if chosen is None:
+        return 0
+    view = take_view(chosen, PyBUF_ND, scope)
+    expect(integer_format_of(view) == c"q", "chosen classes are not int64")
+    call.chosen = <const int64_t*> view.buf
+    call.n_chosen = n_elements(view) // call.n_positions if call.n_positions else 0
+    expect(call.n_chosen * call.n_positions == n_elements(view), "wrong number of chosen classes")
+    for k in range(n_elements(view)):
+        expect(0 <= call.chosen[k] < call.n_classes, "a chosen class is none")
+    call.chosen_mass = take_elements(masses, n_elements(view), format, 0, "chosen_mass", scope)
+    return 0
+
+
 cdef int64_t* take_classes(object array, Py_ssize_t n, CallScope* scope) except NULL:
     """Take an array of n int64 that is written to."""
     cdef Py_buffer* view = take_view(array, PyBUF_ND | PyBUF_WRITABLE, scope)
@@ -156,9 +192,11 @@ cdef char read_arguments(CrossEntropyArguments arguments, CallScope* scope, Call
         expect(
             0 <= call.first_class <= call.n_all_classes - call.n_classes, "a shard outside of all classes"
         )
+    take_mask(arguments.class_mask, axis, scope, call)
+    take_chosen(arguments.chosen, arguments.chosen_mass, format, scope, call)
     if arguments.target is not None:
         take_target(arguments.target, arguments.ignore_index, scope, call)
-    else:
+    elif arguments.probabilities is not None:
         take_like_logits(
             arguments.probabilities, axis, 0, "probabilities are", scope, &call.probabilities
         )
@@ -167,7 +205,11 @@ cdef char read_arguments(CrossEntropyArguments arguments, CallScope* scope, Call
     call.z_loss = arguments.z_loss
     call.softcap = arguments.softcap
     call.temperature = arguments.temperature
-    set_masses(arguments, arguments.target is not None, call)
+    call.is_focal = arguments.is_focal
+    call.gamma = arguments.gamma
+    call.poly1 = arguments.poly1
+    expect(not call.is_focal or arguments.target is not None, "a focal loss needs a target")
+    set_masses(arguments, arguments.probabilities is None, call)
     return format
 
 
@@ -193,7 +235,14 @@ cdef int read_outputs(
             arguments.grad_out, arguments.axis, PyBUF_WRITABLE, "the gradient is", scope, &call.grad
         )
     take_stats(arguments.stats_out, format, scope, call)
+    call.chosen_out = take_elements(
+        arguments.chosen_out, n * call.n_chosen, format, PyBUF_WRITABLE, "chosen_out", scope
+    )
+    call.entropy_out = take_elements(arguments.entropy_out, n, format, PyBUF_WRITABLE, "entropies", scope)
+    call.entropy_grad = take_elements(arguments.entropy_grad, n, format, 0, "entropy_grad", scope)
     expect(not call.has_stats or arguments.target is not None, "statistics need a target")
+    if call.entropy_out != NULL or call.entropy_grad != NULL:
+        call.has_stats = True
     return 0
 
 
@@ -541,12 +590,96 @@ def diverge(
         close_scope(&scope)
 
 
+FORMULAS = {"forward": FORWARD, "reverse": REVERSE, "js": JENSEN_SHANNON, "product": PRODUCT}
+
+
+def distill(
+    student, teacher, int axis, Formula formula, double temperature, double beta, class_mask, counts, scale,
+    value_out, grad_out, int num_threads,
+):
+    """Write divergences of two sets of logits of one shape, and the gradient by the first one's.
+
+    Or, of the formula "product", sums of softmax * teacher, with a class mask or None. counts (bool), scale, value_out (double): of the
+    positions, C-contiguous. grad_out: of the logits' shape, any storage. All may be None; scale: 1 then.
+    """
+    cdef CallScope scope
+    cdef Call call
+    cdef Comparison comparison
+    cdef Py_buffer* view
+    cdef char format
+    cdef int n_threads
+    memset(&call, 0, sizeof(call))
+    memset(&comparison, 0, sizeof(comparison))
+    open_scope(&scope)
+    try:
+        format = take_logits(student, axis, &scope, &call)
+        comparison.student = call.logits
+        take_like_logits(teacher, axis, 0, "the teacher's logits are", &scope, &comparison.teacher)
+        # In double if one of the two is.
+        if format == c"f":
+            format = arithmetic_of(comparison.teacher.format)
+        if grad_out is not None:
+            take_like_logits(grad_out, axis, PyBUF_WRITABLE, "the gradient is", &scope, &comparison.grad)
+        take_mask(class_mask, axis, &scope, &call)
+        comparison.class_mask = call.class_mask
+        if counts is not None:
+            view = take_view(counts, PyBUF_ND, &scope)
+            expect(n_elements(view) == call.n_positions and view.itemsize == 1, "counts is not bool")
+            comparison.counts = <const char*> view.buf
+        comparison.scale = <const double*> take_elements(scale, call.n_positions, c"d", 0, "scale", &scope)
+        comparison.value_out = take_sums(value_out, call.n_positions, &scope)
+        comparison.formula = formula
+        comparison.n_positions = call.n_positions
+        comparison.n_classes = call.n_classes
+        comparison.temperature = temperature
+        comparison.beta = beta
+        if call.n_positions > 0 and call.n_classes > 0:
+            n_threads = take_threads(num_threads, call.n_positions * call.n_classes // MIN_SHARE, &scope)
+            with nogil:
+                if format == c"f":
+                    compare_logits[float](&comparison, n_threads, 0)
+                else:
+                    compare_logits[double](&comparison, n_threads, 0)
+    finally:
+        close_scope(&scope)
+
+
+def highest(logits, int axis, class_mask, Py_ssize_t k, classes_out, int num_threads):
+    """Write the k highest classes of each position, the highest first, of equal ones the first.
+
+    NaN is higher than all. classes_out: int64, (n_positions, k), C-contiguous.
+    """
+    cdef CallScope scope
+    cdef Call call
+    cdef Highest request
+    cdef char format
+    cdef int n_threads
+    memset(&call, 0, sizeof(call))
+    open_scope(&scope)
+    try:
+        format = take_logits(logits, axis, &scope, &call)
+        take_mask(class_mask, axis, &scope, &call)
+        expect(0 < k <= call.n_classes, "there are not so many classes")
+        request.call = &call
+        request.k = k
+        request.classes = take_classes(classes_out, call.n_positions * k, &scope)
+        if call.n_positions > 0:
+            n_threads = take_threads(num_threads, call.n_positions * call.n_classes // MIN_SHARE, &scope)
+            with nogil:
+                if format == c"f":
+                    find_all_highest[float](&request, n_threads, 0)
+                else:
+                    find_all_highest[double](&request, n_threads, 0)
+    finally:
+        close_scope(&scope)
+
+
 # ---------------------------------------------------------------------------------------------
 # Softmax and its like
 
 
 cdef int normalize(
-    logits, int axis, Output output, out, int num_threads, Phase phase=ALL, states=None
+    logits, int axis, Output output, out, int num_threads, Phase phase=ALL, states=None, class_mask=None
 ) except -1:
     """Softmax, log-softmax or log-sum-exp of the logits, to `out`; or one phase of these, with states."""
     cdef CallScope scope
@@ -563,6 +696,7 @@ cdef int normalize(
         call.grad_scale = 1
         call.dense_scale = 1
         call.temperature = 1
+        take_mask(class_mask, axis, &scope, &call)
         if phase != ALL:
             call.phase = phase
             call.states = take_states(states, call.n_positions, &scope)
@@ -582,20 +716,23 @@ cdef int normalize(
     return 0
 
 
-def softmax(logits, int axis, out, int num_threads, states=None):
+def softmax(logits, int axis, out, int num_threads, states=None, class_mask=None):
     """Write the softmax along an axis to `out`, of the logits' shape, possibly the logits themselves.
 
-    states: merged from those of all shards, if the logits are a shard of the classes.
+    states: merged from those of all shards, if the logits are a shard of the classes. class_mask: bool, of
+    the logits' shape.
     """
-    normalize(logits, axis, SOFTMAX, out, num_threads, ALL if states is None else FINISH, states)
+    normalize(logits, axis, SOFTMAX, out, num_threads, ALL if states is None else FINISH, states, class_mask)
 
 
-def log_softmax(logits, int axis, out, int num_threads, states=None):
+def log_softmax(logits, int axis, out, int num_threads, states=None, class_mask=None):
     """Write the log-softmax along an axis to `out`, of the logits' shape, possibly the logits themselves.
 
-    states: as of `softmax`.
+    states, class_mask: as of `softmax`.
     """
-    normalize(logits, axis, LOG_SOFTMAX, out, num_threads, ALL if states is None else FINISH, states)
+    normalize(
+        logits, axis, LOG_SOFTMAX, out, num_threads, ALL if states is None else FINISH, states, class_mask
+    )
 
 
 def normalizers(logits, int axis, states_out, int num_threads):

@@ -27,7 +27,7 @@ from cyce.kernels.math cimport exp_nonpositive, expm1_factor, log1p_nonnegative,
 from cyce.kernels.merge cimport MAX, PICKED, REST
 from cyce.kernels.passes cimport TileResult, run_tile
 from cyce.kernels.plan cimport CHUNK
-from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
+from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of, size_of_scratch
 from cyce.kernels.storage cimport TILE, load
 from cyce.kernels.sums cimport LANES, whole_lanes
 from cyce.kernels.two_passes cimport max_of
@@ -80,6 +80,16 @@ cdef inline double entropy_series(double square) noexcept nogil:
     return multiply_add[double](p, square, 0.5)
 
 
+cdef inline double kl_term(double p, double q, double log_ratio) noexcept nogil:
+    """p - q + q * log_ratio, what a class adds to KL(q || p); log_ratio: log q - log p."""
+    # ln(2) / 2: within it, g(d) is d**2 times a polynomial.
+    cdef bint is_near = -0.34657359027997264 < log_ratio < 0.34657359027997264
+    cdef double near = log_ratio if is_near else 0.0
+    # A class without probability has no logarithm.
+    cdef double far = p if q == 0 else p - q + q * log_ratio
+    return q * (near * near * expm1_factor[double](-near)) if is_near else far
+
+
 cdef inline void add_divergences(
     double log_p, double log_q, double* kl, double* reverse_kl, double* js
 ) noexcept nogil:
@@ -89,15 +99,7 @@ cdef inline void add_divergences(
     # Both may be -inf, where the terms are 0.
     cdef double unbounded = 0.0 if log_q == log_p else log_q - log_p
     cdef double distance = -unbounded if unbounded < 0 else unbounded
-    # ln(2) / 2: within it, g(d) is d**2 times a polynomial.
     cdef bint is_near = distance < 0.34657359027997264
-    cdef double near = unbounded if is_near else 0.0
-    cdef double square = near * near
-    cdef double near_kl = q * (square * expm1_factor[double](-near))
-    cdef double near_reverse = p * (square * expm1_factor[double](near))
-    # A class without probability has no logarithm.
-    cdef double far_kl = p if q == 0 else p - q + q * unbounded
-    cdef double far_reverse = q if p == 0 else q - p - p * unbounded
     cdef double higher = q if q > p else p
     cdef double lower = p if q > p else q
     cdef double total = higher + lower
@@ -106,8 +108,8 @@ cdef inline void add_divergences(
     cdef double t = lower / higher if higher > 0 else 0.0
     cdef double bounded = distance if distance < 800 else 800.0
     cdef double far_js = 0.6931471805599453 - log1p_of_fraction(t) - bounded * t / (1.0 + t)
-    kl[0] += near_kl if is_near else far_kl
-    reverse_kl[0] += near_reverse if is_near else far_reverse
+    kl[0] += kl_term(p, q, unbounded)
+    reverse_kl[0] += kl_term(q, p, -unbounded)
     js[0] += 0.5 * total * (u * u * entropy_series(u * u) if is_near else far_js)
 
 
@@ -269,11 +271,6 @@ cdef inline bint compare_group(
         compare_position(pair, first + k, &model, &reference, like)
     cyce_leave(&found)
     return any_bad
-
-
-cdef inline size_t size_of_scratch(const Scratch* sizes) noexcept nogil:
-    """Bytes of all parts."""
-    return sizes.tile + sizes.stats + sizes.exps + sizes.slopes + sizes.packed
 
 
 cdef inline int compare_all(const Pair* pair, int n_threads, floating like) except -1 nogil:

@@ -1,4 +1,4 @@
-"""The pass over all elements of a binary cross-entropy or a Kullback-Leibler divergence.
+"""The pass over all elements of a loss of single elements, or of a function of these.
 
 All operands have one shape and any strides, 0 included. CHUNK elements are computed at a time, in C order.
 An operand that is not contiguous is gathered first and the gradient is written last, so that it may lie in
@@ -11,7 +11,8 @@ from cython.parallel cimport prange, threadid
 
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.element_points cimport (
-    bce, bce_with_logits, exp_of, kl, kl_of_log, slope_of_bce, slope_of_bce_with_logits, tail_of, weighed,
+    bce, bce_with_logits, exp_of, focal, kl, kl_of_log, logsigmoid, sigmoid, slope_of_bce,
+    slope_of_bce_with_logits, slope_of_focal, tail_of, weighed,
 )
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.kernels.storage cimport convert_back, load, load_positions, store_one
@@ -33,6 +34,10 @@ cdef enum ElementLoss:
     BCE
     KL
     KL_OF_LOG
+    FOCAL
+    # Functions, without a target.
+    SIGMOID
+    LOGSIGMOID
 
 
 cdef struct ShareResult:
@@ -52,6 +57,8 @@ cdef struct ElementCall:
     Operand loss_out
     Operand grad_out
     double grad_scale               # upstream gradient / divisor
+    double alpha                    # of FOCAL
+    double gamma
 
 
 cdef inline const floating* gather(
@@ -127,6 +134,30 @@ cdef inline void chunk_losses(
         if has_gradient:
             for k in range(n):
                 slope[k] = slope_of_bce(input[k], target[k])
+    elif call.loss == FOCAL:
+        for k in range(n):
+            slope[k] = tail_of(input[k])
+        for k in range(n):
+            loss[k] = focal(input[k], target[k], call.alpha, call.gamma, slope[k])
+        if has_gradient:
+            for k in range(n):
+                slope[k] = slope_of_focal(input[k], target[k], call.alpha, call.gamma, slope[k])
+    elif call.loss == SIGMOID:
+        for k in range(n):
+            slope[k] = tail_of(input[k])
+        for k in range(n):
+            loss[k] = sigmoid(input[k], slope[k])
+        if has_gradient:
+            for k in range(n):
+                slope[k] = loss[k] * sigmoid(-input[k], slope[k])
+    elif call.loss == LOGSIGMOID:
+        for k in range(n):
+            slope[k] = tail_of(input[k])
+        for k in range(n):
+            loss[k] = logsigmoid(input[k], slope[k])
+        if has_gradient:
+            for k in range(n):
+                slope[k] = sigmoid(-input[k], slope[k])
     elif call.loss == KL:
         for k in range(n):
             loss[k] = kl(input[k], target[k])
@@ -189,8 +220,10 @@ cdef inline double run_chunk(
     cdef double slope[ELEMENT_ROOM]
     cdef const floating* factor
     cdef const floating* input = gather(&call.input, first, n, gathered[0])
-    cdef const floating* target = gather(&call.target, first, n, gathered[1])
+    cdef const floating* target = NULL
     cdef Py_ssize_t k
+    if call.target.start != NULL:
+        target = gather(&call.target, first, n, gathered[1])
     chunk_losses(call, input, target, first, n, gathered[2], loss, slope)
     if call.weight.start != NULL:
         factor = gather(&call.weight, first, n, gathered[2])

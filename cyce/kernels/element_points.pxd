@@ -1,4 +1,4 @@
-"""Formulas of one element: its loss, and the slope of that with respect to the input.
+"""Formulas of one element: its loss or function, and the slope of that with respect to the input.
 
 Everything is computed in double; for floats, functions are only as precise as results in float need. Binary
 cross-entropies are sums of mass * cost with cost >= 0, so that nothing cancels and tiny losses keep their
@@ -6,7 +6,7 @@ precision. A mass or weight of 0 adds nothing, whatever the cost.
 """
 from cython cimport floating
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY, NAN, pow
 
 from cyce.kernels.machine cimport multiply_add
 from cyce.kernels.math cimport (
@@ -31,6 +31,19 @@ cdef inline double tail_of(floating logit) noexcept nogil:
     return exp_for_float(-distance) if floating is float else exp_nonpositive(-distance)
 
 
+cdef inline double sigmoid(floating logit, double tail) noexcept nogil:
+    """1 / (1 + e**-logit); tail: `tail_of` the logit."""
+    cdef double inverse = inverse_for_float(1.0 + tail) if floating is float else 1.0 / (1.0 + tail)
+    return inverse if logit > 0 else tail * inverse
+
+
+cdef inline double logsigmoid(floating logit, double tail) noexcept nogil:
+    """log(sigmoid(logit))."""
+    cdef double rest = log1p_of_fraction_for_float(tail) if floating is float else log1p_of_fraction(tail)
+    # 0 - x: not -0.
+    return 0.0 - rest if logit > 0 else <double> logit - rest
+
+
 cdef inline double bce_with_logits(
     floating logit, double target, double pos_weight, double tail
 ) noexcept nogil:
@@ -48,12 +61,48 @@ cdef inline double slope_of_bce_with_logits(
     floating logit, double target, double pos_weight, double tail
 ) noexcept nogil:
     """(1 - target) * sigmoid(logit) - pos_weight * target * sigmoid(-logit)."""
-    cdef double inverse = inverse_for_float(1.0 + tail) if floating is float else 1.0 / (1.0 + tail)
-    cdef double wide = logit
-    cdef bint positive = wide > 0
-    cdef double sigmoid = inverse if positive else tail * inverse
-    cdef double sigmoid_of_negative = tail * inverse if positive else inverse
-    return (1.0 - target) * sigmoid - pos_weight * target * sigmoid_of_negative
+    return (1.0 - target) * sigmoid(logit, tail) - pos_weight * target * sigmoid(-logit, tail)
+
+
+# ---------------------------------------------------------------------------------------------
+# Focal loss of yes-no questions
+
+
+cdef inline double weight_of_target(double target, double alpha) noexcept nogil:
+    """alpha of yes, 1 - alpha of no; 1 if alpha is negative."""
+    return alpha * target + (1.0 - alpha) * (1.0 - target) if alpha >= 0 else 1.0
+
+
+cdef inline double power_of(double base, double exponent) noexcept nogil:
+    """base**exponent, for base >= 0."""
+    return base * base if exponent == 2 else pow(base, exponent)
+
+
+cdef inline double miss_of(floating logit, double target, double tail) noexcept nogil:
+    """The probability that is not the target's, 1 - p_t: a sum of products, in which nothing cancels."""
+    return (1.0 - target) * sigmoid(logit, tail) + target * sigmoid(-logit, tail)
+
+
+cdef inline double focal(
+    floating logit, double target, double alpha, double gamma, double tail
+) noexcept nogil:
+    """weight_of_target * (1 - p_t)**gamma * cross-entropy; tail: `tail_of` the logit."""
+    cdef double power = power_of(miss_of(logit, target, tail), gamma)
+    return weight_of_target(target, alpha) * weighed(power, bce_with_logits(logit, target, 1.0, tail))
+
+
+cdef inline double slope_of_focal(
+    floating logit, double target, double alpha, double gamma, double tail
+) noexcept nogil:
+    """Its derivative: two terms of one sign where the target is 0 or 1."""
+    cdef double miss = miss_of(logit, target, tail)
+    cdef double spread = sigmoid(logit, tail) * sigmoid(-logit, tail)
+    # The limit, where nothing is missed.
+    cdef double ratio = spread / miss if miss > 0 else 1.0
+    cdef double loss = bce_with_logits(logit, target, 1.0, tail)
+    cdef double slope = slope_of_bce_with_logits(logit, target, 1.0, tail)
+    slope += gamma * weighed(ratio * (1.0 - 2.0 * target), loss)
+    return weight_of_target(target, alpha) * weighed(power_of(miss, gamma), slope)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Entry points of the kernels of single elements: binary cross-entropy, Kullback-Leibler divergence, sums.
+"""Entry points of the kernels of single elements: binary losses, Kullback-Leibler divergence, sums.
 
 Compiled once per instruction-set level, like cross_entropy.pyx. The formulas are in element_points.pxd, the
 loops in element_passes.pxd and accumulation.pxd.
@@ -12,7 +12,8 @@ from cyce.kernels.arguments cimport ElementwiseArguments
 from cyce.kernels.arrays cimport Operand, expect, format_of, n_elements, place, same_shape
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.element_passes cimport (
-    BCE, BCE_WITH_LOGITS, KL, KL_OF_LOG, SHARE, ElementCall, ElementLoss, copy_elements, run_elements,
+    BCE, BCE_WITH_LOGITS, FOCAL, KL, KL_OF_LOG, LOGSIGMOID, SHARE, SIGMOID, ElementCall, ElementLoss,
+    copy_elements, run_elements,
 )
 from cyce.kernels.storage cimport arithmetic_of, size_of
 
@@ -51,6 +52,11 @@ cdef double evaluate(ElementLoss loss, ElementwiseArguments arguments) except? -
         format = arithmetic_of(call.input.format)
         call.n_elements = call.input.positions.n
         call.grad_scale = arguments.upstream / arguments.divisor
+        call.alpha = arguments.alpha
+        call.gamma = arguments.gamma
+        expect(
+            call.target.start != NULL or loss == SIGMOID or loss == LOGSIGMOID, "a loss needs a target"
+        )
         if call.n_elements > 0:
             n_threads = take_threads(arguments.num_threads, call.n_elements // SHARE, &scope)
             with nogil:
@@ -92,6 +98,21 @@ def kl_div(ElementwiseArguments arguments not None):
 def kl_div_of_log_target(ElementwiseArguments arguments not None):
     """Compute the same from log-probabilities and the logarithms of their targets."""
     return evaluate(KL_OF_LOG, arguments)
+
+
+def sigmoid_focal_loss(ElementwiseArguments arguments not None):
+    """Compute the same, modulated by how far a target is missed: alpha and gamma."""
+    return evaluate(FOCAL, arguments)
+
+
+def sigmoid(ElementwiseArguments arguments not None):
+    """Write the logistic function to loss_out, and its gradient."""
+    return evaluate(SIGMOID, arguments)
+
+
+def logsigmoid(ElementwiseArguments arguments not None):
+    """Write the logarithm of the logistic function to loss_out, and its gradient."""
+    return evaluate(LOGSIGMOID, arguments)
 
 
 def copy(source, target_out):

@@ -241,7 +241,7 @@ cdef inline void add_dense_of_floats(
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         whole = whole_lanes(size)
         logits = block_logits + chunk * CHUNK
-        dense = dense_lanes[float](call, tile.probabilities_at[row], first + chunk * CHUNK, size, room)
+        dense = dense_lanes[float](call, tile, row, first + chunk * CHUNK, size, room)
         if size < whole:
             fill_up(logits, size, left)
             logits = left

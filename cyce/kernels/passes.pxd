@@ -14,25 +14,28 @@ from cython.parallel cimport prange, threadid
 
 from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
+from cyce.kernels.chosen cimport look_up_chosen, write_chosen, write_gradients_of_chosen
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
+from cyce.kernels.masses cimport count_left
 from cyce.kernels.merge cimport (
     IGNORED, N_BLOCK_FIELDS, leave_out_states, load_hard_masses, load_state, merge_blocks, save_state,
     save_targets,
 )
 from cyce.kernels.plan cimport ROW_BLOCK, check_block
 from cyce.kernels.positions cimport (
-    find_pivots, finish_logsumexp, finish_losses, finish_pivots, finish_stats, normalize_positions,
+    find_pivots, finish_entropies, finish_logsumexp, finish_losses, finish_pivots, finish_stats,
+    normalize_positions,
 )
 from cyce.kernels.rows cimport (
     row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, row_restart_block, rows_settle,
 )
-from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of
+from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of, size_of_scratch
 from cyce.kernels.storage cimport TILE
 from cyce.kernels.streaming cimport choose_memory, restarts
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
-from cyce.kernels.transforms cimport has_slopes
+from cyce.kernels.transforms cimport has_mask, has_slopes
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef extern from *:
@@ -94,6 +97,8 @@ cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) no
     else:
         for k in range(tile.width):
             tile.probabilities_at[k] = 0
+    if has_mask(call):
+        offsets_of(&call.class_mask.positions, tile.first, tile.width, tile.mask_at)
 
 
 cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, floating like) noexcept nogil:
@@ -103,6 +108,10 @@ cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, flo
     cdef Py_ssize_t k
     locate_tile(call, number, tile)
     look_up_targets(call, tile, like)
+    if call.n_chosen:
+        look_up_chosen(call, tile, like)
+    if has_mask(call) and call.has_dense:
+        count_left(call, tile)
     for k in range(tile.lanes):
         tile.pivot_logit[k] = 0
     # Those of a tile are cheaper once it is packed, but ranks need them in every block.
@@ -192,7 +201,7 @@ cdef inline void finish_block(
             else:
                 row_finish_block(
                     call, tile, row, exponentials_of_row(call, tile, row, block, exps),
-                    slopes_of_row(call, row, block, slopes), block, block_stats,
+                    slopes_of_row(call, row, block, slopes), block, block_stats, packed,
                 )
     elif call.output == LOG_SOFTMAX:
         tile_log_softmax_block(call, tile, block, packed)
@@ -234,7 +243,8 @@ cdef inline void run_tile(
     cdef Tile* tile = <Tile*> scratch
     cdef double* stats = <double*> (scratch + sizes.tile)
     cdef floating* slopes = <floating*> (scratch + sizes.tile + sizes.stats + sizes.exps)
-    cdef char* packed = scratch + sizes.tile + sizes.stats + sizes.exps + sizes.slopes
+    # Last, as the other threads' follow.
+    cdef char* packed = scratch + (size_of_scratch(sizes) - sizes.packed)
     cdef bint has_gradient = call.grad.start != NULL
     cdef floating* exps = NULL
     cdef floating* exps_out
@@ -245,6 +255,7 @@ cdef inline void run_tile(
             exps = <floating*> (scratch + sizes.tile + sizes.stats)
     # Log-softmax comes from the logits again, not from their exponentials.
     exps_out = NULL if call.output == LOG_SOFTMAX or restarts(call, like) else exps
+    tile.chosen_logits = <char*> slopes + sizes.slopes
     begin_tile(call, number, tile, like)
     result.has_bad_target = tile.has_bad_target
     result.n_counted = tile.width - tile.n_ignored
@@ -277,8 +288,12 @@ cdef inline void run_tile(
         if has_gradient:
             find_pivots(call, tile, like)
             finish_pivots(call, tile, like)
-        if call.has_stats:
+        if call.stats_out.lse != NULL:
             finish_stats(call, tile, like)
+        if call.entropy_out != NULL:
+            finish_entropies(call, tile, like)
+        if call.chosen_out != NULL:
+            write_chosen(call, tile, like)
     elif call.output == LOGSUMEXP:
         finish_logsumexp(call, tile, like)
     if not has_gradient:
@@ -294,6 +309,8 @@ cdef inline void run_tile(
             finish_block(call, tile, exps, slopes, block, stats, <floating*> packed)
     if call.streams:
         cyce_stream_end()
+    if call.n_chosen and call.output == GRADIENT:
+        write_gradients_of_chosen(call, tile, like)
 
 
 cdef inline void run_tile_apart(
@@ -373,7 +390,7 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
     cdef double lost = 0
     choose_memory(call, split, like)
     sizes = scratch_of(call, like)
-    size = sizes.tile + sizes.stats + sizes.exps + sizes.slopes + sizes.packed
+    size = size_of_scratch(&sizes)
     n_more = n_threads - 1 if split else n_workers - 1
     more = sizes.packed if split else size
     # The bytes for 2**60 broadcast classes are more than can be counted.

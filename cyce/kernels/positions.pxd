@@ -9,11 +9,12 @@ For doubles, what the logarithm and the last products lose is carried along (`*_
 the end.
 """
 from cython cimport floating
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY, NAN, pow
 from libc.stdint cimport int64_t
 
 from cyce.kernels.call cimport Call, StatsOut, Tile
-from cyce.kernels.masses cimport dense_masses, mass_without
+from cyce.kernels.chosen cimport add_chosen_losses, split_chosen_masses
+from cyce.kernels.masses cimport dense_masses, dense_scale_of, fill_dense_scales, mass_without
 from cyce.kernels.math cimport inverse_for_float, log1p_in_parts, log_for_float
 from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
@@ -22,7 +23,8 @@ from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.sums cimport (
     LANES, add, add_product, difference_lost, finite_or_zero, settled, settled_of, sum_lost, sum_of_lanes,
 )
-from cyce.kernels.transforms cimport changes_logits, slope_at, transform
+from cyce.kernels.streaming cimport needs_logits
+from cyce.kernels.transforms cimport changes_logits, has_mask, mask_at, slope_at, transform
 
 
 cdef inline void normalize_positions(Tile* tile, floating like) noexcept nogil:
@@ -52,7 +54,9 @@ cdef inline void normalize_positions(Tile* tile, floating like) noexcept nogil:
 cdef inline floating logit_of(
     const Call* call, const Tile* tile, Py_ssize_t k, Py_ssize_t c, floating like
 ) noexcept nogil:
-    """Logit of class c of a position, as it was given."""
+    """Logit of class c of a position, as it was given; -inf where there is no such class."""
+    if has_mask(call) and not mask_at(call, tile, k, c):
+        return -INFINITY
     return load_one(&call.logits, tile.logits_at[k] + c * call.logits.class_stride, like)
 
 
@@ -123,8 +127,11 @@ cdef inline void add_dense_losses(
     const Call* call, Tile* tile, double* loss, double* loss_lost, floating like
 ) noexcept nogil:
     """Add the losses of the dense masses."""
+    cdef double dense_scale[TILE]
+    cdef double dense_scale_lost[TILE]
     cdef double dense_loss, dense_lost
     cdef Py_ssize_t k
+    fill_dense_scales(call, tile, dense_scale, dense_scale_lost)
     for k in range(tile.lanes):
         dense_loss = tile.gap[k]
         dense_lost = tile.gap_lost[k]
@@ -133,9 +140,9 @@ cdef inline void add_dense_losses(
             tile.log_lost[k], 0,
         )
         add_product[floating](
-            &loss[k], &loss_lost[k], call.dense_scale, call.dense_scale_lost, dense_loss, dense_lost, 0
+            &loss[k], &loss_lost[k], dense_scale[k], dense_scale_lost[k], dense_loss, dense_lost, 0
         )
-        tile.total[k] += call.dense_scale * settled_of(tile.mass[k], tile.mass_lost[k], like)
+        tile.total[k] += dense_scale[k] * settled_of(tile.mass[k], tile.mass_lost[k], like)
 
 
 cdef inline void add_z_losses(
@@ -152,6 +159,38 @@ cdef inline void add_z_losses(
         add_product[floating](&loss[k], &loss_lost[k], call.z_loss, 0.0, square, square_lost, 0)
         tile.other_mass[k] += 2.0 * call.z_loss * lse
         tile.total[k] += 2.0 * call.z_loss * lse
+
+
+cdef inline void focus_losses(
+    const Call* call, Tile* tile, double* loss, double* loss_lost, floating like
+) noexcept nogil:
+    """Modulate the losses: (1 - p)**gamma * (loss + poly1 * hard mass * (1 - p)), p the target's probability.
+
+    The gradient of the factor is that of one more mass on the target. With o = 1 - p, which is the
+    probability of the others where the target is the maximum, and at least 1/2 elsewhere, nothing cancels.
+    """
+    cdef double probability, others, power, ratio, mass, focused, focused_lost
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        probability = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
+        others = 1.0 - probability
+        if tile.pivot_logit[k] == tile.row_max[k]:
+            others = tile.rest[k] * tile.inverse[k]
+        power = others * others if call.gamma == 2 else pow(others, call.gamma)
+        # Where nothing is left to the others, the limit.
+        ratio = loss[k] / others if others > 0 else tile.hard[k]
+        mass = probability * (call.gamma * ratio + call.poly1 * tile.hard[k] * (call.gamma + 1.0))
+        tile.total[k] += mass
+        tile.pivot_mass[k] += mass
+        tile.scale[k] *= power
+        focused = focused_lost = 0
+        add_product[floating](&focused, &focused_lost, power, 0.0, loss[k], loss_lost[k], 0)
+        add_product[floating](
+            &focused, &focused_lost, power * others, 0.0, call.poly1 * tile.hard[k], 0.0, 0
+        )
+        # Infinite where the target has no probability.
+        loss[k] = focused
+        loss_lost[k] = finite_or_zero(focused_lost)
 
 
 cdef inline double sum_of_losses(const Call* call, const Tile* tile, const double* loss) noexcept nogil:
@@ -181,6 +220,10 @@ cdef inline double finish_losses(const Call* call, Tile* tile, floating like) no
     begin_losses(tile, loss, loss_lost, like)
     if call.has_dense:
         add_dense_losses(call, tile, loss, loss_lost, like)
+    if call.n_chosen:
+        add_chosen_losses(call, tile, loss, loss_lost, like)
+    if call.is_focal:
+        focus_losses(call, tile, loss, loss_lost, like)
     if call.z_loss != 0:
         add_z_losses(call, tile, loss, loss_lost, like)
     for k in range(tile.lanes):
@@ -215,9 +258,31 @@ cdef inline double sum_loses(const Call* call) noexcept nogil:
     return <double> ((n // LANES if call.by_rows else n) + 5 + call.n_blocks) * 1.2e-16
 
 
+cdef inline void begin_entropy_gradients(const Call* call, Tile* tile, floating like) noexcept nogil:
+    """Add the gradient of the entropy to those of the losses.
+
+    With gaps d to the maximum and their mean D, as the softmax weights them, it is softmax * (d - D). Together,
+    softmax * (base + upstream * d) with base = total mass - upstream * D, for the scale of the loss.
+    """
+    cdef double upstream, mean_gap
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        tile.base[k] = tile.entropy_scale[k] = 0
+    for k in range(tile.width):
+        if tile.counts[k]:
+            upstream = (<const floating*> call.entropy_grad)[tile.first + k]
+            mean_gap = tile.spread[k] * tile.inverse[k]
+            tile.entropy_scale[k] = upstream
+            tile.base[k] = tile.total[k] - upstream * mean_gap
+            tile.other_mass[k] += upstream * ((tile.row_max[k] - tile.pivot_logit[k]) - mean_gap)
+    # What remains as a factor of the softmax.
+    for k in range(tile.lanes):
+        tile.total[k] = 1
+
+
 cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
     """With class probabilities, make the maxima the pivots; split the masses at all pivots."""
-    cdef double others, terms
+    cdef double others, terms, scale, unused
     cdef floating dense, room
     cdef Py_ssize_t k
     if call.target == NULL:
@@ -228,21 +293,26 @@ cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexce
             for k in range(tile.width):
                 if lies_within(tile.pivot[k], call.n_classes):
                     tile.pivot_slope[k] = slope_at(call, logit_of(call, tile, k, tile.pivot[k], like))
+    if call.n_chosen:
+        split_chosen_masses(call, tile, like)
+    if needs_logits(call):
+        begin_entropy_gradients(call, tile, like)
     if not call.has_dense:
         return
     for k in range(tile.width):
         # There is no maximum where all is NaN or -inf.
         if tile.counts[k] and lies_within(tile.pivot[k], call.n_classes):
-            dense = dense_masses(call, tile.probabilities_at[k], tile.pivot[k], 1, &room)[0]
+            dense = dense_masses(call, tile, k, tile.pivot[k], 1, &room)[0]
             others = settled(tile.mass[k] - dense, tile.mass_lost[k])
             if floating is float:
                 # Where the target and the softmax put nearly all on one class, the sum of the masses is too
                 # coarse: what it may have lost counts beside the two terms of the gradient (`finish_pivots`).
                 terms = max(others, dense * tile.rest[k] * tile.inverse[k])
                 if sum_loses(call) * tile.mass[k] > 2e-8 * terms and call.n_classes == call.n_all_classes:
-                    others = mass_without(call, tile.probabilities_at[k], tile.pivot[k], like)
-            tile.pivot_mass[k] += call.dense_scale * dense
-            tile.other_mass[k] += call.dense_scale * others
+                    others = mass_without(call, tile, k, tile.pivot[k], like)
+            scale = dense_scale_of(call, tile, k, &unused)
+            tile.pivot_mass[k] += scale * dense
+            tile.other_mass[k] += scale * others
 
 
 cdef inline void finish_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
@@ -329,6 +399,20 @@ cdef inline void finish_moments(const Call* call, const Tile* tile, floating lik
         (<floating*> out.variance)[tile.first + k] = <floating> variance
 
 
+cdef inline double entropy_at(const Tile* tile, Py_ssize_t k) noexcept nogil:
+    """Entropy of the softmax of a position."""
+    return tile.log_normalizer[k] + tile.spread[k] * tile.inverse[k]
+
+
+cdef inline void finish_entropies(const Call* call, const Tile* tile, floating like) noexcept nogil:
+    """Write the entropies of a tile's positions; 0 for ignored ones."""
+    cdef Py_ssize_t k
+    for k in range(tile.width):
+        (<floating*> call.entropy_out)[tile.first + k] = (
+            <floating> entropy_at(tile, k) if tile.counts[k] else <floating> 0.0
+        )
+
+
 cdef inline void finish_stats(const Call* call, Tile* tile, floating like) noexcept nogil:
     """Write the statistics of a tile's positions; for ignored ones 0, and -1 for classes and ranks."""
     cdef const StatsOut* out = &call.stats_out
@@ -346,7 +430,7 @@ cdef inline void finish_stats(const Call* call, Tile* tile, floating like) noexc
                 rank_without_order(call, tile, k, like)
             lse = logsumexp_at(call, tile, k, like)
             probability = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
-            entropy = tile.log_normalizer[k] + tile.spread[k] * tile.inverse[k]
+            entropy = entropy_at(tile, k)
             out.prediction[position] = <int64_t> tile.argmax[k]
             out.rank[position] = <int64_t> tile.rank[k]
         (<floating*> out.lse)[position] = <floating> lse

@@ -6,21 +6,25 @@ reduced in one pass (one_pass.pxd), elsewhere in two (two_passes.pxd).
 """
 from cython cimport floating
 from libc.math cimport fabs
+from libc.string cimport memcpy
 
 from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
 from cyce.kernels.chunks cimport fetch_chunk_ahead, lanes_of, largest_of
 from cyce.kernels.machine cimport check, cyce_to_float
-from cyce.kernels.masses cimport dense_masses, is_uniform
+from cyce.kernels.masses cimport dense_masses, dense_scale_of, is_uniform
 from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
 from cyce.kernels.one_pass cimport reduce_in_one_pass, settle_rests
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
-from cyce.kernels.points cimport at_most_1, less_mass, log_softmax_of, scaled_softmax
+from cyce.kernels.points cimport at_most_1, entropy_factor, less_mass, log_softmax_of, scaled_softmax
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.storage cimport (
     MOST_WAITING, address_of, destination, is_native, load, size_of, store, store_lines, store_zeros,
 )
-from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
+from cyce.kernels.streaming cimport needs_logits
+from cyce.kernels.transforms cimport (
+    changes_logits, copies_logits, has_mask, has_slopes, mask_row, transform,
+)
 from cyce.kernels.two_passes cimport reduce_in_two_passes
 from cyce.kernels.vectors cimport HAS_VECTORS
 
@@ -35,7 +39,7 @@ cdef inline const floating* row_logits(
     cdef Py_ssize_t at = tile.logits_at[row] + first
     cdef const floating* chunk_logits
     cdef Py_ssize_t chunk, size, k
-    if not changes_logits(call) and is_native[floating](call.logits.format, 0):
+    if not copies_logits(call) and is_native[floating](call.logits.format, 0):
         return <const floating*> call.logits.start + at
     for chunk in range((n + CHUNK - 1) // CHUNK):
         k = chunk * CHUNK
@@ -45,6 +49,12 @@ cdef inline const floating* row_logits(
         if changes_logits(call):
             transform(
                 call, chunk_logits, size, packed + k, slopes_out + k if slopes_out != NULL else NULL
+            )
+        elif chunk_logits != packed + k:
+            memcpy(packed + k, chunk_logits, size * sizeof(floating))
+        if has_mask(call):
+            mask_row(
+                call, tile, row, first + k, size, packed + k, slopes_out + k if slopes_out != NULL else NULL
             )
     return packed
 
@@ -116,9 +126,12 @@ cdef inline void scale_exponentials(
 
 cdef inline void row_finish_block(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_exps,
-    const floating* block_slopes, Py_ssize_t block, const double* stats,
+    const floating* block_slopes, Py_ssize_t block, const double* stats, floating* packed,
 ) noexcept nogil:
-    """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row."""
+    """Turn the exponentials of one block of a row into the gradient, 0 for an ignored row.
+
+    packed: room for the logits, where the gradient is made of these, too.
+    """
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t pivot = tile.pivot[row] - first
@@ -131,7 +144,9 @@ cdef inline void row_finish_block(
     )
     cdef double factor_below = factor
     cdef int below = 0
-    cdef floating dense_factor = <floating> (tile.scale[row] * call.dense_scale)
+    cdef double unused
+    cdef floating dense_factor = <floating> (tile.scale[row] * dense_scale_of(call, tile, row, &unused))
+    cdef const floating* block_logits = NULL
     cdef floating room[CHUNK]
     cdef const floating* dense
     # What streams waits here until a cache line is whole.
@@ -150,9 +165,18 @@ cdef inline void row_finish_block(
             tile, stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
         )
     in_double = HAS_VECTORS and (below != 0 or fabs(factor) < 1e-25)
+    if needs_logits(call):
+        block_logits = row_logits(call, tile, row, block, packed, <floating*> NULL)
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         chunk_grad = destination(&call.grad, grad_at + chunk * CHUNK, local + n_waiting, call.streams)
+        if needs_logits(call):
+            # Before the gradient is written, which may be where the logits are.
+            for k in range(size):
+                room[k] = entropy_factor(
+                    <floating> tile.base[row], <floating> tile.entropy_scale[row],
+                    <floating> tile.row_max[row], block_logits[chunk * CHUNK + k],
+                )
         scale_exponentials(
             block_exps + chunk * CHUNK, size, factor_below if below >> chunk & 1 else factor,
             dense_factor if is_uniform(call) else <floating> 0, in_double, chunk_grad,
@@ -160,8 +184,11 @@ cdef inline void row_finish_block(
         if call.output == SOFTMAX:
             for k in range(size):
                 chunk_grad[k] = at_most_1(chunk_grad[k])
+        if needs_logits(call):
+            for k in range(size):
+                chunk_grad[k] *= room[k]
         if call.has_dense and not is_uniform(call):
-            dense = dense_masses(call, tile.probabilities_at[row], first + chunk * CHUNK, size, room)
+            dense = dense_masses(call, tile, row, first + chunk * CHUNK, size, room)
             for k in range(size):
                 chunk_grad[k] = less_mass(chunk_grad[k], dense[k], dense_factor)
         if has_slopes(call):
@@ -193,7 +220,7 @@ cdef inline void row_restart_block(
     check(call.tile_width == 1)
     if tile.counts[row]:
         row_reduce_block(call, tile, row, exps, slopes, block, again, packed)
-    row_finish_block(call, tile, row, exps, slopes, block, stats)
+    row_finish_block(call, tile, row, exps, slopes, block, stats, packed)
 
 
 cdef inline void row_log_softmax_block(
@@ -203,7 +230,7 @@ cdef inline void row_log_softmax_block(
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t out_at = tile.grad_at[row] + first
-    cdef const floating* logits = load(&call.logits, tile.logits_at[row] + first, 1, n, packed)
+    cdef const floating* logits = row_logits(call, tile, row, block, packed, <floating*> NULL)
     cdef floating* block_out = destination(&call.grad, out_at, packed, call.streams)
     cdef double subtracted_then
     cdef double subtracted = log_softmax_parts[floating](tile, row, &subtracted_then, 0)

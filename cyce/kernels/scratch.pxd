@@ -4,8 +4,8 @@ from cython cimport floating
 from cyce.kernels.call cimport LOG_SOFTMAX, Call, Tile
 from cyce.kernels.merge cimport N_BLOCK_FIELDS
 from cyce.kernels.storage cimport is_native
-from cyce.kernels.streaming cimport restarts
-from cyce.kernels.transforms cimport changes_logits, has_slopes
+from cyce.kernels.streaming cimport needs_logits, restarts
+from cyce.kernels.transforms cimport copies_logits, has_slopes
 
 cdef enum:
     CACHE_LINE = 64
@@ -18,6 +18,7 @@ cdef struct Scratch:
     size_t exps
     size_t slopes
     size_t packed
+    size_t chosen
 
 
 cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
@@ -28,7 +29,7 @@ cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
 cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     """What a thread needs: a tile, the fields of its blocks, exponentials, slopes, and a packed block."""
     cdef Scratch scratch
-    cdef bint is_copied = changes_logits(call) or not is_native(call.logits.format, like) or (
+    cdef bint is_copied = copies_logits(call) or not is_native(call.logits.format, like) or (
         call.output == LOG_SOFTMAX and (call.streams or not is_native(call.grad.format, like))
     )
     cdef size_t block = call.block_classes * call.tile_width
@@ -37,9 +38,9 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
         if restarts(call, like):
             # The exponentials that are computed again, and their slopes.
             block = call.block_classes * (3 if has_slopes(call) else 2)
-    elif has_slopes(call):
-        # Slopes of a block of a tile are packed, too.
-        block *= 2
+    else:
+        # Slopes of a block of a tile are packed, too, and what an entropy's gradient is made of.
+        block *= 1 + has_slopes(call) + needs_logits(call)
     scratch.tile = whole_lines(sizeof(Tile))
     scratch.stats = whole_lines(
         <size_t> (call.n_blocks * N_BLOCK_FIELDS * call.tile_width) * sizeof(double)
@@ -51,4 +52,10 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     if has_slopes(call) and call.by_rows and call.grad.start != NULL and not restarts(call, like):
         scratch.slopes = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
     scratch.packed = whole_lines(block * sizeof(floating))
+    scratch.chosen = whole_lines(<size_t> (call.tile_width * call.n_chosen) * sizeof(floating))
     return scratch
+
+
+cdef inline size_t size_of_scratch(const Scratch* sizes) noexcept nogil:
+    """Bytes of all parts."""
+    return sizes.tile + sizes.chosen + sizes.stats + sizes.exps + sizes.slopes + sizes.packed

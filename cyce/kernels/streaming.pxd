@@ -20,6 +20,11 @@ cdef enum:
     MOST_WAITING_BYTES = 2 << 20
 
 
+cdef inline bint needs_logits(const Call* call) noexcept nogil:
+    """Whether the gradient is made of the logits and their exponentials: that of the entropy is."""
+    return call.entropy_grad != NULL
+
+
 cdef inline bint may_wait_apart(const Call* call, floating like) noexcept nogil:
     """Whether the exponentials of a tile are few enough to wait in scratch memory."""
     return call.by_rows and (
@@ -31,7 +36,7 @@ cdef inline bint restarts(const Call* call, floating like) noexcept nogil:
     """Whether exponentials do not wait, but are computed again, with the slopes, from the logits."""
     if call.grad.start == NULL or call.output == LOG_SOFTMAX or may_wait_apart(call, like):
         return False
-    return has_slopes(call) or call.n_blocks > 1 and not is_native(call.grad.format, like)
+    return has_slopes(call) or needs_logits(call) or call.n_blocks > 1 and not is_native(call.grad.format, like)
 
 
 cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
@@ -44,7 +49,8 @@ cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
         return may_wait_apart(call, like)
     return (
         is_native(call.grad.format, like)
-        and call.n_blocks == 1 and call.output != LOG_SOFTMAX and not has_slopes(call)
+        and call.n_blocks == 1 and call.output != LOG_SOFTMAX
+        and not (has_slopes(call) or needs_logits(call))
     )
 
 
@@ -54,7 +60,7 @@ cdef inline void choose_memory(Call* call, bint split, floating like) noexcept n
     call.exps_wait_apart = (
         call.grad.start != NULL and call.output != LOG_SOFTMAX and may_wait_apart(call, like)
         and (
-            call.streams or not is_native(call.grad.format, like)
+            call.streams or needs_logits(call) or not is_native(call.grad.format, like)
             # Slopes at the maxima are computed from the logits.
             or has_slopes(call) and call.grad.start == call.logits.start
         )

@@ -9,24 +9,24 @@ from libc.math cimport INFINITY
 from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Call, Tile
 from cyce.kernels.columns cimport reduce_columns, restart_columns
 from cyce.kernels.machine cimport prefetch
-from cyce.kernels.masses cimport fill_dense_of_tile
+from cyce.kernels.masses cimport fill_dense_of_tile, fill_dense_scales
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES, UNIT,
     block_factor,
 )
 from cyce.kernels.plan cimport classes_of_block, lies_within
 from cyce.kernels.points cimport (
-    add_dense, add_moments, add_spread, at_most_1, comes_before, less_mass, log_softmax_of, scaled_softmax,
+    add_dense, add_moments, add_spread, at_most_1, comes_before, entropy_factor, less_mass, log_softmax_of, scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport (
     exp_scaled, power_at, refer_to, relative_at, unit_of, without_headroom,
 )
 from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
-from cyce.kernels.streaming cimport restarts
+from cyce.kernels.streaming cimport needs_logits, restarts
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
-from cyce.kernels.transforms cimport changes_logits, has_slopes, transform
+from cyce.kernels.transforms cimport changes_logits, has_mask, has_slopes, mask_tile, transform
 from cyce.kernels.vectors cimport HAS_VECTORS
 
 
@@ -228,6 +228,8 @@ cdef inline void tile_reduce_block(
         pick_from_block(call, tile, packed, first, n)
     if changes_logits(call):
         tile_transform(call, tile, n, packed, <floating*> NULL)
+    if has_mask(call):
+        mask_tile(call, tile, first, n, packed, <floating*> NULL)
     if needs_maxima(call, <floating> 0):
         tile_maxima(tile, packed, n, row_max, argmax)
     else:
@@ -278,9 +280,12 @@ cdef inline void tile_reduce_block(
 
 cdef inline void tile_restart_block(
     const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, const double* stats,
-    floating* packed, floating* slopes_out,
+    floating* packed, floating* slopes_out, floating* factors_out,
 ) noexcept nogil:
-    """Turn the logits of one block of a tile into exponentials again, with the softcap's slopes, if any."""
+    """Turn the logits of one block of a tile into exponentials again.
+
+    With the softcap's slopes, if any, and the factors of the softmax, if the entropy has a gradient.
+    """
     cdef floating shift[TILE]
     cdef floating exponent_shift[TILE]
     cdef floating lowest[TILE]
@@ -289,6 +294,15 @@ cdef inline void tile_restart_block(
     tile_load_logits(call, tile, first, n, packed)
     if changes_logits(call):
         tile_transform(call, tile, n, packed, slopes_out if has_slopes(call) else <floating*> NULL)
+    if has_mask(call):
+        mask_tile(call, tile, first, n, packed, slopes_out if has_slopes(call) else <floating*> NULL)
+    if needs_logits(call):
+        for c in range(n):
+            for k in range(tile.lanes):
+                factors_out[c * tile.pitch + k] = entropy_factor(
+                    <floating> tile.base[k], <floating> tile.entropy_scale[k], <floating> tile.row_max[k],
+                    packed[c * tile.pitch + k],
+                )
     if in_columns(<floating> 0):
         restart_columns(tile, <float*> packed, n, stats)
         return
@@ -310,10 +324,13 @@ cdef inline void tile_finish_block(
     cdef floating dense_factor[TILE]
     cdef floating dense[TILE]
     cdef floating* slopes = packed + tile.pitch * call.block_classes
+    cdef floating* factors = slopes + tile.pitch * call.block_classes if has_slopes(call) else slopes
+    cdef double dense_scale[TILE]
+    cdef double unused[TILE]
     cdef floating* lane
     cdef Py_ssize_t c, k
     if restarts(call, <floating> 0):
-        tile_restart_block(call, tile, first, n, stats, packed, slopes)
+        tile_restart_block(call, tile, first, n, stats, packed, slopes, factors)
     elif call.n_blocks > 1:
         load_tile(
             &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, tile.pitch, packed
@@ -330,8 +347,10 @@ cdef inline void tile_finish_block(
             factor[k] = <floating> (
                 block_factor[floating](tile, stats, tile.pitch, k, 0) * stats[UNIT * tile.pitch + k]
             )
-    for k in range(tile.lanes):
-        dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
+    if call.has_dense:
+        fill_dense_scales(call, tile, dense_scale, unused)
+        for k in range(tile.lanes):
+            dense_factor[k] = <floating> (tile.scale[k] * dense_scale[k])
     for c in range(n):
         lane = packed + c * tile.pitch
         for k in range(tile.lanes):
@@ -339,6 +358,9 @@ cdef inline void tile_finish_block(
         if call.output == SOFTMAX:
             for k in range(tile.lanes):
                 lane[k] = at_most_1(lane[k])
+        if needs_logits(call):
+            for k in range(tile.lanes):
+                lane[k] *= factors[c * tile.pitch + k]
         if call.has_dense:
             fill_dense_of_tile(call, tile, first + c, dense)
             for k in range(tile.lanes):
@@ -367,6 +389,8 @@ cdef inline void tile_log_softmax_block(
     cdef floating* lane
     cdef Py_ssize_t c, k
     tile_load_logits(call, tile, first, n, packed)
+    if has_mask(call):
+        mask_tile(call, tile, first, n, packed, <floating*> NULL)
     for k in range(tile.lanes):
         subtracted[k] = log_softmax_parts[floating](tile, k, &subtracted_then[k], 0)
     for c in range(n):

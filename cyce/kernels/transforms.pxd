@@ -1,16 +1,18 @@
-"""Options that change the logits: the softcap, the temperature, and their slopes.
+"""Options that change the logits: the softcap, the temperature, and their slopes; the class mask.
 
 With softcap s and temperature T, the loss is that of x' = s * tanh(x / s) / T, rounded to the arithmetic's
 type. A block of logits is changed in scratch memory before it is reduced, so that the loops over it do not
 know. The gradient needs the softcap's slope, 1 / cosh(x / s)**2, at the original logits. For rows, slopes
 wait in scratch memory. For tiles, they are computed from the logits again when a block is finished, as are
 then the exponentials (`restarts` in streaming.pxd). 1 / T is part of `Call.grad_scale`.
+
+Where the class mask is 0, a position has no such class: the logit becomes -inf, whatever it is.
 """
 from cython cimport floating
 
-from libc.math cimport copysignf, fabsf
+from libc.math cimport INFINITY, copysignf, fabsf
 
-from cyce.kernels.call cimport Call
+from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport low_bits_as_power, multiply_add
 from cyce.kernels.math cimport (
     exp_near_zero, exponent_bias, ln2_high, ln2_low, round_shift, square_of_sech, tanh_of,
@@ -21,6 +23,21 @@ from cyce.kernels.vectors cimport HAS_VECTORS
 cdef inline bint changes_logits(const Call* call) noexcept nogil:
     """Whether the loss is that of other logits than the given ones."""
     return call.softcap > 0 or call.temperature != 1
+
+
+cdef inline bint has_mask(const Call* call) noexcept nogil:
+    """Whether positions may lack classes."""
+    return call.class_mask.start != NULL
+
+
+cdef inline bint mask_at(const Call* call, const Tile* tile, Py_ssize_t k, Py_ssize_t c) noexcept nogil:
+    """Whether a position of a tile has class c, of a call that has a mask."""
+    return call.class_mask.start[tile.mask_at[k] + c * call.class_mask.class_stride] != 0
+
+
+cdef inline bint copies_logits(const Call* call) noexcept nogil:
+    """Whether a block of logits is changed before it is reduced."""
+    return changes_logits(call) or has_mask(call)
 
 
 cdef inline bint has_slopes(const Call* call) noexcept nogil:
@@ -172,3 +189,32 @@ cdef inline void transform(
             divide(<const floating*> out, n, temperature, out)
     else:
         divide(logits, n, temperature, out)
+
+
+cdef inline void mask_row(
+    const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t first, Py_ssize_t n, floating* logits,
+    floating* slopes,
+) noexcept nogil:
+    """Set n logits from class number `first` on to -inf where the mask is 0, and their slopes, if any, to 0."""
+    cdef Py_ssize_t stride = call.class_mask.class_stride
+    cdef const char* mask = call.class_mask.start + tile.mask_at[row] + first * stride
+    cdef Py_ssize_t k
+    for k in range(n):
+        logits[k] = logits[k] if mask[k * stride] else -INFINITY
+    if slopes != NULL:
+        for k in range(n):
+            slopes[k] = slopes[k] if mask[k * stride] else <floating> 0.0
+
+
+cdef inline void mask_tile(
+    const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, floating* packed, floating* slopes
+) noexcept nogil:
+    """`mask_row` for n packed classes of a tile."""
+    cdef Py_ssize_t c, k
+    for c in range(n):
+        for k in range(tile.width):
+            # Ignored positions have logits of 0 here, whatever theirs.
+            if tile.counts[k] and not mask_at(call, tile, k, first + c):
+                packed[c * tile.pitch + k] = -INFINITY
+                if slopes != NULL:
+                    slopes[c * tile.pitch + k] = 0

@@ -97,7 +97,7 @@ cdef inline void add_dense_of_row(
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
         values = block_logits + chunk * CHUNK if size == CHUNK else tail
-        dense = dense_lanes(call, tile.probabilities_at[row], first + chunk * CHUNK, size, room)
+        dense = dense_lanes(call, tile, row, first + chunk * CHUNK, size, room)
         for group in range(whole_lanes(size) // LANES):
             for k in range(LANES):
                 add_dense(
