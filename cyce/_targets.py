@@ -126,8 +126,8 @@ def set_sparse_target(
     if call.class_mask is not None:
         mask = np.moveaxis(call.class_mask, call.axis, -1)
         is_left = np.take_along_axis(mask, classes, -1)
-        is_masked, given = (np.moveaxis(a, -1, call.axis) for a in (~is_left & (masses != 0), classes))
-        _refuse_masked(is_masked, "target.indices", given)
+        is_masked = np.moveaxis(~is_left & (masses != 0), -1, call.axis)
+        _refuse_masked(is_masked, "target.indices", np.moveaxis(classes, -1, call.axis))
     masses *= dtype.type(1.0 - call.label_smoothing)
     if weight is not None:
         masses *= weight[classes]
@@ -196,5 +196,5 @@ def _refuse_masked(is_masked: NDArray[np.bool_], name: str, values: NDArray[Any]
         where = ", ".join(map(str, (place[0] + first, *place[1:]))) if place else ""
         raise ValueError(
             f"class_mask: leaves out the class of {name}{f'[{where}]' if where else ''}"
-            + f", which is {value}; a target must be a class that its position has"
+            f", which is {value}; a target must be a class that its position has"
         )

@@ -21,8 +21,8 @@ def distillation_loss(
 ) -> Any:
     r"""Divergence of a student's softmax from a teacher's, both from logits.
 
-    `cyce.value_and_grad` gives the gradient with respect to the student's logits; the teacher's are constants.
-    Both are read once, and no array of their size is made but the gradient.
+    `cyce.value_and_grad` gives the gradient with respect to the student's logits; the teacher's are
+    constants. Both are read once, and no array of their size is made but the gradient.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ def distillation_loss(
         The axis of the classes, such as -1 for logits of shape (B, T, C). None means 1, or 0 if there is only
         one.
     sample_weight : array_like of the positions' shape, default=None
-        A weight for each position. One of weight 0, such as padding, is left out: its loss and gradient are 0,
-        even if its logits are NaN.
+        A weight for each position. One of weight 0, such as padding, is left out: its loss and gradient are
+        0, even if its logits are NaN.
 
     Returns
     -------
@@ -72,8 +72,8 @@ def distillation_loss(
 
     Notes
     -----
-    With probabilities :math:`q` of the teacher and :math:`p` of the student, at the temperature :math:`T`, and
-    :math:`m = \beta q + (1 - \beta) p`, the gradients are
+    With probabilities :math:`q` of the teacher and :math:`p` of the student, at the temperature :math:`T`,
+    and :math:`m = \beta q + (1 - \beta) p`, the gradients are
 
     .. math::
         \tfrac{1}{T} (p_c - q_c), \qquad

@@ -62,8 +62,8 @@ def selective_log_softmax(
 
     Notes
     -----
-    With `cyce.value_and_grad`, `grad_output` has the shape of `index`; with `return_entropy`, it is a tuple of
-    that and of the entropies' upstream gradient, a number or one per position. With upstream gradients
+    With `cyce.value_and_grad`, `grad_output` has the shape of `index`; with `return_entropy`, it is a tuple
+    of that and of the entropies' upstream gradient, a number or one per position. With upstream gradients
     :math:`g_k` of the classes :math:`y_k` and :math:`h` of the entropy :math:`H`, the gradient is
 
     .. math::
@@ -140,8 +140,8 @@ def entropy(
     Notes
     -----
     :math:`H = -\sum_c p_c s_c` with :math:`s_c = x_c - \log \sum_j e^{x_j}`, computed as
-    :math:`\operatorname{log1p}(r) + \sum_c p_c (m - x_c)` with the maximum :math:`m`: no term is negative. The
-    gradient is :math:`-p_c (s_c + H) = p_c (d_c - \sum_j p_j d_j)` with :math:`d_c = m - x_c`.
+    :math:`\operatorname{log1p}(r) + \sum_c p_c (m - x_c)` with the maximum :math:`m`: no term is negative.
+    The gradient is :math:`-p_c (s_c + H) = p_c (d_c - \sum_j p_j d_j)` with :math:`d_c = m - x_c`.
 
     Examples
     --------
@@ -182,8 +182,8 @@ def topk_log_softmax(
     Returns
     -------
     values : ndarray
-        Log-probabilities, the highest first, of the logits' shape with k in place of C; in float64 if `logits`
-        are, else in float32.
+        Log-probabilities, the highest first, of the logits' shape with k in place of C; in float64 if
+        `logits` are, else in float32.
     indices : ndarray of int64
         Their classes; of equal logits, the first. NaN counts as the highest.
 

@@ -46,10 +46,8 @@ def normalize(
     axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
     result_dtype = logits.dtype if dtype is None else as_dtype(dtype)
     mask = None if class_mask is None else as_class_mask(class_mask, logits)
-    if out is None:
-        result = empty_like(logits, result_dtype)
-    else:
-        result = as_out(out, logits, {"class_mask": mask})
+    read = {"class_mask": mask}
+    result = empty_like(logits, result_dtype) if out is None else as_out(out, logits, read)
     if dtype is not None and result.dtype != result_dtype:
         raise TypeError(f"out: must have the dtype {result_dtype.name}, got {result.dtype.name}")
     if negate:

@@ -13,19 +13,34 @@ once. With probabilities p of the student and q of the teacher, and d = log q - 
 
 The gradient of all but the first is p * (f - sum of p * f), where f is log p - log q, (1 - beta) * log(p / m),
 or g. All of it is in double: near the teacher, d is a difference of differences of logits.
+
+Of float logits, the first two are computed in float (`compare_floats`), a quarter of the work. That needs no
+normalizers, whose errors would count near the teacher: with u = (t - s) / T, the difference of the logits, a = q,
+and v = u - sum of a * u,
+
+    KL(q || p) = log(sum of a * e**-v) = log1p(sum of a * g(v)),  g(v) = e**-v - 1 + v >= 0
+    p - q = q * (e**-v - 1 - G) / (1 + G),  G the sum above
+
+u and v are kept in two floats, or rounded after the subtraction. The reverse divergence is the same with both sides
+exchanged; its gradient is p * (v - sum of p * v).
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY, NAN, exp, fabs, fabsf, log1p
+from libc.string cimport memcpy
 
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.divergences cimport kl_term
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, multiply_add
 from cyce.kernels.math cimport exp_nonpositive, log_nonnegative
 from cyce.kernels.plan cimport CHUNK
+from cyce.kernels.reference cimport refer_to, unit_at
 from cyce.kernels.scratch cimport CACHE_LINE
 from cyce.kernels.storage cimport is_native, load, store_one
+from cyce.kernels.sums cimport LANES, finite_or_zero, whole_lanes
+from cyce.kernels.transforms cimport divide
+from cyce.kernels.two_passes cimport exponentials_of, max_of
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef extern from *:
@@ -157,15 +172,15 @@ cdef inline void begin_side(
 
 cdef inline double distance_of(const Side* student, const Side* teacher, Py_ssize_t c) noexcept nogil:
     """log q - log p of a class; 0 where neither has it."""
-    cdef double distance = (teacher.logit[c] - student.logit[c]) - (
-        teacher.log_normalizer - student.log_normalizer
-    )
-    return 0.0 if teacher.logit[c] == student.logit[c] == -INFINITY else distance
+    # Without normalizers: they are known to be equal then, as are -inf and -inf.
+    cdef double unlike = teacher.logit[c] - student.logit[c]
+    unlike = 0.0 if teacher.logit[c] == student.logit[c] else unlike
+    return unlike - (teacher.log_normalizer - student.log_normalizer)
 
 
 cdef inline double excess_of(double a) noexcept nogil:
     """H(a) = (1 + a) * log(1 + a) - a, for a >= -1."""
-    cdef bint is_near = -0.03 < a < 0.03
+    cdef bint is_near = fabs(a) < 0.03
     cdef double near = a if is_near else 0.0
     # The sum of (-a)**(k - 2) / (k (k - 1)) for k = 2 to 12.
     cdef double p = 1.0 / 132.0
@@ -182,34 +197,294 @@ cdef inline double excess_of(double a) noexcept nogil:
     return near * near * p if is_near else (1.0 + a) * log_nonnegative(1.0 + a) - a
 
 
-cdef inline double term_of(const Comparison* call, double p, double q, double distance) noexcept nogil:
-    """What a class adds to the divergence."""
-    cdef double mixture, above, below
-    if call.formula == FORWARD:
-        return kl_term(p, q, distance)
-    if call.formula == REVERSE:
-        return kl_term(q, p, -distance)
-    mixture = call.beta * q + (1.0 - call.beta) * p
-    above = (1.0 - call.beta) * (q - p) / mixture if mixture > 0 else 0.0
-    below = call.beta * (p - q) / mixture if mixture > 0 else 0.0
-    return mixture * (call.beta * excess_of(above) + (1.0 - call.beta) * excess_of(below))
+cdef inline double mixed(double p, double q, double beta) noexcept nogil:
+    """beta * q + (1 - beta) * p; 1 where that is 0, to divide by."""
+    cdef double mixture = beta * q + (1.0 - beta) * p
+    return mixture if mixture > 0 else 1.0
 
 
-cdef inline double slope_of(const Comparison* call, double p, double q, double distance) noexcept nogil:
-    """f of a class: the derivative of the divergence by p, but for what is the same for all classes."""
-    cdef double mixture
-    if call.formula == REVERSE:
-        return -distance
-    mixture = call.beta * q + (1.0 - call.beta) * p
-    return (1.0 - call.beta) * log_nonnegative(1.0 + call.beta * (p - q) / mixture if mixture > 0 else 1.0)
+cdef inline double js_term(double p, double q, double beta) noexcept nogil:
+    """What a class adds to the divergence from a mixture."""
+    cdef double mixture = mixed(p, q, beta)
+    cdef double difference = (q - p) / mixture
+    return mixture * (
+        beta * excess_of((1.0 - beta) * difference) + (1.0 - beta) * excess_of(-beta * difference)
+    )
+
+
+cdef inline double js_slope(double p, double q, double beta) noexcept nogil:
+    """Its derivative by p, but for what is the same for all classes."""
+    return (1.0 - beta) * log_nonnegative(1.0 + beta * (p - q) / mixed(p, q, beta))
+
+
+# ---------------------------------------------------------------------------------------------
+# Floats
+
+
+cdef struct FloatSide:
+    # One of the two at one position, filled up to whole lanes.
+    const float* logit
+    float* exponential              # relative to the maximum, times a factor that is the same for all classes
+    float maximum
+
+
+cdef struct Weighted:
+    # Sums over the classes, weighted by exponentials.
+    double total                    # of the exponentials
+    double first
+    double second
+
+
+cdef inline void begin_float_side(
+    const Operand* source, Py_ssize_t at, Py_ssize_t n, float* room, float* exponential, FloatSide* side
+) noexcept nogil:
+    """Logits of one position: where they lie, or in `room`; and their maximum."""
+    cdef float last[LANES]
+    cdef Py_ssize_t n_whole = n // LANES * LANES
+    cdef Py_ssize_t first = 0
+    cdef Py_ssize_t size, k
+    cdef const float* values
+    side.exponential = exponential
+    side.logit = <const float*> source.start + at
+    if source.class_stride != 1 or not is_native[float](source.format, 0):
+        side.logit = room
+        while first < n:
+            size = min(<Py_ssize_t> CHUNK, n - first)
+            values = load[float](
+                source, at + first * source.class_stride, source.class_stride, size, room + first
+            )
+            first += size
+    for k in range(LANES):
+        last[k] = side.logit[n_whole + k] if n_whole + k < n else -INFINITY
+    side.maximum = max(max_of(<const float*> last, LANES), max_of(side.logit, n_whole))
+
+
+cdef inline const float* whole_chunk(const float* values, Py_ssize_t n, float* room) noexcept nogil:
+    """n values, filled up by -inf to whole lanes: where they lie, or in `room`."""
+    cdef Py_ssize_t k
+    if n == whole_lanes(n):
+        return values
+    memcpy(room, values, n * sizeof(float))
+    for k in range(n, whole_lanes(n)):
+        room[k] = -INFINITY
+    return room
+
+
+cdef inline void exponentials_of_chunk(
+    const FloatSide* side, Py_ssize_t first, Py_ssize_t n, float temperature
+) noexcept nogil:
+    """Exponentials of n classes from number `first` on, filled up by 0."""
+    cdef float room[CHUNK]
+    cdef float divided[CHUNK]
+    cdef float top[1]
+    cdef float shift, exponent_shift, lowest
+    cdef const float* logits = whole_chunk(side.logit + first, n, room)
+    top[0] = side.maximum
+    if temperature != 1:
+        divide(logits, whole_lanes(n), temperature, <float*> divided)
+        divide(<const float*> top, 1, temperature, <float*> top)
+        logits = divided
+    refer_to(top[0], &shift, &exponent_shift, &lowest)
+    exponentials_of(logits, whole_lanes(n), shift, exponent_shift, lowest, side.exponential + first)
+
+
+cdef inline double unit_of_side(const FloatSide* side, float temperature) noexcept nogil:
+    """What exponentials of a side, without their headroom, are multiplied by to be relative to its maximum."""
+    return unit_at[float](side.maximum / temperature)
+
+
+cdef inline double sum_of_floats(const float* lane) noexcept nogil:
+    """Sum of LANES floats."""
+    cdef double total = 0
+    cdef Py_ssize_t k
+    for k in range(LANES):
+        total += lane[k]
+    return total
+
+
+cdef inline void weigh_differences(
+    const FloatSide* weighing, const FloatSide* other, Py_ssize_t n, float temperature, Weighted* sums
+) noexcept nogil:
+    """Exponentials of both sides; sums of the first one's, and of these times the differences of the logits.
+
+    Differences, without temperature, are less that of the maxima.
+    """
+    cdef float offset = weighing.maximum - other.maximum
+    cdef float total[LANES]
+    cdef float first_sum[LANES]
+    cdef float room[CHUNK]
+    cdef float other_room[CHUNK]
+    cdef const float* logits
+    cdef const float* others
+    cdef const float* weights
+    cdef float difference, weight
+    cdef Py_ssize_t chunk, first, size, group, k
+    sums.total = sums.first = sums.second = 0
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        first = chunk * CHUNK
+        size = min(<Py_ssize_t> CHUNK, n - first)
+        exponentials_of_chunk(weighing, first, size, temperature)
+        exponentials_of_chunk(other, first, size, temperature)
+        logits = whole_chunk(weighing.logit + first, size, room)
+        others = whole_chunk(other.logit + first, size, other_room)
+        weights = weighing.exponential + first
+        for k in range(LANES):
+            total[k] = first_sum[k] = 0
+        for group in range(whole_lanes(size) // LANES):
+            for k in range(LANES):
+                weight = weights[group * LANES + k]
+                difference = (logits[group * LANES + k] - others[group * LANES + k]) - offset
+                total[k] += weight
+                difference *= weight
+                first_sum[k] += difference if weight > 0 else <float> 0
+        sums.total += sum_of_floats(total)
+        sums.first += sum_of_floats(first_sum)
+
+
+cdef inline float excess_factor(float v) noexcept nogil:
+    """g(v) / v**2 = (e**-v - 1 + v) / v**2 for abs(v) <= 1: Taylor's sum, to 5e-8."""
+    cdef float p = <float> (1.0 / 3628800.0)
+    p = multiply_add[float](p, -v, <float> (1.0 / 362880.0))
+    p = multiply_add[float](p, -v, <float> (1.0 / 40320.0))
+    p = multiply_add[float](p, -v, <float> (1.0 / 5040.0))
+    p = multiply_add[float](p, -v, <float> (1.0 / 720.0))
+    p = multiply_add[float](p, -v, <float> (1.0 / 120.0))
+    p = multiply_add[float](p, -v, <float> (1.0 / 24.0))
+    p = multiply_add[float](p, -v, <float> (1.0 / 6.0))
+    return multiply_add[float](p, -v, <float> 0.5)
+
+
+cdef inline void compare_weighted(
+    const FloatSide* weighing, const FloatSide* other, Py_ssize_t n, float temperature, double mean,
+    double ratio, bint reverse, float* parts_out, Weighted* sums,
+) noexcept nogil:
+    """Sums of weight * v and of weight * g(v), and what the gradient is made of, unless that is NULL.
+
+    mean: of the differences, without temperature. ratio: what the other's exponentials are multiplied by to be
+    weight * e**-v. parts_out: weight * (e**-v - 1) or, of the reverse divergence, weight * v.
+    """
+    cdef float mean_high = <float> mean
+    cdef float mean_low = <float> (mean - mean_high)
+    cdef float inverse = <float> (1.0 / temperature)
+    cdef float factor = <float> ratio
+    cdef float first_sum[LANES]
+    cdef float second_sum[LANES]
+    cdef float room[CHUNK]
+    cdef float other_room[CHUNK]
+    cdef const float* logits
+    cdef const float* others
+    cdef const float* weights
+    cdef const float* other_weights
+    cdef float v[CHUNK]
+    cdef float weighted[CHUNK]
+    cdef float excess[CHUNK]
+    cdef float high, minus, low, near, far
+    cdef Py_ssize_t chunk, first, size, whole, group, k
+    sums.first = sums.second = 0
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        first = chunk * CHUNK
+        size = min(<Py_ssize_t> CHUNK, n - first)
+        whole = whole_lanes(size)
+        logits = whole_chunk(weighing.logit + first, size, room)
+        others = whole_chunk(other.logit + first, size, other_room)
+        weights = weighing.exponential + first
+        other_weights = other.exponential + first
+        # Loops that are vectorised each.
+        for k in range(whole):
+            # What rounding the difference loses (Knuth's TwoSum).
+            high = logits[k] - others[k]
+            minus = high - logits[k]
+            low = (logits[k] - (high - minus)) - (others[k] + minus)
+            v[k] = ((high - mean_high) + (finite_or_zero(low) - mean_low)) * inverse
+        for k in range(whole):
+            # Both are computed, and a class without weight has neither.
+            near = weights[k] * (v[k] * v[k] * excess_factor(v[k]))
+            weighted[k] = weights[k] * v[k]
+            weighted[k] = weighted[k] if weights[k] > 0 else <float> 0
+            far = (other_weights[k] * factor - weights[k]) + weighted[k]
+            excess[k] = near if fabsf(v[k]) < 1 else far
+        for k in range(LANES):
+            first_sum[k] = second_sum[k] = 0
+        for group in range(whole // LANES):
+            for k in range(LANES):
+                first_sum[k] += weighted[group * LANES + k]
+                second_sum[k] += excess[group * LANES + k]
+        if parts_out != NULL and reverse:
+            memcpy(parts_out + first, weighted, whole * sizeof(float))
+        elif parts_out != NULL:
+            for k in range(whole):
+                parts_out[first + k] = excess[k] - weighted[k]
+        sums.first += sum_of_floats(first_sum)
+        sums.second += sum_of_floats(second_sum)
+
+
+cdef inline bint compare_floats(
+    const Comparison* call, double scale, Py_ssize_t student_at, Py_ssize_t teacher_at, float* scratch,
+    double* value_out, float** gradient_out,
+) noexcept nogil:
+    """Divergence of one position, in float, and its gradient; returns False where it is out of range.
+
+    gradient_out becomes the gradient, in scratch memory, of which there are five numbers per class.
+    """
+    cdef Py_ssize_t n = call.n_classes
+    cdef Py_ssize_t size = whole_lanes(n)
+    cdef bint reverse = call.formula == REVERSE
+    cdef bint has_gradient = call.grad.start != NULL
+    cdef float temperature = <float> call.temperature
+    cdef FloatSide student
+    cdef FloatSide teacher
+    cdef FloatSide* weighing = &student if reverse else &teacher
+    cdef FloatSide* other = &teacher if reverse else &student
+    cdef Weighted sums
+    cdef double mean, exponent, excess, shift, factor
+    cdef float* parts = scratch
+    cdef float own, common
+    cdef Py_ssize_t c
+    begin_float_side(&call.student, student_at, n, scratch, scratch + 2 * size, &student)
+    begin_float_side(&call.teacher, teacher_at, n, scratch + size, scratch + 3 * size, &teacher)
+    if not (student.maximum - student.maximum == 0 and teacher.maximum - teacher.maximum == 0):
+        return False
+    weigh_differences(weighing, other, n, temperature, &sums)
+    mean = sums.first / sums.total + (<double> weighing.maximum - other.maximum)
+    exponent = ((<double> other.maximum - weighing.maximum) + mean) / call.temperature
+    # Negated: NaN.
+    if not fabs(exponent) < 60:
+        return False
+    compare_weighted(
+        weighing, other, n, temperature, mean,
+        exp(exponent) * unit_of_side(other, temperature) / unit_of_side(weighing, temperature), reverse,
+        scratch + 4 * size if has_gradient else <float*> NULL, &sums,
+    )
+    shift = sums.first / sums.total
+    excess = sums.second / sums.total - shift
+    value_out[0] = log1p(excess) + shift
+    if not value_out[0] - value_out[0] == 0:
+        return False
+    if not has_gradient:
+        return True
+    parts = scratch + 4 * size
+    factor = scale / sums.total
+    if not reverse:
+        factor /= 1.0 + excess
+    common = <float> (shift if reverse else excess)
+    own = <float> factor
+    for c in range(n):
+        parts[c] = (parts[c] - common * weighing.exponential[c]) * own
+    gradient_out[0] = parts
+    return True
 
 
 # ---------------------------------------------------------------------------------------------
 # One position
 
 
+ctypedef fused computed:
+    float
+    double
+
+
 cdef inline void store_gradient(
-    const Comparison* call, Py_ssize_t at, const double* gradient, floating like
+    const Comparison* call, Py_ssize_t at, const computed* gradient, floating like
 ) noexcept nogil:
     """Round and write the gradient of a position."""
     cdef floating* native = <floating*> call.grad.start + at
@@ -229,37 +504,55 @@ cdef inline double compare_sides(
     """Divergence of two sides, and the gradient, unless that is NULL; it may be the teacher's logits."""
     cdef double total[GROUP]
     cdef double mean[GROUP]
-    cdef double p, q, distance, slope
-    cdef Py_ssize_t n = call.n_classes
-    cdef Py_ssize_t group, first, c, k
+    cdef double beta = call.beta
+    cdef double p, divergence
+    cdef Py_ssize_t n_groups = whole_groups(call.n_classes) // GROUP
+    cdef Py_ssize_t group, c, k
     for k in range(GROUP):
         total[k] = mean[k] = 0
-    for group in range(whole_groups(n) // GROUP):
-        first = group * GROUP
-        for k in range(GROUP):
-            c = first + k
-            total[k] += term_of(
-                call, student.softmax[c], teacher.softmax[c], distance_of(student, teacher, c)
-            )
-    if gradient == NULL:
-        return sum_of_group(total)
+    # Loops that are vectorised each.
     if call.formula == FORWARD:
-        for c in range(whole_groups(n)):
+        for group in range(n_groups):
+            for k in range(GROUP):
+                c = group * GROUP + k
+                total[k] += kl_term(
+                    student.softmax[c], teacher.softmax[c], distance_of(student, teacher, c)
+                )
+    elif call.formula == REVERSE:
+        for group in range(n_groups):
+            for k in range(GROUP):
+                c = group * GROUP + k
+                total[k] += kl_term(
+                    teacher.softmax[c], student.softmax[c], -distance_of(student, teacher, c)
+                )
+    else:
+        for group in range(n_groups):
+            for k in range(GROUP):
+                c = group * GROUP + k
+                total[k] += js_term(student.softmax[c], teacher.softmax[c], beta)
+    divergence = sum_of_group(total)
+    if gradient == NULL:
+        return divergence
+    if call.formula == FORWARD:
+        for c in range(n_groups * GROUP):
             gradient[c] = scale * (student.softmax[c] - teacher.softmax[c])
-        return sum_of_group(total)
-    for group in range(whole_groups(n) // GROUP):
-        first = group * GROUP
+        return divergence
+    if call.formula == REVERSE:
+        for c in range(n_groups * GROUP):
+            gradient[c] = -distance_of(student, teacher, c)
+    else:
+        for c in range(n_groups * GROUP):
+            gradient[c] = js_slope(student.softmax[c], teacher.softmax[c], beta)
+    for group in range(n_groups):
         for k in range(GROUP):
-            p = student.softmax[first + k]
-            q = teacher.softmax[first + k]
-            slope = slope_of(call, p, q, distance_of(student, teacher, first + k))
-            gradient[first + k] = slope
-            mean[k] += 0.0 if p == 0 else p * slope
+            c = group * GROUP + k
+            p = student.softmax[c] * gradient[c]
+            mean[k] += p if student.softmax[c] > 0 else 0.0
     mean[0] = sum_of_group(mean)
-    for c in range(whole_groups(n)):
-        p = student.softmax[c]
-        gradient[c] = 0.0 if p == 0 else scale * p * (gradient[c] - mean[0])
-    return sum_of_group(total)
+    for c in range(n_groups * GROUP):
+        p = student.softmax[c] * (gradient[c] - mean[0]) * scale
+        gradient[c] = p if not student.softmax[c] == 0 else 0.0
+    return divergence
 
 
 cdef inline double weigh_numbers(
@@ -292,12 +585,24 @@ cdef inline void compare_position(
     cdef Py_ssize_t size = whole_groups(n)
     cdef double scale = call.scale[position] if call.scale != NULL else 1.0
     cdef bint has_gradient = call.grad.start != NULL
+    cdef bint counts = call.counts == NULL or call.counts[position]
+    cdef float* float_gradient = NULL
     cdef Side student
     cdef Side teacher
     cdef const char* mask = NULL
     cdef Py_ssize_t mask_at
     cdef double value = 0
     cdef Py_ssize_t c
+    if floating is float and counts and (call.formula == FORWARD or call.formula == REVERSE):
+        if compare_floats(
+            call, scale, student_at, teacher_at, <float*> scratch, &value, &float_gradient
+        ):
+            if call.value_out != NULL:
+                call.value_out[position] = value
+            if has_gradient:
+                store_gradient(call, grad_at, <const float*> float_gradient, like)
+            return
+        value = 0
     if call.class_mask.start != NULL:
         offsets_of(&call.class_mask.positions, position, 1, &mask_at)
         mask = call.class_mask.start + mask_at
@@ -305,7 +610,7 @@ cdef inline void compare_position(
     student.softmax = scratch + size
     teacher.logit = scratch + 2 * size
     teacher.softmax = scratch + 3 * size
-    if call.counts != NULL and not call.counts[position]:
+    if not counts:
         # Whatever its logits.
         for c in range(size):
             teacher.logit[c] = 0
@@ -354,7 +659,7 @@ cdef inline int compare_logits(const Comparison* call, int n_threads, floating l
     cdef Py_ssize_t at_once = max(<Py_ssize_t> 1, AT_ONCE // call.n_classes)
     cdef Py_ssize_t n_shares = (call.n_positions + at_once - 1) // at_once
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
-    cdef size_t size = <size_t> (4 * whole_groups(call.n_classes)) * sizeof(double) + CACHE_LINE
+    cdef size_t size = <size_t> (4 * whole_lanes(call.n_classes)) * sizeof(double) + CACHE_LINE
     cdef char* memory = NULL
     cdef char* scratch
     cdef Progress progress

@@ -16,7 +16,7 @@ cancels, however close the two are. All of it is in double.
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY, NAN, fabs
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
@@ -83,7 +83,7 @@ cdef inline double entropy_series(double square) noexcept nogil:
 cdef inline double kl_term(double p, double q, double log_ratio) noexcept nogil:
     """p - q + q * log_ratio, what a class adds to KL(q || p); log_ratio: log q - log p."""
     # ln(2) / 2: within it, g(d) is d**2 times a polynomial.
-    cdef bint is_near = -0.34657359027997264 < log_ratio < 0.34657359027997264
+    cdef bint is_near = fabs(log_ratio) < 0.34657359027997264
     cdef double near = log_ratio if is_near else 0.0
     # A class without probability has no logarithm.
     cdef double far = p if q == 0 else p - q + q * log_ratio

@@ -1,4 +1,4 @@
-"""The highest classes of each position, in the order of `comes_before`; NaN is higher than all, as in torch."""
+"""The highest classes of each position, of equal ones the first; NaN is higher than all, as in torch."""
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange, threadid

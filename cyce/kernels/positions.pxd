@@ -261,8 +261,8 @@ cdef inline double sum_loses(const Call* call) noexcept nogil:
 cdef inline void begin_entropy_gradients(const Call* call, Tile* tile, floating like) noexcept nogil:
     """Add the gradient of the entropy to those of the losses.
 
-    With gaps d to the maximum and their mean D, as the softmax weights them, it is softmax * (d - D). Together,
-    softmax * (base + upstream * d) with base = total mass - upstream * D, for the scale of the loss.
+    With gaps d to the maximum and their mean D, as the softmax weights them, it is softmax * (d - D).
+    Together, softmax * (base + upstream * d) with base = total mass - upstream * D.
     """
     cdef double upstream, mean_gap
     cdef Py_ssize_t k

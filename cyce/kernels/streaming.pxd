@@ -36,7 +36,9 @@ cdef inline bint restarts(const Call* call, floating like) noexcept nogil:
     """Whether exponentials do not wait, but are computed again, with the slopes, from the logits."""
     if call.grad.start == NULL or call.output == LOG_SOFTMAX or may_wait_apart(call, like):
         return False
-    return has_slopes(call) or needs_logits(call) or call.n_blocks > 1 and not is_native(call.grad.format, like)
+    if has_slopes(call) or needs_logits(call):
+        return True
+    return call.n_blocks > 1 and not is_native(call.grad.format, like)
 
 
 cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:

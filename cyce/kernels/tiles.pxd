@@ -16,7 +16,8 @@ from cyce.kernels.merge cimport (
 )
 from cyce.kernels.plan cimport classes_of_block, lies_within
 from cyce.kernels.points cimport (
-    add_dense, add_moments, add_spread, at_most_1, comes_before, entropy_factor, less_mass, log_softmax_of, scaled_softmax,
+    add_dense, add_moments, add_spread, at_most_1, comes_before, entropy_factor, less_mass, log_softmax_of,
+    scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport (

@@ -195,7 +195,10 @@ cdef inline void mask_row(
     const Call* call, const Tile* tile, Py_ssize_t row, Py_ssize_t first, Py_ssize_t n, floating* logits,
     floating* slopes,
 ) noexcept nogil:
-    """Set n logits from class number `first` on to -inf where the mask is 0, and their slopes, if any, to 0."""
+    """Set n logits from class number `first` on to -inf where the mask is 0, and their slopes to 0.
+
+    slopes: NULL if there are none.
+    """
     cdef Py_ssize_t stride = call.class_mask.class_stride
     cdef const char* mask = call.class_mask.start + tile.mask_at[row] + first * stride
     cdef Py_ssize_t k
