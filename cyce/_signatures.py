@@ -214,6 +214,7 @@ class LinearCrossEntropyAndGrad(Protocol):
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
+        class_mask: Any = None,
         grad_output: Any = None,
         out: Any = None,
     ) -> tuple[Any, Any]:

@@ -448,6 +448,8 @@ class LinearCrossEntropyLoss(LossModule):
         Bound of the logits.
     temperature : float, default=1.0
         Divisor of the logits.
+    class_mask : array_like of bool, default=None
+        False where a position does not have a class; a call may give its own.
     rng : None, int or numpy.random.Generator, default=None
         Source of the initial parameters: a generator, or a seed for `numpy.random.default_rng`.
 
@@ -482,7 +484,7 @@ class LinearCrossEntropyLoss(LossModule):
     0.3734
     """
 
-    per_call = frozenset({"sample_weight", "normalizer"})
+    per_call = frozenset({"sample_weight", "normalizer", "class_mask"})
 
     def __init__(
         self,
@@ -504,6 +506,7 @@ class LinearCrossEntropyLoss(LossModule):
         z_loss: float = 0.0,
         softcap: float | None = None,
         temperature: float = 1.0,
+        class_mask: Any = None,
         rng: Any = None,
     ) -> None:
         super().__init__(None, None, reduction)
@@ -536,6 +539,7 @@ class LinearCrossEntropyLoss(LossModule):
         self.z_loss = z_loss
         self.softcap = softcap
         self.temperature = temperature
+        self.class_mask = class_mask
         try:
             generator = np.random.default_rng(rng)
         except (TypeError, ValueError) as error:
@@ -620,6 +624,7 @@ class LinearCrossEntropyLoss(LossModule):
             "z_loss": self.z_loss,
             "softcap": self.softcap,
             "temperature": self.temperature,
+            "class_mask": self.class_mask,
         }
 
 

@@ -9,7 +9,11 @@ from cyce.functional._cross_entropy import (
 from cyce.functional._distillation import distillation_loss
 from cyce.functional._elementwise import binary_cross_entropy, binary_cross_entropy_with_logits, kl_div
 from cyce.functional._focal import focal_loss, sigmoid_focal_loss
-from cyce.functional._linear import linear_cross_entropy
+from cyce.functional._linear import (
+    linear_cross_entropy,
+    linear_cross_entropy_stats,
+    linear_selective_log_softmax,
+)
 from cyce.functional._log_probabilities import entropy, selective_log_softmax, topk_log_softmax
 from cyce.functional._nll_loss import nll_loss
 from cyce.functional._one_hot import one_hot
@@ -28,6 +32,8 @@ __all__ = [
     "focal_loss",
     "kl_div",
     "linear_cross_entropy",
+    "linear_cross_entropy_stats",
+    "linear_selective_log_softmax",
     "log_softmax",
     "logsigmoid",
     "logsumexp",

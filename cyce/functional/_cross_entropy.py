@@ -381,6 +381,7 @@ def cross_entropy_stats(
     See Also
     --------
     cross_entropy : The loss alone.
+    linear_cross_entropy_stats : The same from hidden states, without the logits.
 
     Notes
     -----
@@ -408,10 +409,7 @@ def cross_entropy_stats(
         raise TypeError(
             f"target: must be class indices, got class probabilities; pass target.argmax(axis={axis})"
         )
-    positions = position_shape(logits, axis)
-    dtype = arithmetic_dtype(logits.dtype)
-    loss, lse, probability, entropy = (np.zeros(positions, dtype) for _ in range(4))
-    prediction, rank = (np.full(positions, -1, np.int64) for _ in range(2))
+    request = new_stats(position_shape(logits, axis), arithmetic_dtype(logits.dtype))
     mean_loss, _ = fused.cross_entropy(
         logits,
         indices,
@@ -423,13 +421,26 @@ def cross_entropy_stats(
         softcap=softcap,
         temperature=temperature,
         class_mask=class_mask,
-        stats=StatsRequest(loss, lse, probability, entropy, prediction, rank),
+        stats=request,
     )
+    return finished_stats(request, mean_loss)
+
+
+def new_stats(positions: tuple[int, ...], dtype: np.dtype[Any]) -> StatsRequest:
+    """Return arrays for the statistics of positions, as they are where these are ignored."""
+    loss, lse, probability, entropy = (np.zeros(positions, dtype) for _ in range(4))
+    prediction, rank = (np.full(positions, -1, np.int64) for _ in range(2))
+    return StatsRequest(loss, lse, probability, entropy, prediction, rank)
+
+
+def finished_stats(request: StatsRequest, mean_loss: Any) -> CrossEntropyStats:
+    """Return the statistics and their means."""
+    loss, lse, probability, entropy, prediction, rank = request[:6]
     correct = np.asarray(rank == 0)
     counts = rank >= 0
     with np.errstate(all="ignore"):
         means = (
-            dtype.type(values.sum(where=counts, dtype=np.float64) / np.count_nonzero(counts))
+            loss.dtype.type(values.sum(where=counts, dtype=np.float64) / np.count_nonzero(counts))
             for values in (lse, correct, probability, entropy, rank)
         )
         return CrossEntropyStats(

@@ -80,7 +80,8 @@ def focal_loss(
             + p \Bigl( \frac{\gamma \ell}{1 - p} + \epsilon a (\gamma + 1) \Bigr) (p_c - [c = y]) \Bigr)
 
     Where the target is the highest class, :math:`1 - p` is the probability of the others,
-    :math:`r / (1 + r)`: losses and gradients of easy samples keep their precision, where ``1 - p`` would be 0.
+    :math:`r / (1 + r)`: losses and gradients of easy samples keep their precision, where ``1 - p`` would be
+    0.
 
     References
     ----------

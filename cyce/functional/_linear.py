@@ -1,13 +1,16 @@
-"""Cross-entropy of a linear layer's logits."""
+"""Functions of a linear layer's logits, which are never in memory as a whole."""
 
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cyce._arguments import class_axis, position_shape
 from cyce._losses import has_gradient
 from cyce._signatures import Reduction
-from cyce.linear import evaluate
+from cyce.functional._cross_entropy import CrossEntropyStats, finished_stats, new_stats
+from cyce.linear import evaluate, statistics
+from cyce.linear.arguments import as_layer
 from cyce.linear.options import LinearCrossEntropyOptions
 
 
@@ -29,6 +32,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> np.floating[Any]: ...
 @overload
 def linear_cross_entropy(
@@ -48,6 +52,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> NDArray[Any]: ...
 @has_gradient(evaluate.linear_cross_entropy)
 def linear_cross_entropy(
@@ -67,6 +72,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
 ) -> Any:
     r"""Cross-entropy of the logits of a linear layer, as `torch.nn.functional.linear_cross_entropy`.
 
@@ -86,7 +92,8 @@ def linear_cross_entropy(
         part in the products: NaN or infinite weights of an ignored position reach the gradient of `input`.
     target : array_like
         As in `cross_entropy`, for logits of shape (C,), (N, C) or (N, C, d1, ..., dk): class indices of
-        shape (), (N,) or (N, d1, ..., dk), or class probabilities of the shape of the logits.
+        shape (), (N,) or (N, d1, ..., dk), class probabilities of the shape of the logits, or a
+        `cyce.SparseTarget`.
     linear_bias : array_like of shape (C,) or (C, d1, ..., dk), default=None
         Bias of the layer; in the dtype of `input`.
     weight : array_like of shape (C,), default=None
@@ -113,6 +120,8 @@ def linear_cross_entropy(
         As in `cross_entropy`.
     temperature : float, default=1.0
         As in `cross_entropy`.
+    class_mask : array_like of bool, default=None
+        As in `cross_entropy`; must broadcast to the shape of the logits.
 
     Returns
     -------
@@ -132,6 +141,8 @@ def linear_cross_entropy(
     See Also
     --------
     cross_entropy : The formula and the arguments in detail.
+    linear_cross_entropy_stats : Predictions, ranks and more, in one pass.
+    linear_selective_log_softmax : Log-probabilities of chosen classes.
     cyce.LinearCrossEntropyLoss : The same loss as an object that holds the layer's weights and the settings.
 
     Notes
@@ -195,4 +206,163 @@ def linear_cross_entropy(
         z_loss=z_loss,
         softcap=softcap,
         temperature=temperature,
+        class_mask=class_mask,
     )[0]
+
+
+@has_gradient(statistics.linear_selective_log_softmax)
+def linear_selective_log_softmax(
+    input: Any,
+    linear_weight: Any,
+    index: Any,
+    *,
+    linear_bias: Any = None,
+    return_entropy: bool = False,
+    options: LinearCrossEntropyOptions | None = None,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    class_mask: Any = None,
+) -> Any:
+    r"""Log-probabilities of chosen classes of a linear layer, without its logits in memory.
+
+    The same as ``selective_log_softmax(input @ linear_weight.T + linear_bias, index)``, a chunk of rows at a
+    time: for policies over the vocabulary of a language model.
+
+    Parameters
+    ----------
+    input : array_like of shape (H,) or (N, H)
+        Hidden states, as in `linear_cross_entropy`.
+    linear_weight : array_like of shape (C, H) or (C, d1, ..., dk, H)
+        Weights of the layer, in the dtype of `input`.
+    index : array_like of int
+        The chosen classes, as in `selective_log_softmax` of logits of shape (C,), (N, C) or
+        (N, C, d1, ..., dk): of shape (N,), or (N, K).
+    linear_bias : array_like of shape (C,) or (C, d1, ..., dk), default=None
+        Bias of the layer; in the dtype of `input`.
+    return_entropy : bool, default=False
+        Whether to return the entropy of each position, too.
+    options : LinearCrossEntropyOptions, default=None
+        How the rows are cut into chunks.
+    softcap, temperature, class_mask
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    ndarray, or tuple of two
+        As `selective_log_softmax`. `cyce.value_and_grad` also returns the tuple of the gradients with respect
+        to `input`, `linear_weight` and, if it is given, `linear_bias`.
+
+    Raises
+    ------
+    TypeError
+        If `linear_weight` or `linear_bias` does not have the dtype of `input`, or `index` is not integer.
+    ValueError
+        If shapes do not fit, or `class_mask` leaves out a chosen class.
+    IndexError
+        If a chosen class is not in [0, C).
+
+    See Also
+    --------
+    selective_log_softmax : The formula, and `grad_output`.
+    linear_cross_entropy : How the layer is computed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> hidden = np.array([[1.0, -1.0], [0.5, 2.0]])
+    >>> vocabulary = np.array([[0.1, 0.2], [1.0, -1.0], [-0.3, 0.4]])
+    >>> print(F.linear_selective_log_softmax(hidden, vocabulary, [1, 2]).round(4))
+    [-0.1737 -0.6602]
+    """
+    return statistics.linear_selective_log_softmax(
+        input,
+        linear_weight,
+        index,
+        linear_bias=linear_bias,
+        return_entropy=return_entropy,
+        options=options,
+        softcap=softcap,
+        temperature=temperature,
+        class_mask=class_mask,
+    )[0]
+
+
+def linear_cross_entropy_stats(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    *,
+    linear_bias: Any = None,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: LinearCrossEntropyOptions | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    class_mask: Any = None,
+) -> CrossEntropyStats:
+    """Cross-entropy, predictions, ranks and more of a linear layer, without its logits in memory.
+
+    Parameters
+    ----------
+    input : array_like of shape (H,) or (N, H)
+        Hidden states, as in `linear_cross_entropy`.
+    linear_weight : array_like of shape (C, H) or (C, d1, ..., dk, H)
+        Weights of the layer, in the dtype of `input`.
+    target : array_like of int of shape (), (N,) or (N, d1, ..., dk)
+        Class indices.
+    linear_bias : array_like of shape (C,) or (C, d1, ..., dk), default=None
+        Bias of the layer; in the dtype of `input`.
+    weight, label_smoothing, z_loss, softcap, temperature, class_mask
+        As in `cross_entropy_stats`.
+    ignore_index : int, default=None
+        Class index of ignored positions. None means -100.
+    options : LinearCrossEntropyOptions, default=None
+        How the rows are cut into chunks.
+
+    Returns
+    -------
+    CrossEntropyStats
+        As `cross_entropy_stats` of the logits.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `linear_cross_entropy`; TypeError also if `target` is not class indices.
+
+    See Also
+    --------
+    cross_entropy_stats : The statistics, from logits.
+    linear_cross_entropy : The loss alone, and its gradients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyce.functional as F
+    >>> hidden = np.array([[1.0, -1.0], [0.5, 2.0]])
+    >>> vocabulary = np.array([[0.1, 0.2], [1.0, -1.0], [-0.3, 0.4]])
+    >>> stats = F.linear_cross_entropy_stats(hidden, vocabulary, [1, 0])
+    >>> print(stats.prediction, stats.means.correct, stats.entropy.round(4))
+    [1 2] 0.5 [0.5424 0.8742]
+    """
+    layer = as_layer(input, linear_weight, linear_bias)
+    logits = layer.logits()
+    request = new_stats(position_shape(logits, class_axis(logits)), layer.dtype)
+    mean_loss = statistics.linear_cross_entropy_stats(
+        input,
+        linear_weight,
+        target,
+        request,
+        linear_bias=linear_bias,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        options=options,
+        z_loss=z_loss,
+        softcap=softcap,
+        temperature=temperature,
+        class_mask=class_mask,
+    )
+    return finished_stats(request, mean_loss)

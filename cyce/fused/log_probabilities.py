@@ -43,7 +43,7 @@ def selective_log_softmax(
     shape = as_array(index, "index").shape
     call.chosen, upstreams = chosen_of(index, array, of_classes), (None, None)
     if call.class_mask is not None:
-        _check_mask(call, of_classes)
+        check_mask(call)
     if gradient is not None:
         upstreams = upstreams_of(gradient[0], has_entropy)
     set_upstreams(call, upstreams[0], upstreams[1], shape, has_entropy)
@@ -148,10 +148,10 @@ def _call(
     return call, array, of_classes
 
 
-def _check_mask(call: CrossEntropyArguments, axis: int) -> None:
+def check_mask(call: CrossEntropyArguments) -> None:
     """Raise if a chosen class is one that its position does not have."""
     for k in range(call.chosen.shape[-1]):
-        check_unmasked(call.class_mask, axis, call.chosen[..., k], None, "index")
+        check_unmasked(call.class_mask, call.axis, call.chosen[..., k], None, "index")
 
 
 def _run(

@@ -599,8 +599,9 @@ def distill(
 ):
     """Write divergences of two sets of logits of one shape, and the gradient by the first one's.
 
-    Or, of the formula "product", sums of softmax * teacher, with a class mask or None. counts (bool), scale, value_out (double): of the
-    positions, C-contiguous. grad_out: of the logits' shape, any storage. All may be None; scale: 1 then.
+    Or, of the formula "product", sums of softmax * teacher, with a class mask or None. counts (bool), scale,
+    value_out (double): of the positions, C-contiguous. grad_out: of the logits' shape, any storage. All may
+    be None; the scale is 1 then.
     """
     cdef CallScope scope
     cdef Call call

@@ -1,7 +1,6 @@
 """Two distributions of each position, from logits: divergences, and their gradients by one of the two.
 
-A thread has the scaled logits of a position and their softmax in scratch memory, in double: both sets are read
-once. With probabilities p of the student and q of the teacher, and d = log q - log p:
+With probabilities p of the student and q of the teacher, and d = log q - log p:
 
     FORWARD         KL(q || p) = sum of p - q + q * d, terms that are never negative (divergences.pxd)
                     gradient   p - q
@@ -11,18 +10,19 @@ once. With probabilities p of the student and q of the teacher, and d = log q - 
                     H(a) = (1 + a) * log(1 + a) - a
     PRODUCT         sum of p * g, with any numbers g in place of the teacher's logits
 
-The gradient of all but the first is p * (f - sum of p * f), where f is log p - log q, (1 - beta) * log(p / m),
-or g. All of it is in double: near the teacher, d is a difference of differences of logits.
+The gradient of all but the first is p * (f - sum of p * f), where f is log p - log q,
+(1 - beta) * log(p / m), or g. A thread has the scaled logits of a position and their softmax in scratch
+memory, so that both sets are read once; in double, since near the teacher d is a difference of differences.
 
-Of float logits, the first two are computed in float (`compare_floats`), a quarter of the work. That needs no
-normalizers, whose errors would count near the teacher: with u = (t - s) / T, the difference of the logits, a = q,
-and v = u - sum of a * u,
+Of float logits, the first two are computed in float (`compare_floats`), in a quarter of the time. That needs
+no normalizers, whose errors would count near the teacher: with u = (t - s) / T, the difference of the logits,
+and v = u - sum of q * u,
 
-    KL(q || p) = log(sum of a * e**-v) = log1p(sum of a * g(v)),  g(v) = e**-v - 1 + v >= 0
-    p - q = q * (e**-v - 1 - G) / (1 + G),  G the sum above
+    KL(q || p) = log(sum of q * e**-v) = log1p(G),  G = sum of q * g(v),  g(v) = e**-v - 1 + v >= 0
+    p - q = q * (e**-v - 1 - G) / (1 + G)
 
-u and v are kept in two floats, or rounded after the subtraction. The reverse divergence is the same with both sides
-exchanged; its gradient is p * (v - sum of p * v).
+What rounding t - s loses is carried along. The reverse divergence is the same with both sides exchanged; its
+gradient is p * (v - sum of p * v).
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
@@ -243,14 +243,13 @@ cdef inline void begin_float_side(
     cdef Py_ssize_t n_whole = n // LANES * LANES
     cdef Py_ssize_t first = 0
     cdef Py_ssize_t size, k
-    cdef const float* values
     side.exponential = exponential
     side.logit = <const float*> source.start + at
     if source.class_stride != 1 or not is_native[float](source.format, 0):
         side.logit = room
         while first < n:
             size = min(<Py_ssize_t> CHUNK, n - first)
-            values = load[float](
+            load[float](
                 source, at + first * source.class_stride, source.class_stride, size, room + first
             )
             first += size
@@ -289,7 +288,7 @@ cdef inline void exponentials_of_chunk(
 
 
 cdef inline double unit_of_side(const FloatSide* side, float temperature) noexcept nogil:
-    """What exponentials of a side, without their headroom, are multiplied by to be relative to its maximum."""
+    """What exponentials of a side, without headroom, are multiplied by to be relative to its maximum."""
     return unit_at[float](side.maximum / temperature)
 
 
@@ -360,8 +359,8 @@ cdef inline void compare_weighted(
 ) noexcept nogil:
     """Sums of weight * v and of weight * g(v), and what the gradient is made of, unless that is NULL.
 
-    mean: of the differences, without temperature. ratio: what the other's exponentials are multiplied by to be
-    weight * e**-v. parts_out: weight * (e**-v - 1) or, of the reverse divergence, weight * v.
+    mean: of the differences, without temperature. ratio: what the other's exponentials are multiplied by to
+    be weight * e**-v. parts_out: weight * (e**-v - 1) or, of the reverse divergence, weight * v.
     """
     cdef float mean_high = <float> mean
     cdef float mean_low = <float> (mean - mean_high)

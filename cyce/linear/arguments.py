@@ -22,6 +22,7 @@ from cyce._arguments import (
     position_shape,
     set_extensions,
 )
+from cyce._targets import SparseTarget, as_class_mask, check_unmasked, set_sparse_target
 from cyce.fused.requests import GradientRequest
 from cyce.kernels.arguments import CrossEntropyArguments
 
@@ -145,6 +146,7 @@ def as_loss(
     extensions: tuple[Any, Any, Any, Any, Any, Any],
     logits: NDArray[Any],
     reduction: str,
+    class_mask: Any = None,
 ) -> Loss:
     """Return the loss of logits of this shape and dtype.
 
@@ -153,12 +155,14 @@ def as_loss(
     call = CrossEntropyArguments()
     call.logits = logits
     axis = call.axis = class_axis(logits)
-    indices, probabilities = as_target(target, logits, axis, "the logits")
+    indices = probabilities = None
+    if not isinstance(target, SparseTarget):
+        indices, probabilities = as_target(target, logits, axis, "the logits")
     if probabilities is not None:
         call.probabilities = as_stored(probabilities)
     call.weight = as_weight(weight, logits, axis, "the logits")
     positions = position_shape(logits, axis)
-    if indices is None and ignore_index is not None:
+    if probabilities is not None and ignore_index is not None:
         raise ValueError(
             "ignore_index cannot be specified when target contains probabilities: target has the shape of "
             f"the logits, so that ignore_index must be None; got {ignore_index}"
@@ -169,6 +173,12 @@ def as_loss(
     set_extensions(call, *extensions, logits, axis, reduction)
     call.mean = reduction == "mean"
     call.target = indices
+    if class_mask is not None:
+        call.class_mask = as_class_mask(class_mask, logits)
+    if isinstance(target, SparseTarget):
+        set_sparse_target(call, target, logits, call.weight)
+    elif call.class_mask is not None:
+        check_unmasked(call.class_mask, axis, indices, probabilities)
     return Loss(call, positions, reduction)
 
 
@@ -194,6 +204,7 @@ def as_upstream(
         "target": call.target if call.probabilities is None else call.probabilities,
         "weight": call.weight,
         "sample_weight": call.sample_weight,
+        "class_mask": call.class_mask,
         "grad_output": grad_output,
     }
     return Upstream(factor, grad_output, _as_outs(out, wanted, parameters, read))

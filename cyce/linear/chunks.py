@@ -48,6 +48,18 @@ MIN_PIECE_ROWS = 256
 PLAIN_ADDENDS = 12
 # Rows whose part of the bias's gradient is summed in the dtype of the logits, before it is added in float64.
 BIAS_ROWS = 256
+# Arguments of a kernel that have a row for each row of logits.
+ROWS = (
+    "target",
+    "sample_weight",
+    "chosen",
+    "chosen_mass",
+    "grad_output",
+    "entropy_grad",
+    "loss_out",
+    "chosen_out",
+    "entropy_out",
+)
 # Number of logits that a kernel is called with.
 KERNEL_LOGITS = 1 << 20
 
@@ -76,7 +88,7 @@ class Problem(NamedTuple):
     rows: NDArray[np.intp] | None
     """The rows that count, None for all."""
     call: CrossEntropyArguments
-    """The arguments of the loss: class probabilities of all rows, other arrays of the rows that count."""
+    """The arguments of the loss: class probabilities and masks of all rows, others of those that count."""
     kernel: Kernel = _loss
     """What is done with the logits of some rows."""
 
@@ -201,12 +213,16 @@ class Pass:
             rows = slice(start + piece.start, start + piece.stop)
             call = problem.call.copy()
             call.logits = logits[piece]
-            if call.probabilities is not None:
-                call.probabilities = problem.take(call.probabilities, rows.start, rows.stop)
-            for name in ("target", "sample_weight", "loss_out", "grad_output"):
+            for name in ("probabilities", "class_mask"):
+                array = getattr(call, name)
+                if array is not None:
+                    setattr(call, name, problem.take(array, rows.start, rows.stop))
+            for name in ROWS:
                 array = getattr(call, name)
                 if array is not None:
                     setattr(call, name, array[rows])
+            if call.stats_out is not None:
+                call.stats_out = [array[rows] for array in call.stats_out]
             if self._gradients is not None:
                 call.grad_out = call.logits
             return problem.kernel(call, rows)

@@ -11,7 +11,7 @@ from cyce._arguments import as_reduction
 from cyce.fused.requests import GradientRequest
 from cyce.kernels import dispatch
 from cyce.linear.arguments import Layer, Loss, Upstream, as_layer, as_loss, as_upstream
-from cyce.linear.chunks import Gradients, Pass, Problem, rows_per_chunk
+from cyce.linear.chunks import ROWS, Gradients, Pass, Problem, rows_per_chunk
 from cyce.linear.options import LinearCrossEntropyOptions, as_options
 from cyce.memory.arrays import copy
 from cyce.threads.workers import with_workers
@@ -38,6 +38,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     temperature: float = 1.0,
+    class_mask: Any = None,
     gradient: GradientRequest | None = None,
     wanted: Sequence[bool] | None = None,
 ) -> tuple[Any, Any]:
@@ -49,12 +50,10 @@ def linear_cross_entropy(
     layer = as_layer(input, linear_weight, linear_bias)
     options = as_options(options, layer.dtype)
     extensions = (sample_weight, normalizer, empty, z_loss, softcap, temperature)
-    loss = as_loss(target, weight, ignore_index, label_smoothing, extensions, layer.logits(), reduction)
+    logits = layer.logits()
+    loss = as_loss(target, weight, ignore_index, label_smoothing, extensions, logits, reduction, class_mask)
     upstream = as_upstream(gradient, wanted, layer, loss)
-    if loss.call.target is not None:
-        # A copy: no other thread changes it.
-        loss.call.target = np.array(loss.call.target).reshape(loss.positions)
-    rows, divisor = _count(layer, loss)
+    rows, divisor = count_rows(layer, loss)
     losses = np.zeros((layer.n_rows, layer.n_inner), layer.dtype) if reduction == "none" else None
     problem = problem_of(layer, loss, upstream, rows, losses)
     value = run(problem, layer, upstream.outs, options)
@@ -68,12 +67,15 @@ def linear_cross_entropy(
         return layer.dtype.type(value + 0.0 / divisor), gradients
 
 
-def _count(layer: Layer, loss: Loss) -> tuple[NDArray[np.intp] | None, float]:
+def count_rows(layer: Layer, loss: Loss) -> tuple[NDArray[np.intp] | None, float]:
     """Check the class indices; return the rows that count, None for all, and what the sum is divided by.
 
     A row counts if one of its positions does. Chunks divide by what all rows together divide by.
     """
     call = loss.call
+    if call.target is not None:
+        # A copy: no other thread changes it.
+        call.target = np.array(call.target).reshape(loss.positions)
     counts = np.empty((layer.n_rows, layer.n_inner), bool)
     try:
         denominator, is_empty = dispatch.kernels.denominator(call, counts)
@@ -99,18 +101,24 @@ def problem_of(
     def of_rows(array: NDArray[Any] | None) -> NDArray[Any] | None:
         if array is None:
             return None
-        array = array.reshape(n_rows, n_inner)
+        # Some have a number for each position, some several.
+        array = array.reshape(n_rows, n_inner, *array.shape[len(loss.positions) :])
         return array if rows is None else array[rows]
 
     call = loss.call.copy()
     call.axis = 1
-    call.target = of_rows(call.target)
-    call.sample_weight = of_rows(call.sample_weight)
-    call.loss_out = of_rows(losses)
-    call.grad_output = of_rows(upstream.grad_output)
     call.upstream = upstream.factor
-    if call.probabilities is not None:
-        call.probabilities = call.probabilities.reshape(n_rows, *row_shape)
+    call.grad_output = upstream.grad_output
+    if losses is not None:
+        call.loss_out = losses.reshape(loss.positions)
+    for name in ROWS:
+        setattr(call, name, of_rows(getattr(call, name)))
+    if call.stats_out is not None:
+        call.stats_out = [array for array in map(of_rows, call.stats_out) if array is not None]
+    for name in ("probabilities", "class_mask"):
+        array = getattr(call, name)
+        if array is not None:
+            setattr(call, name, array.reshape(n_rows, *row_shape))
     return Problem(
         _as_matrix(layer.hidden, (n_rows, in_features)),
         _as_matrix(layer.weights, (n_outputs, in_features)),
