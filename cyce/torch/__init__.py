@@ -8,6 +8,7 @@ fails, and errors are torch's.
 Needs torch (the extra `torch`). `cyce.functional` takes tensors, too, but returns arrays.
 """
 
+from cyce.torch.beyond import distillation_loss, entropy, focal_loss, selective_log_softmax
 from cyce.torch.functional import (
     binary_cross_entropy_with_logits,
     causal_lm_loss,
@@ -35,8 +36,12 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "causal_lm_loss",
     "cross_entropy",
+    "distillation_loss",
+    "entropy",
+    "focal_loss",
     "kl_div",
     "linear_cross_entropy",
     "nll_loss",
     "patch",
+    "selective_log_softmax",
 ]

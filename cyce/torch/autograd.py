@@ -32,6 +32,8 @@ class Loss(NamedTuple):
     inplace: bool = False
     extensions: tuple[str, ...] = ()
     """Names of arguments that torch does not have."""
+    falls_back: bool = True
+    """Whether `by_torch` is called where cyce refuses the arguments; else the error is cyce's."""
 
 
 def computed_or_torch_s(loss: Loss) -> Tensor:
@@ -46,7 +48,7 @@ def computed_or_torch_s(loss: Loss) -> Tensor:
         assert loss.evaluate is not None
         return result_of(loss.evaluate(None)[0], loss.dtype)
     except REFUSALS:
-        if loss.extensions:
+        if loss.extensions or not loss.falls_back:
             raise
     return loss.by_torch(*loss.inputs)
 
