@@ -290,8 +290,11 @@ def as_axis(dim: Any, n_dims: int, name: str = "dim") -> int:
     return axis % n
 
 
-def implicit_axis(n_dims: int, name: str, stacklevel: int) -> int:
-    """Return the axis that torch chooses if dim is None, with torch's warning."""
+def implicit_axis(n_dims: int, name: str, stacklevel: int, n_frames: int = 0) -> int:
+    """Return the axis that torch chooses if dim is None, with torch's warning.
+
+    n_frames: frames between the caller of this function and the public function's, but for one.
+    """
     axis = 0 if n_dims in (0, 1, 3) else 1
     try:
         stacklevel = operator.index(stacklevel)
@@ -302,7 +305,7 @@ def implicit_axis(n_dims: int, name: str, stacklevel: int) -> int:
         "argument.",
         UserWarning,
         # The bound: no stack is deeper. + 1: this function.
-        stacklevel=min(max(stacklevel, 0), 10_000) + 1,
+        stacklevel=min(max(stacklevel, 0), 10_000) + n_frames + 1,
     )
     return axis
 

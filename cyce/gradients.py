@@ -194,6 +194,7 @@ class ValueAndGrad:
             for name in (*per_call, "grad_output", "out")
         ]
         signature = inspect.signature(loss)
-        # The **named of a module are its per_call.
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        # The **named of a module are its per_call; `out` is for the gradient, not for the softmax.
+        parameters = signature.parameters.values()
+        own = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "out"]
         return signature.replace(parameters=[*own, *extra], return_annotation=tuple[Any, Any])

@@ -47,6 +47,27 @@ def classes(x, n_classes=None):
     return target
 
 
+def several(x):
+    """Return three classes for each row, the first two of which may be the same."""
+    number = np.arange(len(x))[:, None]
+    return (number * [1, 2, 3] + [0, 0, 1]) % x.shape[1]
+
+
+def sparse(x):
+    """Return a target on three classes for each row, some of them empty."""
+    indices = several(x)
+    indices[3::5, 1] = -1
+    return cyce.SparseTarget(indices, np.broadcast_to([0.5, 0.25, 0.125], indices.shape))
+
+
+def mask(x, target):
+    """Return a class mask that leaves out half of the classes, but no target."""
+    array = (np.add.outer(np.arange(len(x)), np.arange(x.shape[1])) % 2).astype(bool)
+    if array.size:
+        np.put_along_axis(array, target.reshape(len(x), -1) * (target.reshape(len(x), -1) >= 0), True, 1)
+    return array
+
+
 def per_class(x):
     """Return a weight for each class."""
     return np.linspace(0.5, 2, x.shape[1])
@@ -72,6 +93,65 @@ FUNCTIONS = {
         F.cross_entropy,
         lambda x: {"input": x, "target": classes(x), "softcap": 20.0, "temperature": 0.9, "z_loss": 1e-3},
     ),
+    "cross_entropy of a sparse target": Function(
+        F.cross_entropy,
+        lambda x: {"input": x, "target": sparse(x), "weight": per_class(x), "label_smoothing": 0.1},
+    ),
+    "cross_entropy with a class mask": Function(
+        F.cross_entropy,
+        lambda x: {
+            "input": x,
+            "target": classes(x),
+            "label_smoothing": 0.1,
+            "class_mask": mask(x, classes(x)),
+        },
+    ),
+    "focal_loss": Function(
+        F.focal_loss,
+        lambda x: {"input": x, "target": classes(x), "gamma": 1.5, "weight": per_class(x), "poly1": 0.5},
+    ),
+    "sigmoid_focal_loss": Function(
+        F.sigmoid_focal_loss, lambda x: {"inputs": x, "targets": x}, slopes_of=("inputs",)
+    ),
+    "sigmoid": Function(F.sigmoid, lambda x: {"input": x}, slopes_of=()),
+    "gradient of sigmoid": Function(F.sigmoid, lambda x: {"input": x}),
+    "logsigmoid": Function(F.logsigmoid, lambda x: {"input": x}, slopes_of=()),
+    "gradient of logsigmoid": Function(F.logsigmoid, lambda x: {"input": x}),
+    "selective_log_softmax": Function(
+        F.selective_log_softmax,
+        lambda x: {"logits": x, "index": several(x), "return_entropy": True, "temperature": 0.9},
+        slopes_of=("logits",),
+    ),
+    "entropy": Function(F.entropy, lambda x: {"logits": x}, slopes_of=("logits",)),
+    "topk_log_softmax": Function(
+        F.topk_log_softmax, lambda x: {"logits": x, "k": min(3, x.shape[1])}, slopes_of=()
+    ),
+    "distillation_loss": Function(
+        F.distillation_loss,
+        lambda x: {"student_logits": x, "teacher_logits": x[::-1], "temperature": 0.7},
+        slopes_of=("student_logits",),
+    ),
+    "distillation_loss, reverse": Function(
+        F.distillation_loss,
+        lambda x: {
+            "student_logits": x,
+            "teacher_logits": x[::-1],
+            "divergence": "reverse",
+            "sample_weight": x[:, 0],
+        },
+        slopes_of=("student_logits",),
+    ),
+    "distillation_loss, Jensen-Shannon": Function(
+        F.distillation_loss,
+        lambda x: {
+            "student_logits": x,
+            "teacher_logits": x[::-1],
+            "divergence": "js",
+            "beta": 0.25,
+            "reduction": "none",
+        },
+        slopes_of=("student_logits",),
+    ),
     "cross_entropy_stats": Function(
         F.cross_entropy_stats, lambda x: {"input": x, "target": classes(x)}, slopes_of=()
     ),
@@ -93,6 +173,31 @@ FUNCTIONS = {
         },
         slopes_of=("input", "linear_weight", "linear_bias"),
     ),
+    "linear_cross_entropy of a sparse target": Function(
+        F.linear_cross_entropy,
+        lambda x: {
+            "input": x,
+            # A copy: for the product of an array with itself, BLAS has a function of its own.
+            "linear_weight": np.array(x[:300]),
+            "target": sparse(x[:, : max(1, len(x[:300]))]),
+        },
+        slopes_of=("input", "linear_weight"),
+    ),
+    "linear_cross_entropy_stats": Function(
+        F.linear_cross_entropy_stats,
+        lambda x: {"input": x, "linear_weight": x[:300], "target": classes(x, max(1, len(x[:300])))},
+        slopes_of=(),
+    ),
+    "linear_selective_log_softmax": Function(
+        F.linear_selective_log_softmax,
+        lambda x: {
+            "input": x,
+            "linear_weight": np.array(x[:300]),
+            "index": np.arange(len(x)) % max(1, len(x[:300])),
+            "return_entropy": True,
+        },
+        slopes_of=("input", "linear_weight"),
+    ),
     "binary_cross_entropy_with_logits": Function(
         F.binary_cross_entropy_with_logits, lambda x: {"input": x, "target": x}
     ),
@@ -110,6 +215,14 @@ FUNCTIONS = {
     ),
     "softmax": Function(F.softmax, lambda x: {"input": x, "dim": 1}, slopes_of=()),
     "log_softmax": Function(F.log_softmax, lambda x: {"input": x, "dim": 1}, slopes_of=()),
+    "gradient of softmax": Function(F.softmax, lambda x: {"input": x, "dim": 1}),
+    "gradient of log_softmax": Function(F.log_softmax, lambda x: {"input": x, "dim": 1}),
+    "gradient of logsumexp": Function(F.logsumexp, lambda x: {"input": x, "dim": (0, 1)}),
+    "softmax with a class mask": Function(
+        F.softmax,
+        lambda x: {"input": x, "dim": 1, "class_mask": mask(x, np.arange(len(x)) % x.shape[1])},
+        slopes_of=(),
+    ),
     "softmin": Function(F.softmin, lambda x: {"input": x, "dim": 1}, slopes_of=()),
     "softmax over rows": Function(F.softmax, lambda x: {"input": x, "dim": 0}, slopes_of=()),
     "logsumexp": Function(F.logsumexp, lambda x: {"input": x, "dim": 1}, slopes_of=()),

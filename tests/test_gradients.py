@@ -276,7 +276,7 @@ class TestWhatItTakes:
         assert names == [*inspect.signature(F.cross_entropy).parameters, "grad_output", "out"]
         of_module = cyce.value_and_grad(cyce.CrossEntropyLoss())
         assert repr(of_module) == "value_and_grad(CrossEntropyLoss())"
-        names = ["input", "target", "normalizer", "sample_weight", "grad_output", "out"]
+        names = ["input", "target", "class_mask", "normalizer", "sample_weight", "grad_output", "out"]
         assert list(inspect.signature(of_module).parameters) == names
 
     @pytest.mark.parametrize("loss", [F.cross_entropy, cyce.CrossEntropyLoss(reduction="sum")])

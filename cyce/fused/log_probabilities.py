@@ -12,7 +12,6 @@ from cyce._arguments import (
     as_axis,
     as_flag,
     as_grad_output,
-    as_indices,
     as_logits,
     as_number,
     as_stored,
@@ -57,11 +56,14 @@ def selective_log_softmax(
 
 def chosen_of(index: Any, logits: NDArray[Any], axis: int) -> NDArray[np.int64]:
     """Return the chosen classes of each position, (..., K), copied."""
-    if as_array(index, "index").ndim == logits.ndim:
-        return as_chosen(index, logits, axis, "index").classes
-    chosen = as_indices(index, logits, axis)
-    expanded = chosen.reshape(position_shape(logits, axis))
-    return as_chosen(np.expand_dims(expanded, axis), logits, axis, "index").classes
+    array, positions = as_array(index, "index"), position_shape(logits, axis)
+    if array.ndim < logits.ndim and array.shape != positions:
+        raise ValueError(
+            f"index: for logits of shape {list(logits.shape)}, must have the positions' shape "
+            f"{list(positions)}, or one more axis for several classes, got {list(array.shape)}"
+        )
+    given = np.expand_dims(array, axis) if array.ndim < logits.ndim else array
+    return as_chosen(given, logits, axis, "index").classes
 
 
 def upstreams_of(given: Any, has_entropy: bool) -> tuple[Any, Any]:

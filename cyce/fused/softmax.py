@@ -37,13 +37,15 @@ def normalize(
     out: Any = None,
     class_mask: Any = None,
     negate: bool = False,
+    n_frames: int = 0,
 ) -> tuple[NDArray[Any], int, NDArray[Any], NDArray[np.bool_] | None]:
     """Map logits, or their negatives, to their softmax or log-softmax.
 
-    Returns the logits, their axis, the result and the class mask.
+    n_frames: as of `implicit_axis`. Returns the logits, their axis, the result and the class mask.
     """
     logits = as_floating(input, dtype)
-    axis = implicit_axis(logits.ndim, name, stacklevel) if dim is None else as_axis(dim, logits.ndim)
+    n_dims = logits.ndim
+    axis = implicit_axis(n_dims, name, stacklevel, n_frames) if dim is None else as_axis(dim, n_dims)
     result_dtype = logits.dtype if dtype is None else as_dtype(dtype)
     mask = None if class_mask is None else as_class_mask(class_mask, logits)
     read = {"class_mask": mask}
@@ -72,7 +74,7 @@ def softmax(
 ) -> tuple[Any, Any]:
     """Return the softmax and its gradient, None unless requested."""
     logits, axis, result, mask = normalize(
-        "softmax", input, dim, _stacklevel + 1, dtype, class_mask=class_mask
+        "softmax", input, dim, _stacklevel, dtype, class_mask=class_mask, n_frames=1
     )
     if gradient is None:
         return result, None
@@ -106,7 +108,7 @@ def log_softmax(
 ) -> tuple[Any, Any]:
     """Return the log-softmax and its gradient, None unless requested."""
     logits, axis, result, mask = normalize(
-        "log_softmax", input, dim, _stacklevel + 1, dtype, class_mask=class_mask
+        "log_softmax", input, dim, _stacklevel, dtype, class_mask=class_mask, n_frames=1
     )
     if gradient is None:
         return result, None
@@ -147,7 +149,8 @@ def logsumexp(
     """Return the log-sum-exp and its gradient, None unless requested."""
     array = as_array(input, "input")
     # Integers of 16 bits may be bfloat16 (`as_floating`).
-    logits = as_floating(array, np.float32 if array.dtype.kind in "iu" else None)
+    casts = array.dtype.kind in "iu" and gradient is None
+    logits = as_floating(array, np.float32 if casts else None)
     n_dims = logits.ndim
     axes = [as_axis(axis, n_dims) for axis in ([dim] if np.ndim(dim) == 0 else dim)]  # type: ignore[union-attr]
     if not axes or len(set(axes)) < len(axes):

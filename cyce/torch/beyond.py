@@ -154,7 +154,7 @@ def distillation_loss(
     >>> print(student.grad.numpy().round(3))
     [[-0.236  0.13   0.106]]
     """
-    options = {
+    options: dict[str, Any] = {
         "temperature": temperature,
         "divergence": divergence,
         "reduction": reduction,
