@@ -76,20 +76,31 @@ class Chosen(NamedTuple):
     """(..., K)"""
 
 
-def as_chosen(value: Any, logits: NDArray[Any], axis: int, name: str, empty: tuple[int, ...] = ()) -> Chosen:
+def as_chosen(
+    value: Any,
+    logits: NDArray[Any],
+    axis: int,
+    name: str,
+    empty: tuple[int, ...] = (),
+    may_be_one: bool = False,
+) -> Chosen:
     """Return classes of the logits' shape, with K at the class axis, with that axis last.
 
-    empty: which numbers stand for no class.
+    empty: which numbers stand for no class. may_be_one: whether they may be of the positions' shape, too.
     """
     array = as_array(value, name)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: must be integer class indices, got dtype {array.dtype.name}")
     n_classes, positions = logits.shape[axis], position_shape(logits, axis)
+    is_one = may_be_one and array.shape == positions
+    if is_one:
+        array = np.expand_dims(array, axis)
     if array.ndim != logits.ndim or position_shape(array, axis) != positions:
-        shape = [*positions[:axis], "K", *positions[axis:]]
+        shape = ", ".join(map(str, [*positions[:axis], "K", *positions[axis:]]))
+        one = f"{list(positions)} or " if may_be_one else ""
         raise ValueError(
-            f"{name}: for logits of shape {list(logits.shape)}, must have shape "
-            f"[{', '.join(map(str, shape))}], got {list(array.shape)}"
+            f"{name}: for logits of shape {list(logits.shape)}, must have shape {one}[{shape}], got "
+            f"{list(array.shape)}"
         )
     given = np.moveaxis(array, axis, -1)
     # Comparisons of NumPy take an unsigned number and a negative one for what they are.
@@ -99,7 +110,7 @@ def as_chosen(value: Any, logits: NDArray[Any], axis: int, name: str, empty: tup
     is_bad = ((given < 0) | (given >= n_classes)) & ~is_empty
     if is_bad.any():
         place = np.unravel_index(int(np.moveaxis(is_bad, -1, axis).argmax()), array.shape)
-        where = ", ".join(map(str, place))
+        where = ", ".join(str(number) for dim, number in enumerate(place) if dim != axis or not is_one)
         allowed = f" or one of {', '.join(map(str, empty))}, for none" if empty else ""
         raise IndexError(
             f"Target {array[place]} is out of bounds. {name}[{where}] must be a class index from 0 to "

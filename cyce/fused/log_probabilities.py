@@ -40,7 +40,8 @@ def selective_log_softmax(
     call, array, of_classes = _call(logits, axis, softcap, temperature, class_mask, index)
     has_entropy = as_flag(return_entropy, "return_entropy")
     shape = as_array(index, "index").shape
-    call.chosen, upstreams = chosen_of(index, array, of_classes), (None, None)
+    call.chosen = as_chosen(index, array, of_classes, "index", may_be_one=True).classes
+    upstreams = None, None
     if call.class_mask is not None:
         check_mask(call)
     if gradient is not None:
@@ -52,18 +53,6 @@ def selective_log_softmax(
         result = np.moveaxis(result, -1, of_classes)
     result = result.reshape(shape)
     return ((result, call.entropy_out) if has_entropy else result), grad_out
-
-
-def chosen_of(index: Any, logits: NDArray[Any], axis: int) -> NDArray[np.int64]:
-    """Return the chosen classes of each position, (..., K), copied."""
-    array, positions = as_array(index, "index"), position_shape(logits, axis)
-    if array.ndim < logits.ndim and array.shape != positions:
-        raise ValueError(
-            f"index: for logits of shape {list(logits.shape)}, must have the positions' shape "
-            f"{list(positions)}, or one more axis for several classes, got {list(array.shape)}"
-        )
-    given = np.expand_dims(array, axis) if array.ndim < logits.ndim else array
-    return as_chosen(given, logits, axis, "index").classes
 
 
 def upstreams_of(given: Any, has_entropy: bool) -> tuple[Any, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from cyce._arguments import as_array, as_flag, as_number, class_axis, position_shape
-from cyce._targets import as_class_mask
-from cyce.fused.log_probabilities import check_mask, chosen_of, set_upstreams, upstreams_of
+from cyce._targets import as_chosen, as_class_mask
+from cyce.fused.log_probabilities import check_mask, set_upstreams, upstreams_of
 from cyce.fused.requests import GradientRequest, StatsRequest
 from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.linear.arguments import Loss, Upstream, as_layer, as_loss, as_upstream
@@ -40,7 +40,7 @@ def linear_selective_log_softmax(
     logits = call.logits = layer.logits()
     call.axis = class_axis(logits)
     shape = as_array(index, "index").shape
-    call.chosen = chosen_of(index, logits, call.axis)
+    call.chosen = as_chosen(index, logits, call.axis, "index", may_be_one=True).classes
     if softcap is not None:
         call.softcap = as_number(softcap, "softcap", layer.dtype)
     call.temperature = as_number(temperature, "temperature", layer.dtype)
