@@ -174,7 +174,7 @@ def topk_log_softmax(
     """Return the highest log-probabilities and their classes, with these at the class axis."""
     call, array, of_classes = _call(logits, axis, softcap, temperature, class_mask)
     n_classes, positions = array.shape[of_classes], position_shape(array, of_classes)
-    number = as_number(k, "k", FLOAT64)
+    number = as_number(k, "k", FLOAT64, positive=False)
     if number != int(number) or not 1 <= number <= n_classes:
         raise ValueError(f"k: must be an integer from 1 to the number of classes, {n_classes}, got {k}")
     call.chosen = np.empty((*positions, int(number)), np.int64)

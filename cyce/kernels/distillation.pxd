@@ -104,11 +104,11 @@ cdef inline double sum_of_group(double* lane) noexcept nogil:
 
 cdef inline double load_scaled(
     const Operand* source, Py_ssize_t at, Py_ssize_t n, double divisor, const char* mask,
-    Py_ssize_t mask_stride, double* out, floating like,
+    Py_ssize_t mask_stride, double filling, double* out, floating like,
 ) noexcept nogil:
-    """Load n numbers, divided; returns the largest, NaN being skipped. Filled up by -inf.
+    """Load n numbers, divided; returns the largest, NaN being skipped.
 
-    mask: where it is 0, the number is -inf; or NULL.
+    filling: what follows, up to whole groups, and what is where the mask is 0, unless that is NULL.
     """
     cdef floating room[CHUNK]
     cdef const floating* values
@@ -124,9 +124,9 @@ cdef inline double load_scaled(
         first += size
     if mask != NULL:
         for k in range(n):
-            out[k] = out[k] if mask[k * mask_stride] else -INFINITY
+            out[k] = out[k] if mask[k * mask_stride] else filling
     for k in range(n, whole_groups(n)):
-        out[k] = -INFINITY
+        out[k] = filling
     for k in range(GROUP):
         largest[k] = -INFINITY
     for group in range(whole_groups(n) // GROUP):
@@ -145,7 +145,9 @@ cdef inline void begin_side(
     Py_ssize_t mask_stride, Side* side, floating like,
 ) noexcept nogil:
     """Logits and softmax of one position."""
-    cdef double maximum = load_scaled(source, at, n, temperature, mask, mask_stride, side.logit, like)
+    cdef double maximum = load_scaled(
+        source, at, n, temperature, mask, mask_stride, -INFINITY, side.logit, like
+    )
     cdef double total[GROUP]
     cdef double inverse
     cdef Py_ssize_t group, first, k
@@ -559,19 +561,16 @@ cdef inline double weigh_numbers(
 ) noexcept nogil:
     """Sum of p * g; turns g into the gradient of that."""
     cdef double mean[GROUP]
-    cdef double p
     cdef Py_ssize_t group, first, c, k
     for k in range(GROUP):
         mean[k] = 0
     for group in range(whole_groups(call.n_classes) // GROUP):
         first = group * GROUP
         for k in range(GROUP):
-            p = student.softmax[first + k]
-            mean[k] += 0.0 if p == 0 else p * numbers[first + k]
+            mean[k] += student.softmax[first + k] * numbers[first + k]
     mean[0] = sum_of_group(mean)
     for c in range(whole_groups(call.n_classes)):
-        p = student.softmax[c]
-        numbers[c] = 0.0 if p == 0 else scale * p * (numbers[c] - mean[0])
+        numbers[c] = scale * student.softmax[c] * (numbers[c] - mean[0])
     return mean[0]
 
 
@@ -618,7 +617,9 @@ cdef inline void compare_position(
             &call.student, student_at, n, call.temperature, mask, call.class_mask.class_stride, &student, like
         )
         if call.formula == PRODUCT:
-            load_scaled(&call.teacher, teacher_at, n, 1.0, NULL, 0, teacher.logit, like)
+            load_scaled(
+                &call.teacher, teacher_at, n, 1.0, mask, call.class_mask.class_stride, 0, teacher.logit, like
+            )
             value = weigh_numbers(call, scale, &student, teacher.logit)
         else:
             begin_side(&call.teacher, teacher_at, n, call.temperature, NULL, 0, &teacher, like)
