@@ -150,6 +150,11 @@ def _check_foreign(value: Any, name: str) -> None:
             "cross_entropy, softmax, log_softmax and evaluate for Dask arrays, or load it first: "
             f"{name}.compute()"
         )
+    if hasattr(value, "indices") and hasattr(value, "probabilities"):
+        raise TypeError(
+            f"{name}: a SparseTarget is not supported here; cross_entropy and linear_cross_entropy take it "
+            "as target"
+        )
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name}: a sparse array is not supported; convert it: {name}.toarray()")
 
@@ -489,15 +494,17 @@ def as_factor(value: Any, name: str, input: NDArray[Any]) -> NDArray[Any] | None
     return factor
 
 
-def check_same_size(target: NDArray[Any], input: NDArray[Any], message: str) -> None:
+def check_same_size(
+    target: NDArray[Any], input: NDArray[Any], message: str, names: tuple[str, str] = ("target", "input")
+) -> None:
     """Raise unless target has the shape of input.
 
-    message: torch's, with {target} and {input} in place of the sizes.
+    message: torch's, with {target} and {input} in place of the sizes. names: of the arguments.
     """
     if target.shape != input.shape:
         raise ValueError(
             message.format(target=_sizes(target.shape), input=_sizes(input.shape))
-            + ": target must have one number for each of input"
+            + f": {names[0]} must have one number for each of {names[1]}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import arithmetic_dtype, as_array, as_operand, position_shape
+from cyce._arguments import FLOAT64, arithmetic_dtype, as_array, as_operand, position_shape
 from cyce.kernels.arguments import CrossEntropyArguments
 
 # Elements of a mask and of class probabilities that are compared at a time.
@@ -57,7 +57,7 @@ class SparseTarget:
 
     def __post_init__(self) -> None:
         indices = as_array(self.indices, "indices")
-        probabilities = as_array(self.probabilities, "probabilities")
+        probabilities = as_operand(self.probabilities, "probabilities", FLOAT64)
         if indices.dtype.kind not in "iu":
             raise TypeError(f"indices: must be integer class indices, got dtype {indices.dtype.name}")
         if indices.shape != probabilities.shape:
@@ -65,6 +65,9 @@ class SparseTarget:
                 f"probabilities: must have one number for each of indices, {list(indices.shape)}, got shape "
                 f"{list(probabilities.shape)}"
             )
+        # Views, of a frozen record.
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "probabilities", probabilities)
 
 
 class Chosen(NamedTuple):
@@ -135,10 +138,7 @@ def set_sparse_target(
     masses = np.array(np.moveaxis(probabilities, call.axis, -1), dtype, order="C")
     masses[is_empty] = 0
     if call.class_mask is not None:
-        mask = np.moveaxis(call.class_mask, call.axis, -1)
-        is_left = np.take_along_axis(mask, classes, -1)
-        is_masked = np.moveaxis(~is_left & (masses != 0), -1, call.axis)
-        _refuse_masked(is_masked, "target.indices", np.moveaxis(classes, -1, call.axis))
+        check_chosen(call.class_mask, call.axis, classes, masses != 0, "target.indices")
     masses *= dtype.type(1.0 - call.label_smoothing)
     if weight is not None:
         masses *= weight[classes]
@@ -159,7 +159,7 @@ def as_class_mask(value: Any, logits: NDArray[Any]) -> NDArray[np.bool_]:
     if mask.dtype != bool:
         raise TypeError(
             f"class_mask: must be bool, True where there is the class, got dtype {mask.dtype.name}; compare: "
-            "class_mask != 0"
+            "np.asarray(class_mask) != 0"
         )
     try:
         fits = np.broadcast_shapes(mask.shape, logits.shape) == logits.shape
@@ -178,34 +178,54 @@ def check_unmasked(
     axis: int,
     indices: NDArray[Any] | None,
     probabilities: NDArray[Any] | None,
-    name: str = "target",
+    ignore_index: int,
 ) -> None:
     """Raise if a target is a class that its position does not have.
 
     Indices that are no classes are left to the kernel.
     """
     if indices is not None:
-        is_class = (indices >= 0) & (indices < mask.shape[axis])
-        if mask.shape[axis]:
-            classes = np.where(is_class, indices, 0).astype(np.int64).reshape(position_shape(mask, axis))
-            is_left = np.take_along_axis(mask, np.expand_dims(classes, axis), axis)
-            _refuse_masked(is_class & ~is_left.reshape(indices.shape), name, indices)
+        counts = (indices >= 0) & (indices < mask.shape[axis]) & (indices != ignore_index)
+        classes = np.where(counts, indices, 0).astype(np.int64).reshape(position_shape(mask, axis))
+        counts = counts.reshape(classes.shape)
+        check_chosen(mask, axis, classes[..., None], counts[..., None], "target", is_one=True)
         return
     assert probabilities is not None
     step = max(1, BLOCK // max(1, mask[:1].size))
     for first in range(0, len(mask), step):
         block = slice(first, first + step)
         is_masked = ~mask[block] & (probabilities[block] != 0)
-        _refuse_masked(is_masked, name, probabilities[block], first)
+        if is_masked.any():
+            place = np.unravel_index(int(is_masked.argmax()), is_masked.shape)
+            where = ", ".join(map(str, (place[0] + first, *place[1:])))
+            raise ValueError(
+                f"class_mask: leaves out the class of target[{where}], which is "
+                f"{probabilities[block][place]}; the probability of such a class must be 0"
+            )
 
 
-def _refuse_masked(is_masked: NDArray[np.bool_], name: str, values: NDArray[Any], first: int = 0) -> None:
-    """Raise if any is True; first: the number of the first row."""
+def check_chosen(
+    mask: NDArray[np.bool_],
+    axis: int,
+    classes: NDArray[np.int64],
+    counts: NDArray[np.bool_],
+    name: str,
+    is_one: bool = False,
+) -> None:
+    """Raise if one of some classes, (..., K), that counts is one that its position does not have.
+
+    is_one: whether the argument has the positions' shape, without an axis of K = 1.
+    """
+    if not counts.any():
+        return
+    is_masked = counts & ~np.take_along_axis(np.moveaxis(mask, axis, -1), classes, -1)
     if is_masked.any():
         place = np.unravel_index(int(is_masked.argmax()), is_masked.shape)
-        value = values[place]
-        where = ", ".join(map(str, (place[0] + first, *place[1:]))) if place else ""
+        of_argument = list(place[:-1])
+        if not is_one:
+            of_argument.insert(axis, place[-1])
+        where = f"[{', '.join(map(str, of_argument))}]" if of_argument else ""
         raise ValueError(
-            f"class_mask: leaves out the class of {name}{f'[{where}]' if where else ''}"
-            f", which is {value}; a target must be a class that its position has"
+            f"class_mask: leaves out the class of {name}{where}, which is {classes[place]}; it must be one "
+            "that its position has"
         )

@@ -29,6 +29,9 @@ BOUNDS = {
     "log_softmax": (2, 2),
     "logsumexp, no smaller than the maximum": (2, 2),
     "statistics, entropy": (3, 5),
+    "entropy, gradient above 1e-12": (9, 9),
+    "focal_loss, loss above 1e-30": (9, 9),
+    "focal_loss, gradient above 1e-12": (9, 9),
     "statistics, confidence": (2, 3),
     "statistics, Brier score above 1e-30": (4, 8),
     "binary_cross_entropy_with_logits, loss": (1, 2),
@@ -144,6 +147,11 @@ class Cyce:
         with self._level():
             return getattr(self._F, name)(*arguments)
 
+    def entropy_gradient(self, logits):
+        """Return the gradient of the entropies' sum."""
+        with self._level():
+            return self._cyce.value_and_grad(self._F.entropy)(logits)[1]
+
     def statistics(self, logits, target):
         """Return entropy, confidence and Brier score of each position."""
         from cyce.evaluation.evaluator import position_stats
@@ -165,7 +173,10 @@ class Torch:
         """Return the losses and the gradient of their sum."""
         variable = self._torch.tensor(input, requires_grad=True)
         arguments = map(self._torch.tensor, arguments)
-        losses = getattr(self._torch.nn.functional, name)(variable, *arguments, reduction="none", **options)
+        loss = "cross_entropy" if name == "focal_loss" else name
+        losses = getattr(self._torch.nn.functional, loss)(variable, *arguments, reduction="none", **options)
+        if name == "focal_loss":
+            losses = (1 - self._torch.exp(-losses)) ** 2 * losses
         if z_loss:
             losses = losses + z_loss * self._torch.logsumexp(variable, 1) ** 2
         losses.sum().backward()
@@ -175,6 +186,12 @@ class Torch:
         """Return what a function of the last axis returns."""
         functions = self._torch if name == "logsumexp" else self._torch.nn.functional
         return getattr(functions, name)(self._torch.tensor(input), dim).numpy()
+
+    def entropy_gradient(self, logits):
+        """Return the gradient of the entropies' sum."""
+        variable = self._torch.tensor(logits, requires_grad=True)
+        self._torch.special.entr(variable.softmax(1)).sum().backward()
+        return variable.grad.numpy()
 
     def statistics(self, logits, target):
         """Return entropy, confidence and Brier score of each position."""
@@ -255,6 +272,17 @@ def errors(libraries, dtype):
         statistics = [library.statistics(logits, target) for library in libraries]
         entropy, confidence, brier_score = zip(*statistics, strict=True)
         note("statistics, entropy", entropy, -(softmax * log_softmax).sum(axis=1))
+        gaps = row_max - x
+        mean_gap = (softmax * gaps).sum(axis=1, keepdims=True)
+        terms = softmax * np.maximum(gaps, mean_gap)
+        slopes = [library.entropy_gradient(logits) for library in libraries]
+        note("entropy, gradient above 1e-12", slopes, softmax * (gaps - mean_gap), terms > 1e-12, terms)
+        miss, nll = of_others, exact.losses
+        focal, slopes = losses_and_gradients("focal_loss", logits, target)
+        note("focal_loss, loss above 1e-30", focal, miss**2 * nll, miss**2 * nll > 1e-30)
+        factor = (miss**2 + 2 * of_target * miss * nll)[:, None]
+        exact_slopes = factor * np.where(at_target, -miss[:, None], softmax)
+        note("focal_loss, gradient above 1e-12", slopes, exact_slopes, np.abs(exact_slopes) > 1e-12)
         note("statistics, confidence", confidence, softmax.max(axis=1))
         note("statistics, Brier score above 1e-30", brier_score, squares, squares > 1e-30)
         # Below, the maximum and the logarithm of the sum cancel.

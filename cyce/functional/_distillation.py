@@ -81,9 +81,10 @@ def distillation_loss(
         \tfrac{1 - \beta}{T} p_c \Bigl( \log \frac{p_c}{m_c} - \sum_j p_j \log \frac{p_j}{m_j} \Bigr)
 
     with the divergence :math:`D`. A divergence is a sum of terms that are never negative, such as
-    :math:`p_c - q_c + q_c (\log q_c - \log p_c)`, in double precision: near the teacher, nothing cancels. A
-    class whose probabilities are both 0 contributes 0; one that the first distribution has and the second
-    lacks makes the divergence infinite.
+    :math:`p_c - q_c + q_c (\log q_c - \log p_c)`, of differences of logits whose rounding errors are carried
+    along: near the teacher, nothing cancels. A class whose probabilities are both 0 contributes 0; one that
+    the first distribution has and the second lacks makes the divergence infinite, unless its probability
+    underflows (below 1e-56 of the highest in float32).
 
     References
     ----------

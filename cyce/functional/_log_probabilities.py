@@ -185,14 +185,15 @@ def topk_log_softmax(
         Log-probabilities, the highest first, of the logits' shape with k in place of C; in float64 if
         `logits` are, else in float32.
     indices : ndarray of int64
-        Their classes; of equal logits, the first. NaN counts as the highest.
+        Their classes; of equal logits, the first. NaN counts as the highest, a class that `class_mask` leaves
+        out as one of a logit of -inf.
 
     Raises
     ------
     TypeError
-        If `logits` are not floating point.
+        If `logits` are not floating point, or `k` is not an integer.
     ValueError
-        If `k` is not an integer from 1 to C, or `class_mask` cannot be broadcast to the logits' shape.
+        If `k` is not from 1 to C, or `class_mask` cannot be broadcast to the logits' shape.
     IndexError
         If `logits` have no such `axis`.
 

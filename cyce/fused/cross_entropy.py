@@ -58,7 +58,7 @@ def cross_entropy(
     dtype = arithmetic_dtype(logits.dtype)
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
     indices = probabilities = None
-    is_sparse = type(target) is SparseTarget
+    is_sparse = isinstance(target, SparseTarget)
     if not is_sparse:
         indices, probabilities = as_target(target, logits, axis)
     # Arguments at their defaults need no validation, which takes most of the time of a small call. Check the
@@ -102,15 +102,13 @@ def cross_entropy(
     if class_mask is not None:
         call.class_mask = as_class_mask(class_mask, logits)
         if not is_sparse:
-            check_unmasked(call.class_mask, axis, indices, probabilities)
+            check_unmasked(call.class_mask, axis, indices, probabilities, ignore_index)
     if is_sparse:
         set_sparse_target(call, target, logits, weight)
     if focus is not None:
         if indices is None:
-            raise TypeError(
-                "target: a focal loss takes class indices, one for each position; pass "
-                f"target.argmax(axis={axis}) of class probabilities"
-            )
+            advice = "" if is_sparse else f", such as target.argmax(axis={axis}) of class probabilities"
+            raise TypeError(f"target: a focal loss takes class indices, one for each position{advice}")
         call.is_focal = True
         call.gamma, call.poly1 = focus
     if reduction == "mean":

@@ -91,6 +91,6 @@ def distillation_loss(
     with np.errstate(all="ignore"):
         values *= factor
         if weights is not None:
-            values *= np.where(weights == 0, 0.0, weights)
+            values *= weights
         loss = values if reduction == "none" else np.float64(values.sum()) / denominator
         return loss.astype(dtype), grad_out

@@ -69,7 +69,8 @@ def sigmoid_focal_loss(
     reduction = as_reduction(reduction, None, None)
     logits = as_floating(inputs, name="inputs")
     operand = as_operand(targets, "targets", logits.dtype)
-    check_same_size(operand, logits, "Target size ({target}) must be the same as input size ({input})")
+    message = "Target size ({target}) must be the same as input size ({input})"
+    check_same_size(operand, logits, message, ("targets", "inputs"))
     settings = {"alpha": as_number(alpha, "alpha", FLOAT64, positive=False), "gamma": as_gamma(gamma)}
     kernel = dispatch.elementwise.sigmoid_focal_loss
     operands = {"target": operand}

@@ -1,12 +1,12 @@
 """Log-probabilities of chosen classes, and the entropy of the softmax, with their gradients, in one pass."""
 
+import operator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cyce._arguments import (
-    FLOAT64,
     arithmetic_dtype,
     as_array,
     as_axis,
@@ -16,9 +16,10 @@ from cyce._arguments import (
     as_number,
     as_stored,
     class_axis,
+    described,
     position_shape,
 )
-from cyce._targets import as_chosen, as_class_mask, check_unmasked
+from cyce._targets import as_chosen, as_class_mask, check_chosen
 from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
@@ -89,7 +90,8 @@ def set_upstreams(
             array = np.moveaxis(array, call.axis, -1)
         np.negative(array.reshape(call.chosen.shape), out=masses)
     call.chosen_mass = masses
-    call.chosen_out = np.empty(call.chosen.shape, dtype)
+    # Zeros: of no classes, the kernel writes nothing.
+    call.chosen_out = np.zeros(call.chosen.shape, dtype)
     if has_entropy:
         set_entropy(call, of_entropy, positions, dtype)
 
@@ -100,7 +102,7 @@ def set_entropy(
     """Set the upstream gradient of the entropy, and the array for it."""
     factor, array = as_grad_output(of_entropy, dtype, positions, "none")
     call.entropy_grad = np.full(positions, factor, dtype) if array is None else array
-    call.entropy_out = np.empty(positions, dtype)
+    call.entropy_out = np.zeros(positions, dtype)
 
 
 def entropy(
@@ -141,8 +143,7 @@ def _call(
 
 def check_mask(call: CrossEntropyArguments) -> None:
     """Raise if a chosen class is one that its position does not have."""
-    for k in range(call.chosen.shape[-1]):
-        check_unmasked(call.class_mask, call.axis, call.chosen[..., k], None, "index")
+    check_chosen(call.class_mask, call.axis, call.chosen, call.chosen >= 0, "index")
 
 
 def _run(
@@ -174,13 +175,14 @@ def topk_log_softmax(
     """Return the highest log-probabilities and their classes, with these at the class axis."""
     call, array, of_classes = _call(logits, axis, softcap, temperature, class_mask)
     n_classes, positions = array.shape[of_classes], position_shape(array, of_classes)
-    number = as_number(k, "k", FLOAT64, positive=False)
-    if number != int(number) or not 1 <= number <= n_classes:
-        raise ValueError(f"k: must be an integer from 1 to the number of classes, {n_classes}, got {k}")
-    call.chosen = np.empty((*positions, int(number)), np.int64)
-    dispatch.kernels.highest(
-        call.logits, of_classes, call.class_mask, int(number), call.chosen, call.num_threads
-    )
+    try:
+        number = operator.index(k)
+    except TypeError:
+        raise TypeError(f"k: must be an integer, got {described(k)}") from None
+    if not 1 <= number <= n_classes:
+        raise ValueError(f"k: must be from 1 to the number of classes, {n_classes}, got {k}")
+    call.chosen = np.empty((*positions, number), np.int64)
+    dispatch.kernels.highest(call.logits, of_classes, call.class_mask, number, call.chosen, call.num_threads)
     set_upstreams(call, None, None, call.chosen.shape, False)
     _run(call, array, None, {})
     return np.moveaxis(call.chosen_out, -1, of_classes), np.moveaxis(call.chosen, -1, of_classes)

@@ -58,8 +58,10 @@ def normalize(
     kernels = dispatch.kernels
     kernel = kernels.log_softmax if name == "log_softmax" else kernels.softmax
     # A scalar is a single class.
-    stored = (as_stored(array.reshape(1) if array.ndim == 0 else array) for array in (logits, result))
-    kernel(next(stored), axis, next(stored), budget(), class_mask=mask)
+    given, out_given = (
+        as_stored(array.reshape(1) if array.ndim == 0 else array) for array in (logits, result)
+    )
+    kernel(given, axis, out_given, budget(), class_mask=None if mask is None else mask.reshape(given.shape))
     return logits, axis, result, mask
 
 

@@ -8,6 +8,7 @@ exponential. Classes that are named twice carry the sum of their masses. A mass 
 There are n_chosen classes for each position. They and their masses belong to the call alone.
 """
 from cython cimport floating
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
 from cyce.kernels.call cimport Call, Tile
@@ -17,7 +18,7 @@ from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport load_one, store_one
 from cyce.kernels.sums cimport add, add_product, difference_lost, finite_or_zero, settled_of, sum_lost
-from cyce.kernels.transforms cimport has_slopes, slope_at, transform
+from cyce.kernels.transforms cimport has_mask, has_slopes, mask_at, slope_at, transform
 
 
 cdef inline const int64_t* chosen_at(const Call* call, const Tile* tile, Py_ssize_t k) noexcept nogil:
@@ -51,6 +52,8 @@ cdef inline floating chosen_logit(
 ) noexcept nogil:
     """Logit of a chosen class, after the options that change logits."""
     cdef floating logit = (<const floating*> tile.chosen_logits)[k * call.n_chosen + j]
+    if has_mask(call) and not mask_at(call, tile, k, chosen_at(call, tile, k)[j]):
+        return -INFINITY
     transform(call, <const floating*> &logit, 1, &logit, <floating*> NULL)
     return logit
 

@@ -196,7 +196,9 @@ cdef inline double excess_of(double a) noexcept nogil:
     p = multiply_add[double](p, -near, 1.0 / 12.0)
     p = multiply_add[double](p, -near, 1.0 / 6.0)
     p = multiply_add[double](p, -near, 0.5)
-    return near * near * p if is_near else (1.0 + a) * log_nonnegative(1.0 + a) - a
+    # Rounding may have led below.
+    cdef double ratio = 1.0 + a if a > -1 else 0.0
+    return near * near * p if is_near else ratio * log_nonnegative(ratio) - a
 
 
 cdef inline double mixed(double p, double q, double beta) noexcept nogil:
@@ -277,21 +279,24 @@ cdef inline void exponentials_of_chunk(
     """Exponentials of n classes from number `first` on, filled up by 0."""
     cdef float room[CHUNK]
     cdef float divided[CHUNK]
-    cdef float top[1]
-    cdef float shift, exponent_shift, lowest
+    cdef float top, shift, exponent_shift, lowest
+    cdef Py_ssize_t k
     cdef const float* logits = whole_chunk(side.logit + first, n, room)
-    top[0] = side.maximum
+    top = side.maximum
     if temperature != 1:
-        divide(logits, whole_lanes(n), temperature, <float*> divided)
-        divide(<const float*> top, 1, temperature, <float*> top)
+        # Less the maximum, which is exact for most: quotients are rounded at their own size.
+        for k in range(whole_lanes(n)):
+            divided[k] = logits[k] - side.maximum
+        divide(<const float*> divided, whole_lanes(n), temperature, <float*> divided)
         logits = divided
-    refer_to(top[0], &shift, &exponent_shift, &lowest)
+        top = 0
+    refer_to(top, &shift, &exponent_shift, &lowest)
     exponentials_of(logits, whole_lanes(n), shift, exponent_shift, lowest, side.exponential + first)
 
 
 cdef inline double unit_of_side(const FloatSide* side, float temperature) noexcept nogil:
     """What exponentials of a side, without headroom, are multiplied by to be relative to its maximum."""
-    return unit_at[float](side.maximum / temperature)
+    return unit_at[float](side.maximum if temperature == 1 else <float> 0)
 
 
 cdef inline double sum_of_floats(const float* lane) noexcept nogil:
@@ -318,7 +323,8 @@ cdef inline void weigh_differences(
     cdef const float* logits
     cdef const float* others
     cdef const float* weights
-    cdef float difference, weight
+    cdef float weighted[CHUNK]
+    cdef float difference
     cdef Py_ssize_t chunk, first, size, group, k
     sums.total = sums.first = sums.second = 0
     for chunk in range((n + CHUNK - 1) // CHUNK):
@@ -329,15 +335,16 @@ cdef inline void weigh_differences(
         logits = whole_chunk(weighing.logit + first, size, room)
         others = whole_chunk(other.logit + first, size, other_room)
         weights = weighing.exponential + first
+        for k in range(whole_lanes(size)):
+            difference = (logits[k] - others[k]) - offset
+            weighted[k] = weights[k] * difference
+            weighted[k] = weighted[k] if weights[k] > 0 else <float> 0
         for k in range(LANES):
             total[k] = first_sum[k] = 0
         for group in range(whole_lanes(size) // LANES):
             for k in range(LANES):
-                weight = weights[group * LANES + k]
-                difference = (logits[group * LANES + k] - others[group * LANES + k]) - offset
-                total[k] += weight
-                difference *= weight
-                first_sum[k] += difference if weight > 0 else <float> 0
+                total[k] += weights[group * LANES + k]
+                first_sum[k] += weighted[group * LANES + k]
         sums.total += sum_of_floats(total)
         sums.first += sum_of_floats(first_sum)
 
@@ -506,7 +513,7 @@ cdef inline double compare_sides(
     cdef double total[GROUP]
     cdef double mean[GROUP]
     cdef double beta = call.beta
-    cdef double p, divergence
+    cdef double divergence
     cdef Py_ssize_t n_groups = whole_groups(call.n_classes) // GROUP
     cdef Py_ssize_t group, c, k
     for k in range(GROUP):
@@ -544,15 +551,16 @@ cdef inline double compare_sides(
     else:
         for c in range(n_groups * GROUP):
             gradient[c] = js_slope(student.softmax[c], teacher.softmax[c], beta)
+    # Apart from the sum: of a sum with a condition, GCC 12 takes the lanes of another vector.
+    for c in range(n_groups * GROUP):
+        gradient[c] = gradient[c] if student.softmax[c] > 0 else 0.0
     for group in range(n_groups):
         for k in range(GROUP):
             c = group * GROUP + k
-            p = student.softmax[c] * gradient[c]
-            mean[k] += p if student.softmax[c] > 0 else 0.0
+            mean[k] += student.softmax[c] * gradient[c]
     mean[0] = sum_of_group(mean)
     for c in range(n_groups * GROUP):
-        p = student.softmax[c] * (gradient[c] - mean[0]) * scale
-        gradient[c] = p if not student.softmax[c] == 0 else 0.0
+        gradient[c] = student.softmax[c] * (gradient[c] - mean[0]) * scale
     return divergence
 
 

@@ -29,18 +29,44 @@ cdef inline bint any_above(const floating* values, Py_ssize_t n, floating limit)
     return n_above > 0
 
 
-cdef inline bint is_above(floating value, floating other) noexcept nogil:
-    """Whether a value ranks before another, of a class with a lower number."""
-    return value > other or (value != value and other == other)
+cdef inline bint comes_first(
+    floating value, int64_t number, floating other, int64_t other_number
+) noexcept nogil:
+    """Whether a class ranks before another one."""
+    cdef bint is_above = value > other or (value != value and other == other)
+    cdef bint is_equal = value == other or (value != value and other != other)
+    return is_above or (is_equal and number < other_number)
+
+
+cdef inline void sift_down(floating* top, int64_t* classes, Py_ssize_t n, Py_ssize_t place) noexcept nogil:
+    """Let an entry of a heap of n sink to its place; the first is the one that ranks last."""
+    cdef floating value = top[place]
+    cdef int64_t number = classes[place]
+    cdef Py_ssize_t child = 2 * place + 1
+    while child < n:
+        if child + 1 < n and comes_first(top[child], classes[child], top[child + 1], classes[child + 1]):
+            child += 1
+        if not comes_first(value, number, top[child], classes[child]):
+            break
+        top[place] = top[child]
+        classes[place] = classes[child]
+        place = child
+        child = 2 * place + 1
+    top[place] = value
+    classes[place] = number
 
 
 cdef inline void find_highest(
     const Highest* request, Py_ssize_t position, floating* top, floating like
 ) noexcept nogil:
-    """The highest classes of one position; top: room for k logits."""
+    """The highest classes of one position; top: room for k logits.
+
+    They are in a heap, whose first entry is the next to go.
+    """
     cdef const Call* call = request.call
     cdef Py_ssize_t stride = call.logits.class_stride
-    cdef int64_t* classes = request.classes + position * request.k
+    cdef Py_ssize_t k = request.k
+    cdef int64_t* classes = request.classes + position * k
     cdef const char* mask = NULL
     cdef floating room[CHUNK]
     cdef const floating* values
@@ -55,22 +81,33 @@ cdef inline void find_highest(
         first = chunk * CHUNK
         size = min(<Py_ssize_t> CHUNK, call.n_classes - first)
         values = load(&call.logits, at + first * stride, stride, size, room)
-        if n == request.k and not any_above(values, size, top[n - 1]):
+        if n == k and not any_above(values, size, top[0]):
             continue
         for c in range(size):
             value = values[c]
             if mask != NULL and not mask[(first + c) * call.class_mask.class_stride]:
                 value = -INFINITY
-            if n == request.k and not is_above(value, top[n - 1]):
-                continue
-            n = min(n + 1, request.k)
-            place = n - 1
-            while place > 0 and is_above(value, top[place - 1]):
-                top[place] = top[place - 1]
-                classes[place] = classes[place - 1]
-                place -= 1
-            top[place] = value
-            classes[place] = first + c
+            if n < k:
+                top[n] = value
+                classes[n] = first + c
+                n += 1
+                if n == k:
+                    for place in range(k // 2 - 1, -1, -1):
+                        sift_down(top, classes, k, place)
+            elif comes_first(value, first + c, top[0], classes[0]):
+                top[0] = value
+                classes[0] = first + c
+                sift_down(top, classes, k, 0)
+    # The last one goes to the end, and so on.
+    while n > 1:
+        n -= 1
+        value = top[n]
+        c = classes[n]
+        top[n] = top[0]
+        classes[n] = classes[0]
+        top[0] = value
+        classes[0] = c
+        sift_down(top, classes, n, 0)
 
 
 cdef inline void find_highest_apart(

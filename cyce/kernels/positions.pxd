@@ -177,9 +177,10 @@ cdef inline void focus_losses(
         if tile.pivot_logit[k] == tile.row_max[k]:
             others = tile.rest[k] * tile.inverse[k]
         power = others * others if call.gamma == 2 else pow(others, call.gamma)
-        # Where nothing is left to the others, the limit.
-        ratio = loss[k] / others if others > 0 else tile.hard[k]
+        # Where nothing is left to the others, the limit; and where nothing is left to the target.
+        ratio = loss[k] / others if others > 1e-290 else tile.hard[k]
         mass = probability * (call.gamma * ratio + call.poly1 * tile.hard[k] * (call.gamma + 1.0))
+        mass = mass if probability > 0 else 0.0
         tile.total[k] += mass
         tile.pivot_mass[k] += mass
         tile.scale[k] *= power

@@ -178,7 +178,7 @@ def as_loss(
     if isinstance(target, SparseTarget):
         set_sparse_target(call, target, logits, call.weight)
     elif call.class_mask is not None:
-        check_unmasked(call.class_mask, axis, indices, probabilities)
+        check_unmasked(call.class_mask, axis, indices, probabilities, call.ignore_index)
     return Loss(call, positions, reduction)
 
 

@@ -72,8 +72,8 @@ def exact_divergence(student, teacher, temperature, divergence):
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-@pytest.mark.parametrize("offset", [0, 10])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("offset", [0, 10, -300])
 @pytest.mark.parametrize("distance", [1e-1, 1e-3, 6e-5])
 @pytest.mark.parametrize("n_classes", [3, 150])
 def test_near_the_teacher_nothing_cancels(
@@ -107,10 +107,10 @@ def test_classes_that_one_of_them_lacks(level, dtype):
     values = F.distillation_loss(student, teacher, divergence="reverse", reduction="none")
     np.testing.assert_allclose(values, [np.inf, -np.log(1 - own), 0], rtol=1e-6)
     # With all the mass of the mixture: finite.
-    values, gradient = distilled(student, teacher, divergence="js", reduction="none")
-    assert np.isfinite(values).all()
-    assert np.isfinite(gradient).all()
-    np.testing.assert_allclose(values[0], values[1], rtol=1e-6)
+    for beta in np.arange(0.05, 1, 0.05):
+        values, gradient = distilled(student, teacher, divergence="js", beta=beta, reduction="none")
+        assert np.isfinite(values).all()
+        assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)

@@ -81,6 +81,19 @@ def test_nothing_is_left_of_a_certain_sample(level, dtype):
     assert (gradient == 0).all()
     loss, gradient = focal(np.array([[0.0, -np.inf]], dtype), [1])
     assert loss == np.inf
+    np.testing.assert_array_equal(gradient, [[1, -1]])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_certain_but_smoothed(level, gamma, loss_and_gradient):
+    logits = np.array([[709.5, 0.0, 0.0]])
+    loss, gradient = focal(logits, [0], gamma, label_smoothing=0.1)
+    if gamma == 0:
+        expected, slopes = loss_and_gradient(logits, [0], label_smoothing=0.1)
+        assert loss == expected
+        np.testing.assert_array_equal(gradient, slopes)
+    else:
+        np.testing.assert_allclose(gradient, 0, atol=1e-150)
 
 
 @pytest.mark.parametrize("gamma", [-1, np.nan, np.inf])

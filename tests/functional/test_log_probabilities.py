@@ -115,6 +115,11 @@ def test_confident_rows_keep_their_precision(level):
     np.testing.assert_allclose(gradient[0], [-own * mean_gap, *[other * (40 - mean_gap)] * 2], rtol=1e-14)
 
 
+def test_of_no_classes(level, dtype):
+    np.testing.assert_array_equal(F.entropy(np.zeros((3, 0), dtype)), 0)
+    assert F.selective_log_softmax(np.zeros((3, 0), dtype), np.zeros((3, 0), int)).shape == (3, 0)
+
+
 def test_logits_that_are_not_finite(level, dtype):
     infinite = np.array([[0.0, -np.inf, 1.0], [np.nan, 0, 0], [-np.inf] * 3], dtype)
     values, gradient = cyce.value_and_grad(F.entropy)(infinite)
@@ -162,7 +167,8 @@ class TestTheHighest:
         logits = np.array([[1, 5, 5, 1], [0, -np.inf, np.nan, 3], [-np.inf] * 4, [9, 1, 2, 3]], dtype)
         mask = np.ones((4, 4), bool)
         mask[3, 0] = False
-        _, indices = F.topk_log_softmax(logits, 4, class_mask=mask)
+        values, indices = F.topk_log_softmax(logits, 4, class_mask=mask)
+        assert values[3, 3] == -np.inf
         np.testing.assert_array_equal(indices, [[1, 2, 0, 3], [2, 3, 0, 1], [0, 1, 2, 3], [3, 2, 1, 0]])
 
     def test_it_fills_a_sparse_target(self, level, dtype, rng):
@@ -171,10 +177,19 @@ class TestTheHighest:
         loss = F.cross_entropy(student, cyce.SparseTarget(indices, np.exp(values)))
         np.testing.assert_allclose(loss, F.cross_entropy(student, F.softmax(teacher, 1)), rtol=1e-6)
 
-    @pytest.mark.parametrize("k", [0, 4, -1, 1.5])
+    @pytest.mark.parametrize("k", [0, 4, -1, 1.5, None])
     def test_what_k_must_be(self, k):
-        with pytest.raises(ValueError, match="k: must be an integer from 1 to the number of classes, 3"):
+        error, message = (
+            (ValueError, "from 1 to the number of classes, 3") if type(k) is int else (TypeError, "an")
+        )
+        with pytest.raises(error, match=f"k: must be {message}"):
             F.topk_log_softmax(np.zeros((2, 3)), k)
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_many_of_many(self, level, order):
+        logits = np.arange(50_000.0)[None, ::order]
+        _, indices = F.topk_log_softmax(logits, 20_000)
+        np.testing.assert_array_equal(indices[0], np.argsort(-logits[0])[:20_000])
 
 
 class TestProductsWithTheJacobian:

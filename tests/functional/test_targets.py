@@ -95,7 +95,7 @@ class TestSparseTargets:
                 r"probabilities: must have one number for each of indices, \[1, 2\]",
             ),
             ([[0.0]], [[1]], TypeError, "indices: must be integer class indices, got dtype float64"),
-            ([[0]], [["1"]], TypeError, "target.probabilities: must hold real numbers"),
+            ([[0]], [["1"]], TypeError, "probabilities: must hold real numbers"),
         ],
     )
     def test_what_is_refused(self, indices, probabilities, error, message):
@@ -207,7 +207,11 @@ class TestWhatAMaskMustBe:
         values = F.softmax(np.ones((2, 3), dtype), 1, class_mask=mask)
         assert np.isnan(values[0]).all()
         np.testing.assert_allclose(values[1], 1 / 3, rtol=1e-6)
-        # An ignored position needs no class.
+        # An ignored position needs no class, nor that of its target.
+        values = F.cross_entropy(
+            np.ones((2, 3), dtype), [1, 0], ignore_index=1, class_mask=[True, False, True], reduction="none"
+        )
+        np.testing.assert_allclose(values, [0, np.log(2)], rtol=1e-6)
         loss = F.cross_entropy(np.ones((2, 3), dtype), [-100, 0], class_mask=mask, label_smoothing=0.1)
         np.testing.assert_allclose(loss, np.log(3), rtol=1e-6)
 
@@ -237,5 +241,5 @@ class TestWhatAMaskMustBe:
             F.cross_entropy(np.zeros((2, 3)), target, class_mask=mask)
 
     def test_a_chosen_class_that_is_left_out(self):
-        with pytest.raises(ValueError, match=r"leaves out the class of index\[0"):
+        with pytest.raises(ValueError, match=r"leaves out the class of index\[0, 1\]"):
             F.selective_log_softmax(np.zeros((2, 3)), [[0, 1], [0, 0]], class_mask=[True, False, True])
