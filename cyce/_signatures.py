@@ -74,6 +74,42 @@ class CrossEntropyAndGrad(Protocol):
         """Return value and gradient."""
 
 
+class FocalLoss(Protocol):
+    """focal_loss, by `gamma`; it can be called like cross_entropy."""
+
+    def __call__(self, input: Any, target: Any, *, gamma: float = ..., label_smoothing: float = ...) -> Any:
+        """Return the loss."""
+
+
+class FocalLossAndGrad(Protocol):
+    """Of focal_loss."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input: Any,
+        target: Any,
+        gamma: float = 2.0,
+        weight: Any = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        poly1: float = 0.0,
+        axis: int | None = None,
+        sample_weight: Any = None,
+        normalizer: float | None = None,
+        empty: Literal["nan", "zero"] = "nan",
+        softcap: float | None = None,
+        temperature: float = 1.0,
+        class_mask: Any = None,
+        grad_output: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """Return value and gradient."""
+
+
 class NLLLoss(Protocol):
     """nll_loss, by the type of `ignore_index`."""
 
@@ -219,3 +255,63 @@ class LinearCrossEntropyAndGrad(Protocol):
         out: Any = None,
     ) -> tuple[Any, Any]:
         """Return value and gradient."""
+
+
+class DistillationLoss(Protocol):
+    """distillation_loss, by the names of its arguments, as the protocols that follow."""
+
+    def __call__(self, student_logits: Any, teacher_logits: Any) -> Any:
+        """Return the loss."""
+
+
+class SigmoidFocalLoss(Protocol):
+    """sigmoid_focal_loss."""
+
+    def __call__(self, inputs: Any, targets: Any) -> Any:
+        """Return the loss."""
+
+
+class SelectiveLogSoftmax(Protocol):
+    """selective_log_softmax."""
+
+    def __call__(self, logits: Any, index: Any) -> Any:
+        """Return the log-probabilities."""
+
+
+class LinearSelectiveLogSoftmax(Protocol):
+    """linear_selective_log_softmax."""
+
+    def __call__(self, input: Any, linear_weight: Any, index: Any) -> Any:
+        """Return the log-probabilities."""
+
+
+class Entropy(Protocol):
+    """entropy."""
+
+    def __call__(self, logits: Any) -> Any:
+        """Return the entropies."""
+
+
+class Softmax(Protocol):
+    """softmax, log_softmax and logsumexp."""
+
+    def __call__(self, input: Any, dim: int) -> Any:
+        """Return the result."""
+
+
+class Sigmoid(Protocol):
+    """sigmoid and logsigmoid."""
+
+    def __call__(self, input: Any) -> Any:
+        """Return the result."""
+
+
+OtherFunction: TypeAlias = (
+    DistillationLoss
+    | SigmoidFocalLoss
+    | SelectiveLogSoftmax
+    | LinearSelectiveLogSoftmax
+    | Entropy
+    | Softmax
+    | Sigmoid
+)

@@ -35,6 +35,8 @@ def _of_a_loss_alone(function: Function) -> Function:
 @overload
 def value_and_grad(loss: LossModule) -> _signatures.ModuleAndGrad: ...  # type: ignore[overload-overlap]
 @overload
+def value_and_grad(loss: _signatures.FocalLoss) -> _signatures.FocalLossAndGrad: ...  # type: ignore[overload-overlap]
+@overload
 def value_and_grad(loss: _signatures.CrossEntropy) -> _signatures.CrossEntropyAndGrad: ...
 @overload
 def value_and_grad(loss: _signatures.NLLLoss) -> _signatures.NLLLossAndGrad: ...
@@ -48,6 +50,8 @@ def value_and_grad(loss: _signatures.BinaryCrossEntropy) -> _signatures.BinaryCr
 def value_and_grad(loss: _signatures.KLDiv) -> _signatures.KLDivAndGrad: ...
 @overload
 def value_and_grad(loss: _signatures.LinearCrossEntropy) -> _signatures.LinearCrossEntropyAndGrad: ...
+@overload
+def value_and_grad(loss: _signatures.OtherFunction) -> Callable[..., tuple[Any, Any]]: ...
 @_of_a_loss_alone
 def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     r"""Return a function that computes a loss and its gradient with respect to `input`.
@@ -58,7 +62,9 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     ----------
     loss : function or module
         A loss function of `cyce.functional`, such as `cyce.functional.cross_entropy`, or a loss
-        module, such as an instance of `cyce.CrossEntropyLoss`.
+        module, such as an instance of `cyce.CrossEntropyLoss`. Also softmax, log_softmax, logsumexp,
+        selective_log_softmax, entropy, sigmoid and logsigmoid, whose gradient is a product of `grad_output`,
+        of the result's shape, with their Jacobian.
 
     Returns
     -------

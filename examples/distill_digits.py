@@ -2,8 +2,9 @@
 
 Usage: python examples/distill_digits.py
 
-There are labels for 60 digits only. A student that learns from these alone is compared with students that learn
-a teacher's probabilities, for all digits: of all classes, or of the two highest of each (a sparse target).
+There are labels for 60 digits only. A student that learns from these alone is compared with students that
+learn a teacher's probabilities, for all digits: of all classes, or of the two highest of each (a sparse
+target).
 """
 
 import sys

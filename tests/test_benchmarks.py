@@ -10,7 +10,7 @@ import torch
 
 import benchmarks.torch as training
 import oracle
-from benchmarks import cases, compare, elementwise, linear, report, waiting
+from benchmarks import cases, compare, compositions, elementwise, linear, report, waiting
 from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, Unsupported, address
 
 
@@ -253,6 +253,36 @@ def test_elementwise_contenders_are_right(loss, name, mode, monkeypatch):
         if mode == "gradient" or wrong[1] is slopes:
             with pytest.raises(AssertionError):
                 worker.prepare(loss, (30, 70), "float32", mode)
+
+
+@pytest.mark.parametrize("mode", compositions.MODES)
+@pytest.mark.parametrize("name", ["cyce", "torch"])
+@pytest.mark.parametrize("case", compositions.CASES)
+def test_compositions_are_right(case, name, mode, monkeypatch):
+    if mode not in compositions.CASES[case].modes:
+        return
+    worker = compositions.Worker(name, 2)
+    assert worker.prepare(case, (40, 70), mode) >= 0
+    assert worker.round(0.0) > 0
+    function = compositions.CONTENDERS[name]
+
+    def wrong(*arguments):
+        call = function(*arguments)
+        return lambda: (call()[0] * 1.01, call()[1])
+
+    monkeypatch.setitem(compositions.CONTENDERS, name, wrong)
+    with pytest.raises(AssertionError):
+        compositions.Worker(name, 2).prepare(case, (40, 70), mode)
+
+
+@pytest.mark.integration
+def test_a_run_of_compositions_reports_times_and_memory(capsys):
+    arguments = ["--shape", "30 x 70", "--rounds", "2", "--seconds", "0.01", "--cases", "focal loss"]
+    assert compositions.main([*arguments, "--contenders", "cyce", "torch"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, mode in zip(lines[2:4], compositions.MODES, strict=True):
+        cell = r"\S+ \(\S+x\), \d+ MB"
+        assert re.fullmatch(rf"\| focal loss \| {mode} \| {cell} \| {cell} \|", line)
 
 
 @pytest.mark.integration

@@ -44,6 +44,19 @@ def values(reduction: Literal["none", "mean", "sum"]) -> None:
     cyce.cross_entropy(logits, target).item()
 
 
+def other_functions() -> None:
+    cyce.value_and_grad(F.focal_loss)(logits, target, gamma=1.0, poly1=0.5)
+    cyce.value_and_grad(F.distillation_loss)(logits, logits, divergence="js")
+    cyce.value_and_grad(F.selective_log_softmax)(logits, target, return_entropy=True)
+    cyce.value_and_grad(F.entropy)(logits, axis=1)
+    cyce.value_and_grad(F.softmax)(logits, 1, grad_output=logits)
+    cyce.value_and_grad(F.logsumexp)(logits, (0, 1))
+    cyce.value_and_grad(F.sigmoid)(logits)
+    cyce.value_and_grad(F.focal_loss)(logits, target, gama=1.0)  # error: gama
+    F.distillation_loss(logits, logits, divergence="kl")  # error: divergence
+    F.cross_entropy(logits, cyce.SparseTarget([[0], [1]], [[1.0], [1.0]]), class_mask=np.ones(3, bool))
+
+
 def wrong_arguments() -> None:
     F.cross_entropy(logits, target, reduction="avg")  # error: cross_entropy
     F.cross_entropy(logits, target, reduction=any_string)  # error: cross_entropy
