@@ -150,7 +150,7 @@ def _check_foreign(value: Any, name: str) -> None:
             "cross_entropy, softmax, log_softmax and evaluate for Dask arrays, or load it first: "
             f"{name}.compute()"
         )
-    if hasattr(value, "indices") and hasattr(value, "probabilities"):
+    if isinstance(value, getattr(sys.modules.get("cyce._targets"), "SparseTarget", ())):
         raise TypeError(
             f"{name}: a SparseTarget is not supported here; cross_entropy and linear_cross_entropy take it "
             "as target"
@@ -298,7 +298,7 @@ def as_axis(dim: Any, n_dims: int, name: str = "dim") -> int:
 def implicit_axis(n_dims: int, name: str, stacklevel: int, n_frames: int = 0) -> int:
     """Return the axis that torch chooses if dim is None, with torch's warning.
 
-    n_frames: frames between the caller of this function and the public function's, but for one.
+    n_frames: how many functions there are between this one and the public one, beyond one.
     """
     axis = 0 if n_dims in (0, 1, 3) else 1
     try:
@@ -596,9 +596,14 @@ def set_extensions(
         call.normalizer = as_number(normalizer, "normalizer", FLOAT64)
     call.zero_if_empty = empty == "zero"
     call.z_loss = as_number(z_loss, "z_loss", FLOAT64, positive=False)
+    set_transforms(call, softcap, temperature, logits.dtype)
+
+
+def set_transforms(call: CrossEntropyArguments, softcap: Any, temperature: Any, dtype: np.dtype[Any]) -> None:
+    """Set what changes the logits; dtype: theirs."""
     if softcap is not None:
-        call.softcap = as_number(softcap, "softcap", arithmetic_dtype(logits.dtype))
-    call.temperature = as_number(temperature, "temperature", arithmetic_dtype(logits.dtype))
+        call.softcap = as_number(softcap, "softcap", arithmetic_dtype(dtype))
+    call.temperature = as_number(temperature, "temperature", arithmetic_dtype(dtype))
 
 
 def as_sample_weight(

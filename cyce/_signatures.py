@@ -38,9 +38,9 @@ class ModuleAndGrad(Protocol):
 
 
 class CrossEntropy(Protocol):
-    """cross_entropy, by `label_smoothing`."""
+    """cross_entropy, by `label_smoothing` and `z_loss`."""
 
-    def __call__(self, input: Any, target: Any, *, label_smoothing: float = ...) -> Any:
+    def __call__(self, input: Any, target: Any, *, label_smoothing: float = ..., z_loss: float = ...) -> Any:
         """Return the loss."""
 
 
@@ -75,9 +75,9 @@ class CrossEntropyAndGrad(Protocol):
 
 
 class FocalLoss(Protocol):
-    """focal_loss, by `gamma`; it can be called like cross_entropy."""
+    """focal_loss, by `gamma`."""
 
-    def __call__(self, input: Any, target: Any, *, gamma: float = ..., label_smoothing: float = ...) -> Any:
+    def __call__(self, input: Any, target: Any, *, gamma: float = ...) -> Any:
         """Return the loss."""
 
 

@@ -115,8 +115,9 @@ def as_chosen(
         place = np.unravel_index(int(np.moveaxis(is_bad, -1, axis).argmax()), array.shape)
         where = ", ".join(str(number) for dim, number in enumerate(place) if dim != axis or not is_one)
         allowed = f" or one of {', '.join(map(str, empty))}, for none" if empty else ""
+        where = f"[{where}]" if where else ""
         raise IndexError(
-            f"Target {array[place]} is out of bounds. {name}[{where}] must be a class index from 0 to "
+            f"{name}{where}: {array[place]} is out of bounds, it must be a class index from 0 to "
             f"{n_classes - 1}{allowed}"
         )
     classes = np.array(given, np.int64, order="C")

@@ -35,7 +35,7 @@ def _of_a_loss_alone(function: Function) -> Function:
 @overload
 def value_and_grad(loss: LossModule) -> _signatures.ModuleAndGrad: ...  # type: ignore[overload-overlap]
 @overload
-def value_and_grad(loss: _signatures.FocalLoss) -> _signatures.FocalLossAndGrad: ...  # type: ignore[overload-overlap]
+def value_and_grad(loss: _signatures.FocalLoss) -> _signatures.FocalLossAndGrad: ...
 @overload
 def value_and_grad(loss: _signatures.CrossEntropy) -> _signatures.CrossEntropyAndGrad: ...
 @overload
@@ -54,17 +54,17 @@ def value_and_grad(loss: _signatures.LinearCrossEntropy) -> _signatures.LinearCr
 def value_and_grad(loss: _signatures.OtherFunction) -> Callable[..., tuple[Any, Any]]: ...
 @_of_a_loss_alone
 def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-    r"""Return a function that computes a loss and its gradient with respect to `input`.
+    r"""Return a function that computes a loss and its gradient with respect to its first argument.
 
-    Both come from one fused pass over the logits.
+    Both come from one fused pass over the logits; of softmax, log_softmax and logsumexp, from two.
 
     Parameters
     ----------
     loss : function or module
         A loss function of `cyce.functional`, such as `cyce.functional.cross_entropy`, or a loss
         module, such as an instance of `cyce.CrossEntropyLoss`. Also softmax, log_softmax, logsumexp,
-        selective_log_softmax, entropy, sigmoid and logsigmoid, whose gradient is a product of `grad_output`,
-        of the result's shape, with their Jacobian.
+        selective_log_softmax, linear_selective_log_softmax, entropy, sigmoid and logsigmoid, whose gradient
+        is a product of `grad_output`, of the result's shape, with their Jacobian.
 
     Returns
     -------
@@ -85,9 +85,10 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
         `value` is what `loss` returns: the same bits, or up to rounding if the class strides of `out` and
         `input` differ. `gradient` has the shape and dtype of `input`, and is `out` if that is given.
 
-        For `cyce.functional.linear_cross_entropy` and `cyce.LinearCrossEntropyLoss`, `gradient` and `out`
-        are tuples of the gradients with respect to `input`, the layer's weights and its bias, if it has one,
-        each in the shape of that array. No array of `out` may share memory with an argument.
+        For `cyce.functional.linear_cross_entropy`, `linear_selective_log_softmax` and
+        `cyce.LinearCrossEntropyLoss`, `gradient` and `out` are tuples of the gradients with respect to
+        `input`, the layer's weights and its bias, if it has one, each in the shape of that array. No array of
+        `out` may share memory with an argument.
 
     Raises
     ------

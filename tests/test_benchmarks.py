@@ -255,12 +255,11 @@ def test_elementwise_contenders_are_right(loss, name, mode, monkeypatch):
                 worker.prepare(loss, (30, 70), "float32", mode)
 
 
-@pytest.mark.parametrize("mode", compositions.MODES)
 @pytest.mark.parametrize("name", ["cyce", "torch"])
-@pytest.mark.parametrize("case", compositions.CASES)
-def test_compositions_are_right(case, name, mode, monkeypatch):
-    if mode not in compositions.CASES[case].modes:
-        return
+@pytest.mark.parametrize(
+    ("case", "mode"), [(name, mode) for name, case in compositions.CASES.items() for mode in case.modes]
+)
+def test_compositions_are_right(case, mode, name, monkeypatch):
     worker = compositions.Worker(name, 2)
     assert worker.prepare(case, (40, 70), mode) >= 0
     assert worker.round(0.0) > 0

@@ -110,7 +110,7 @@ def wrong_arguments_of_gradients() -> None:
     cyce.value_and_grad(F.linear_cross_entropy)(logits, logits, target, axis=0)  # error: axis
     cyce.value_and_grad(cyce.CrossEntropyLoss())(logits, target, sample_wieght=None)  # error: sample_wieght
     cyce.value_and_grad(cyce.CrossEntropyLoss)  # error: value_and_grad
-    cyce.value_and_grad(F.softmax)  # error: value_and_grad
+    cyce.value_and_grad(F.one_hot)  # error: value_and_grad
     cyce.value_and_grad(np.sum)  # error: value_and_grad
 
 

@@ -75,7 +75,7 @@ def cross_entropy(
     sample_weight : dask.array.Array or array_like of the positions' shape, default=None
         A weight for each position.
     z_loss, softcap, temperature
-        As in `cyce.functional.cross_entropy`.
+        As in `cyce.functional.cross_entropy`, whose `class_mask` and sparse targets are not for Dask arrays.
 
     Returns
     -------

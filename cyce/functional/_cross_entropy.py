@@ -16,7 +16,7 @@ from cyce._arguments import (
 from cyce._losses import has_gradient
 from cyce._signatures import Reduction
 from cyce.fused import cross_entropy as fused
-from cyce.fused.requests import StatsRequest
+from cyce.fused.requests import StatsRequest, new_stats
 
 
 @overload
@@ -121,13 +121,13 @@ def cross_entropy(
         Deprecated: with `reduce`, overrides `reduction`.
     ignore_index : int, default=-100
         Class index of ignored positions: their loss and gradient are 0, even if their logits are NaN. It
-        may lie in [0, C). For class indices only.
+        may lie in [0, C). For class indices and sparse targets, whose entries of that index are empty.
     reduce : bool, default=None
         Deprecated: with `size_average`, overrides `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
         "none" returns the losses of the positions, "sum" their sum. "mean" divides the sum by the
-        sum of the class weights of the targets that are not ignored; with class probabilities, by the
-        number of positions.
+        sum of the class weights of the targets that are not ignored; with class probabilities and sparse
+        targets, by the number of positions that are not ignored.
     label_smoothing : float in [0, 1], default=0.0
         Fraction of every target that is spread evenly over the classes [2]_.
     axis : int, default=None
@@ -165,8 +165,8 @@ def cross_entropy(
     ------
     TypeError
         If `input` is not of the dtypes above, or is a masked array; if `target` is neither class indices
-        nor class probabilities, such as integers in the shape of `input`; if another argument is not
-        numeric.
+        nor class probabilities nor a SparseTarget, such as integers in the shape of `input`; if another
+        argument is not numeric.
     ValueError
         If shapes do not fit, `reduction` is invalid, `label_smoothing` lies outside [0, 1],
         `ignore_index` is not negative with class probabilities, `normalizer`, `softcap` or `temperature`
@@ -214,7 +214,8 @@ def cross_entropy(
     :math:`x' = \kappa \tanh(x / \kappa) / T`, rounded to the dtype of the result, and multiply the gradient
     by :math:`\partial x'_c / \partial x_c = (1 - \tanh^2(x_c / \kappa)) / T`. "mean" divides by
     :math:`\sum s_n w_{y_n}` over the positions that are not ignored, with sample weights :math:`s`; with
-    class probabilities, by :math:`\sum s_n`.
+    class probabilities, by :math:`\sum s_n`. With a class mask, sums are over the classes that are left, and
+    :math:`C` is their number.
 
     Rows are computed as :math:`(m - x_y) + \operatorname{log1p}(r)` with the maximum :math:`m` and
     :math:`r = \sum e^{x_j - m}` over the other classes, so that nothing cancels and small losses
@@ -424,13 +425,6 @@ def cross_entropy_stats(
         stats=request,
     )
     return finished_stats(request, mean_loss)
-
-
-def new_stats(positions: tuple[int, ...], dtype: np.dtype[Any]) -> StatsRequest:
-    """Return arrays for the statistics of positions, as they are where these are ignored."""
-    loss, lse, probability, entropy = (np.zeros(positions, dtype) for _ in range(4))
-    prediction, rank = (np.full(positions, -1, np.int64) for _ in range(2))
-    return StatsRequest(loss, lse, probability, entropy, prediction, rank)
 
 
 def finished_stats(request: StatsRequest, mean_loss: Any) -> CrossEntropyStats:

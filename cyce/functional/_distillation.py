@@ -22,7 +22,7 @@ def distillation_loss(
     r"""Divergence of a student's softmax from a teacher's, both from logits.
 
     `cyce.value_and_grad` gives the gradient with respect to the student's logits; the teacher's are
-    constants. Both are read once, and no array of their size is made but the gradient.
+    constants. No array of their size is made but the gradient.
 
     Parameters
     ----------
@@ -36,9 +36,10 @@ def distillation_loss(
         "forward": KL(teacher || student), as in [1]_. "reverse": KL(student || teacher). "js":
         beta * KL(teacher || m) + (1 - beta) * KL(student || m), with the mixture
         m = beta * teacher + (1 - beta) * student [2]_; Jensen-Shannon with the default `beta`.
-    reduction : {"batchmean", "mean", "sum", "none"}, default="batchmean"
+    reduction : {"none", "batchmean", "mean", "sum"}, default="batchmean"
         "none" returns the divergences of the positions, "sum" their sum; "batchmean" divides that by the
-        number of positions, or by the sum of `sample_weight`; "mean" is the same.
+        number of positions, or by the sum of `sample_weight`; "mean" is the same. (In `kl_div`, positions
+        are unknown: "batchmean" divides by the size of the first axis, "mean" by the number of elements.)
     beta : float in [0, 1], default=0.5
         The teacher's share in the mixture of "js". At 0 and 1, that is 0.
     scale_by_temperature : bool, default=False

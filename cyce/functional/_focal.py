@@ -151,7 +151,8 @@ def sigmoid_focal_loss(
     TypeError
         If `inputs` is not of the dtypes above, or another argument is not numeric.
     ValueError
-        If `targets` does not have the shape of `inputs`, `gamma` is negative, or `reduction` is invalid.
+        If `targets` does not have the shape of `inputs`, `gamma` is negative, it or `alpha` is not finite,
+        or `reduction` is invalid.
 
     See Also
     --------

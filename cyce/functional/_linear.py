@@ -5,12 +5,10 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import class_axis, position_shape
 from cyce._losses import has_gradient
 from cyce._signatures import Reduction
-from cyce.functional._cross_entropy import CrossEntropyStats, finished_stats, new_stats
+from cyce.functional._cross_entropy import CrossEntropyStats, finished_stats
 from cyce.linear import evaluate, statistics
-from cyce.linear.arguments import as_layer
 from cyce.linear.options import LinearCrossEntropyOptions
 
 
@@ -236,7 +234,7 @@ def linear_selective_log_softmax(
         Weights of the layer, in the dtype of `input`.
     index : array_like of int
         The chosen classes, as in `selective_log_softmax` of logits of shape (C,), (N, C) or
-        (N, C, d1, ..., dk): of shape (N,), or (N, K).
+        (N, C, d1, ..., dk): of shape (), (N,) or (N, d1, ..., dk), or with an axis of K at that of C.
     linear_bias : array_like of shape (C,) or (C, d1, ..., dk), default=None
         Bias of the layer; in the dtype of `input`.
     return_entropy : bool, default=False
@@ -257,7 +255,8 @@ def linear_selective_log_softmax(
     TypeError
         If `linear_weight` or `linear_bias` does not have the dtype of `input`, or `index` is not integer.
     ValueError
-        If shapes do not fit, or `class_mask` leaves out a chosen class.
+        If shapes do not fit, `softcap` or `temperature` is not positive, or `class_mask` leaves out a chosen
+        class.
     IndexError
         If a chosen class is not in [0, C).
 
@@ -347,14 +346,10 @@ def linear_cross_entropy_stats(
     >>> print(stats.prediction, stats.means.correct, stats.entropy.round(4))
     [1 2] 0.5 [0.5424 0.8742]
     """
-    layer = as_layer(input, linear_weight, linear_bias)
-    logits = layer.logits()
-    request = new_stats(position_shape(logits, class_axis(logits)), layer.dtype)
-    mean_loss = statistics.linear_cross_entropy_stats(
+    request, mean_loss = statistics.linear_cross_entropy_stats(
         input,
         linear_weight,
         target,
-        request,
         linear_bias=linear_bias,
         weight=weight,
         ignore_index=ignore_index,

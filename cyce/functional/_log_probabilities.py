@@ -50,7 +50,8 @@ def selective_log_softmax(
     TypeError
         If `logits` are not floating point, or `index` is not integer.
     ValueError
-        If shapes do not fit, or `class_mask` leaves out a chosen class.
+        If shapes do not fit, `softcap` or `temperature` is not positive, or `class_mask` leaves out a chosen
+        class.
     IndexError
         If a chosen class is not in [0, C), or `logits` have no such `axis`.
 
@@ -193,7 +194,8 @@ def topk_log_softmax(
     TypeError
         If `logits` are not floating point, or `k` is not an integer.
     ValueError
-        If `k` is not from 1 to C, or `class_mask` cannot be broadcast to the logits' shape.
+        If `k` is not from 1 to C, `softcap` or `temperature` is not positive, or `class_mask` cannot be
+        broadcast to the logits' shape.
     IndexError
         If `logits` have no such `axis`.
 

@@ -25,6 +25,30 @@ from cyce.threads.budget import budget
 DIVERGENCES = ("forward", "reverse", "js")
 
 
+def as_options(
+    temperature: Any, divergence: Any, reduction: Any, beta: Any, scale_by_temperature: Any
+) -> tuple[float, float, float]:
+    """Check the options; return the temperature, beta, and the factor of the loss."""
+    as_reduction(reduction, None, None, ("none", "batchmean", "mean", "sum"))
+    if not isinstance(divergence, str) or divergence not in DIVERGENCES:
+        raise ValueError(f"divergence: must be 'forward', 'reverse' or 'js', got {divergence!r}")
+    divisor = as_number(temperature, "temperature", FLOAT64)
+    mixture = as_number(beta, "beta", FLOAT64, positive=False)
+    if not 0 <= mixture <= 1:
+        raise ValueError(f"beta: must be between 0 and 1, got {beta}")
+    is_scaled = as_flag(scale_by_temperature, "scale_by_temperature")
+    return divisor, mixture, divisor * divisor if is_scaled else 1.0
+
+
+def check_shapes(student: Any, teacher: Any) -> None:
+    """Raise unless both have one shape."""
+    if tuple(teacher.shape) != tuple(student.shape):
+        raise ValueError(
+            f"teacher_logits: must have the shape of student_logits, {list(student.shape)}, got "
+            f"{list(teacher.shape)}"
+        )
+
+
 def distillation_loss(
     student_logits: Any,
     teacher_logits: Any,
@@ -39,24 +63,13 @@ def distillation_loss(
     gradient: GradientRequest | None = None,
 ) -> tuple[Any, Any]:
     """Return the loss and its gradient, None unless requested."""
-    reduction = as_reduction(reduction, None, None, ("none", "batchmean", "mean", "sum"))
-    if not isinstance(divergence, str) or divergence not in DIVERGENCES:
-        raise ValueError(f"divergence: must be 'forward', 'reverse' or 'js', got {divergence!r}")
+    divisor, mixture, factor = as_options(temperature, divergence, reduction, beta, scale_by_temperature)
     student = as_logits(student_logits, name="student_logits")
     teacher = as_logits(teacher_logits, name="teacher_logits")
-    if teacher.shape != student.shape:
-        raise ValueError(
-            f"teacher_logits: must have the shape of student_logits, {list(student.shape)}, got "
-            f"{list(teacher.shape)}"
-        )
+    check_shapes(student, teacher)
     dtype = arithmetic_dtype(student.dtype)
     of_classes = class_axis(student) if axis is None else as_axis(axis, student.ndim, "axis")
     positions = position_shape(student, of_classes)
-    divisor = as_number(temperature, "temperature", FLOAT64)
-    mixture = as_number(beta, "beta", FLOAT64, positive=False)
-    if not 0 <= mixture <= 1:
-        raise ValueError(f"beta: must be between 0 and 1, got {beta}")
-    factor = divisor * divisor if as_flag(scale_by_temperature, "scale_by_temperature") else 1.0
     counts, weights, denominator = None, None, 1.0
     if sample_weight is not None:
         weights = as_sample_weight(sample_weight, student, of_classes, FLOAT64)

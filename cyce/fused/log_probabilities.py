@@ -13,11 +13,11 @@ from cyce._arguments import (
     as_flag,
     as_grad_output,
     as_logits,
-    as_number,
     as_stored,
     class_axis,
     described,
     position_shape,
+    set_transforms,
 )
 from cyce._targets import as_chosen, as_class_mask, check_chosen
 from cyce.fused.requests import GradientRequest, as_grad_out
@@ -38,71 +38,83 @@ def selective_log_softmax(
     gradient: GradientRequest | None = None,
 ) -> tuple[Any, Any]:
     """Return log-probabilities, and entropies, and the gradient, None unless requested."""
-    call, array, of_classes = _call(logits, axis, softcap, temperature, class_mask, index)
-    has_entropy = as_flag(return_entropy, "return_entropy")
-    shape = as_array(index, "index").shape
-    call.chosen = as_chosen(index, array, of_classes, "index", may_be_one=True).classes
-    upstreams = None, None
-    if call.class_mask is not None:
-        check_mask(call)
-    if gradient is not None:
-        upstreams = upstreams_of(gradient[0], has_entropy)
-    set_upstreams(call, upstreams[0], upstreams[1], shape, has_entropy)
-    grad_out = _run(call, array, gradient, {"grad_output": call.entropy_grad})
-    result = call.chosen_out
-    if shape != position_shape(array, of_classes):
-        result = np.moveaxis(result, -1, of_classes)
-    result = result.reshape(shape)
-    return ((result, call.entropy_out) if has_entropy else result), grad_out
+    call, array = _call(logits, axis, index)
+    set_chosen(call, index, array, softcap, temperature, class_mask, return_entropy, gradient)
+    grad_out = _run(call, array, gradient)
+    return result_of_chosen(call, index), grad_out
 
 
-def upstreams_of(given: Any, has_entropy: bool) -> tuple[Any, Any]:
-    """Return the upstream gradients of the log-probabilities and of the entropies, as given."""
-    if not has_entropy:
-        return given, None
-    if given is None:
-        return None, None
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise TypeError(
-            "grad_output: with return_entropy=True, must be a tuple of two, of the log-probabilities and of "
-            "the entropies"
-        )
-    return given[0], given[1]
-
-
-def set_upstreams(
+def set_chosen(
     call: CrossEntropyArguments,
-    of_chosen: Any,
-    of_entropy: Any,
-    shape: tuple[int, ...],
-    has_entropy: bool,
+    index: Any,
+    logits: NDArray[Any],
+    softcap: Any,
+    temperature: Any,
+    class_mask: Any,
+    return_entropy: Any,
+    gradient: GradientRequest | None,
 ) -> None:
-    """Set the upstream gradients, and the arrays for the results, of chosen classes that are set already.
+    """Set everything but the logits, their axis and the gradient."""
+    has_entropy = as_flag(return_entropy, "return_entropy")
+    call.chosen = as_chosen(index, logits, call.axis, "index", may_be_one=True).classes
+    set_transforms(call, softcap, temperature, logits.dtype)
+    if class_mask is not None:
+        call.class_mask = as_class_mask(class_mask, logits)
+        check_chosen(call.class_mask, call.axis, call.chosen, np.ones(call.chosen.shape, bool), "index")
+    of_chosen, of_entropy = None if gradient is None else gradient[0], None
+    if has_entropy and of_chosen is not None:
+        if not isinstance(of_chosen, tuple | list) or len(of_chosen) != 2:
+            raise TypeError(
+                "grad_output: with return_entropy=True, must be a tuple of two, of the log-probabilities and "
+                "of the entropies"
+            )
+        of_chosen, of_entropy = of_chosen
+    dtype, positions = arithmetic_dtype(logits.dtype), call.chosen.shape[:-1]
+    _set_masses(call, of_chosen, as_array(index, "index").shape, dtype)
+    if has_entropy:
+        _set_entropy(call, of_entropy, positions, dtype, gradient is not None)
 
-    shape: of the index.
+
+def _set_masses(
+    call: CrossEntropyArguments, of_chosen: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    """Set the masses of the chosen classes, and the array for their log-probabilities.
+
+    of_chosen: the upstream gradient, of the index's shape, or a number, or None for 1.
     """
-    dtype = arithmetic_dtype(call.logits.dtype)
-    positions = call.chosen.shape[:-1]
     factor, array = as_grad_output(of_chosen, dtype, shape, "none")
+    # sum(g * log_softmax) is the loss with masses -g.
     masses = np.full(call.chosen.shape, -factor, dtype)
     if array is not None:
-        if shape != positions:
+        if shape != call.chosen.shape[:-1]:
             array = np.moveaxis(array, call.axis, -1)
         np.negative(array.reshape(call.chosen.shape), out=masses)
     call.chosen_mass = masses
     # Zeros: of no classes, the kernel writes nothing.
     call.chosen_out = np.zeros(call.chosen.shape, dtype)
-    if has_entropy:
-        set_entropy(call, of_entropy, positions, dtype)
 
 
-def set_entropy(
-    call: CrossEntropyArguments, of_entropy: Any, positions: tuple[int, ...], dtype: np.dtype[Any]
+def _set_entropy(
+    call: CrossEntropyArguments,
+    upstream: Any,
+    positions: tuple[int, ...],
+    dtype: np.dtype[Any],
+    has_gradient: bool,
 ) -> None:
     """Set the upstream gradient of the entropy, and the array for it."""
-    factor, array = as_grad_output(of_entropy, dtype, positions, "none")
-    call.entropy_grad = np.full(positions, factor, dtype) if array is None else array
     call.entropy_out = np.zeros(positions, dtype)
+    if has_gradient:
+        factor, array = as_grad_output(upstream, dtype, positions, "none")
+        call.entropy_grad = np.full(positions, factor, dtype) if array is None else array
+
+
+def result_of_chosen(call: CrossEntropyArguments, index: Any) -> Any:
+    """Return the log-probabilities in the shape of the index, and the entropies, if wanted."""
+    result, shape = call.chosen_out, as_array(index, "index").shape
+    if shape != call.chosen.shape[:-1]:
+        result = np.moveaxis(result, -1, call.axis)
+    result = result.reshape(shape)
+    return result if call.entropy_out is None else (result, call.entropy_out)
 
 
 def entropy(
@@ -115,49 +127,35 @@ def entropy(
     gradient: GradientRequest | None = None,
 ) -> tuple[Any, Any]:
     """Return the entropies and the gradient, None unless requested."""
-    call, array, of_classes = _call(logits, axis, softcap, temperature, class_mask)
-    positions = position_shape(array, of_classes)
+    call, array = _call(logits, axis)
+    set_transforms(call, softcap, temperature, array.dtype)
+    if class_mask is not None:
+        call.class_mask = as_class_mask(class_mask, array)
     upstream = None if gradient is None else gradient[0]
-    set_entropy(call, upstream, positions, arithmetic_dtype(array.dtype))
-    grad_out = _run(call, array, gradient, {"grad_output": call.entropy_grad})
+    positions = position_shape(array, call.axis)
+    _set_entropy(call, upstream, positions, arithmetic_dtype(array.dtype), gradient is not None)
+    grad_out = _run(call, array, gradient)
     return call.entropy_out, grad_out
 
 
-def _call(
-    logits: Any, axis: Any, softcap: Any, temperature: Any, class_mask: Any, index: Any = None
-) -> tuple[CrossEntropyArguments, NDArray[Any], int]:
-    """Return the arguments of the kernel, the logits as an array, and the axis of the classes."""
+def _call(logits: Any, axis: Any, index: Any = None) -> tuple[CrossEntropyArguments, NDArray[Any]]:
+    """Return arguments of the kernel with the logits and their axis, and the logits as an array."""
     array = as_logits(logits, name="logits", target=index)
-    of_classes = class_axis(array) if axis is None else as_axis(axis, array.ndim, "axis")
-    dtype = arithmetic_dtype(array.dtype)
     call = CrossEntropyArguments()
-    call.logits, call.axis = as_stored(array), of_classes
-    if softcap is not None:
-        call.softcap = as_number(softcap, "softcap", dtype)
-    call.temperature = as_number(temperature, "temperature", dtype)
-    if class_mask is not None:
-        call.class_mask = as_class_mask(class_mask, array)
+    call.logits = as_stored(array)
+    call.axis = class_axis(array) if axis is None else as_axis(axis, array.ndim, "axis")
     call.num_threads = budget()
-    return call, array, of_classes
-
-
-def check_mask(call: CrossEntropyArguments) -> None:
-    """Raise if a chosen class is one that its position does not have."""
-    check_chosen(call.class_mask, call.axis, call.chosen, call.chosen >= 0, "index")
+    return call, array
 
 
 def _run(
-    call: CrossEntropyArguments,
-    logits: NDArray[Any],
-    gradient: GradientRequest | None,
-    read: dict[str, NDArray[Any] | None],
+    call: CrossEntropyArguments, logits: NDArray[Any], gradient: GradientRequest | None
 ) -> NDArray[Any] | None:
     """Call the kernel; return the gradient, None unless requested."""
     grad_out = None
-    if gradient is None:
-        call.entropy_grad = None
-    else:
-        grad_out = as_grad_out(gradient[1], logits, {**read, "class_mask": call.class_mask})
+    if gradient is not None:
+        read = {"grad_output": call.entropy_grad, "class_mask": call.class_mask}
+        grad_out = as_grad_out(gradient[1], logits, read)
         call.grad_out = as_stored(grad_out)
     dispatch.kernels.cross_entropy(call)
     return grad_out
@@ -173,8 +171,11 @@ def topk_log_softmax(
     class_mask: Any = None,
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the highest log-probabilities and their classes, with these at the class axis."""
-    call, array, of_classes = _call(logits, axis, softcap, temperature, class_mask)
-    n_classes, positions = array.shape[of_classes], position_shape(array, of_classes)
+    call, array = _call(logits, axis)
+    set_transforms(call, softcap, temperature, array.dtype)
+    if class_mask is not None:
+        call.class_mask = as_class_mask(class_mask, array)
+    n_classes, positions = array.shape[call.axis], position_shape(array, call.axis)
     try:
         number = operator.index(k)
     except TypeError:
@@ -182,7 +183,7 @@ def topk_log_softmax(
     if not 1 <= number <= n_classes:
         raise ValueError(f"k: must be from 1 to the number of classes, {n_classes}, got {k}")
     call.chosen = np.empty((*positions, number), np.int64)
-    dispatch.kernels.highest(call.logits, of_classes, call.class_mask, number, call.chosen, call.num_threads)
-    set_upstreams(call, None, None, call.chosen.shape, False)
-    _run(call, array, None, {})
-    return np.moveaxis(call.chosen_out, -1, of_classes), np.moveaxis(call.chosen, -1, of_classes)
+    dispatch.kernels.highest(call.logits, call.axis, call.class_mask, number, call.chosen, call.num_threads)
+    _set_masses(call, None, call.chosen.shape, arithmetic_dtype(array.dtype))
+    _run(call, array, None)
+    return np.moveaxis(call.chosen_out, -1, call.axis), np.moveaxis(call.chosen, -1, call.axis)

@@ -33,6 +33,13 @@ class StatsRequest(NamedTuple):
     """The variance of the logits, as the softmax weights them."""
 
 
+def new_stats(positions: tuple[int, ...], dtype: np.dtype[Any]) -> StatsRequest:
+    """Return arrays for the statistics of positions, as they are where these are ignored."""
+    loss, lse, probability, entropy = (np.zeros(positions, dtype) for _ in range(4))
+    prediction, rank = (np.full(positions, -1, np.int64) for _ in range(2))
+    return StatsRequest(loss, lse, probability, entropy, prediction, rank)
+
+
 def as_grad_out(value: Any, like: NDArray[Any], read: Mapping[str, NDArray[Any] | None]) -> NDArray[Any]:
     """Return the array for the gradient: the view of `out`, or a new one.
 

@@ -195,4 +195,5 @@ def _scaled_softmax(
         dispatch.kernels.softmax(as_stored(rows), rows.ndim - 1, of_rows, budget())
         softmax = np.moveaxis(of_rows.reshape(moved.shape), range(-len(axes), 0), axes)
     with np.errstate(all="ignore"):
-        out[...] = softmax * factor
+        np.multiply(softmax, factor, out=softmax)
+        out[...] = softmax

@@ -233,10 +233,10 @@ cdef struct FloatSide:
 
 
 cdef struct Weighted:
-    # Sums over the classes, weighted by exponentials.
-    double total                    # of the exponentials
-    double first
-    double second
+    # Sums over the classes.
+    double total                    # of the weights
+    double first                    # of these, times differences
+    double second                   # of these, times g(v)
 
 
 cdef inline void begin_float_side(
@@ -326,7 +326,7 @@ cdef inline void weigh_differences(
     cdef float weighted[CHUNK]
     cdef float difference
     cdef Py_ssize_t chunk, first, size, group, k
-    sums.total = sums.first = sums.second = 0
+    sums.total = sums.first = 0
     for chunk in range((n + CHUNK - 1) // CHUNK):
         first = chunk * CHUNK
         size = min(<Py_ssize_t> CHUNK, n - first)
@@ -350,7 +350,11 @@ cdef inline void weigh_differences(
 
 
 cdef inline float excess_factor(float v) noexcept nogil:
-    """g(v) / v**2 = (e**-v - 1 + v) / v**2 for abs(v) <= 1: Taylor's sum, to 5e-8."""
+    """g(v) / v**2 = (e**-v - 1 + v) / v**2 for abs(v) <= 1: Taylor's sum, to 5e-8.
+
+    `expm1_factor` is for up to ln(2) / 2. From there to 1, what is left of the exponentials would have some
+    hundred times their relative errors.
+    """
     cdef float p = <float> (1.0 / 3628800.0)
     p = multiply_add[float](p, -v, <float> (1.0 / 362880.0))
     p = multiply_add[float](p, -v, <float> (1.0 / 40320.0))
@@ -445,7 +449,7 @@ cdef inline bint compare_floats(
     cdef FloatSide* other = &teacher if reverse else &student
     cdef Weighted sums
     cdef double mean, exponent, excess, shift, factor
-    cdef float* parts = scratch
+    cdef float* parts = scratch + 4 * size
     cdef float own, common
     cdef Py_ssize_t c
     begin_float_side(&call.student, student_at, n, scratch, scratch + 2 * size, &student)
@@ -461,7 +465,7 @@ cdef inline bint compare_floats(
     compare_weighted(
         weighing, other, n, temperature, mean,
         exp(exponent) * unit_of_side(other, temperature) / unit_of_side(weighing, temperature), reverse,
-        scratch + 4 * size if has_gradient else <float*> NULL, &sums,
+        parts if has_gradient else <float*> NULL, &sums,
     )
     shift = sums.first / sums.total
     excess = sums.second / sums.total - shift
@@ -470,7 +474,6 @@ cdef inline bint compare_floats(
         return False
     if not has_gradient:
         return True
-    parts = scratch + 4 * size
     factor = scale / sums.total
     if not reverse:
         factor /= 1.0 + excess

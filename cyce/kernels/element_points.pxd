@@ -6,12 +6,12 @@ precision. A mass or weight of 0 adds nothing, whatever the cost.
 """
 from cython cimport floating
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY, NAN, pow
+from libc.math cimport INFINITY, NAN
 
 from cyce.kernels.machine cimport multiply_add
 from cyce.kernels.math cimport (
     exp_clamped, exp_for_float, exp_nonpositive, inverse_for_float, log1p_nonnegative, log1p_of_fraction,
-    log1p_of_fraction_for_float, log_for_float, log_nonnegative,
+    log1p_of_fraction_for_float, log_for_float, log_nonnegative, power_of,
 )
 
 
@@ -71,11 +71,6 @@ cdef inline double slope_of_bce_with_logits(
 cdef inline double weight_of_target(double target, double alpha) noexcept nogil:
     """alpha of yes, 1 - alpha of no; 1 if alpha is negative."""
     return alpha * target + (1.0 - alpha) * (1.0 - target) if alpha >= 0 else 1.0
-
-
-cdef inline double power_of(double base, double exponent) noexcept nogil:
-    """base**exponent, for base >= 0."""
-    return base * base if exponent == 2 else pow(base, exponent)
 
 
 cdef inline double miss_of(floating logit, double target, double tail) noexcept nogil:

@@ -6,7 +6,7 @@ instruction gives the same bits. Docstrings give the error bounds, in ulp of the
 """
 from cython cimport floating
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY, NAN, pow
 from libc.stdint cimport uint64_t
 
 from cyce.kernels.machine cimport cyce_bits, cyce_from_bits, low_bits_as_power, multiply_add
@@ -326,3 +326,8 @@ cdef inline double inverse_for_float(double x) noexcept nogil:
     # A division of floats takes a quarter of the time, and one step of Newton's doubles its digits.
     cdef double inverse = <double> (<float> 1 / <float> x)
     return multiply_add[double](multiply_add[double](-x, inverse, 1.0), inverse, inverse)
+
+
+cdef inline double power_of(double base, double exponent) noexcept nogil:
+    """base**exponent, for base >= 0; the C library's, but for squares."""
+    return base * base if exponent == 2 else pow(base, exponent)

@@ -9,13 +9,13 @@ For doubles, what the logarithm and the last products lose is carried along (`*_
 the end.
 """
 from cython cimport floating
-from libc.math cimport INFINITY, NAN, pow
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t
 
 from cyce.kernels.call cimport Call, StatsOut, Tile
 from cyce.kernels.chosen cimport add_chosen_losses, split_chosen_masses
 from cyce.kernels.masses cimport dense_masses, dense_scale_of, fill_dense_scales, mass_without
-from cyce.kernels.math cimport inverse_for_float, log1p_in_parts, log_for_float
+from cyce.kernels.math cimport inverse_for_float, log1p_in_parts, log_for_float, power_of
 from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.points cimport comes_before
@@ -176,7 +176,7 @@ cdef inline void focus_losses(
         others = 1.0 - probability
         if tile.pivot_logit[k] == tile.row_max[k]:
             others = tile.rest[k] * tile.inverse[k]
-        power = others * others if call.gamma == 2 else pow(others, call.gamma)
+        power = power_of(others, call.gamma)
         # Where nothing is left to the others, the limit; and where nothing is left to the target.
         ratio = loss[k] / others if others > 1e-290 else tile.hard[k]
         mass = probability * (call.gamma * ratio + call.poly1 * tile.hard[k] * (call.gamma + 1.0))

@@ -1,9 +1,13 @@
-"""torch's losses, computed by cyce: torch's signatures, tensors in, tensors out, differentiable.
+"""torch's losses, and some that it does not have, computed by cyce: tensors in, tensors out, differentiable.
 
 The functions compute the gradient together with the loss, if `input` requires it, and scale it in the
 backward pass. What cyce does not compute goes to torch's own function: other devices and dtypes, functorch,
 forward mode, subclasses of tensors, and whatever torch raises an error for. So nothing that works with torch
 fails, and errors are torch's.
+
+`distillation_loss`, `focal_loss`, `selective_log_softmax` and `entropy` are not in torch. What cyce does not
+compute of these is composed of torch's functions, and errors are cyce's. The last two compute their gradient
+in the backward pass.
 
 Needs torch (the extra `torch`). `cyce.functional` takes tensors, too, but returns arrays.
 """

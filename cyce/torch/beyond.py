@@ -10,21 +10,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cyce._arguments import as_reduction
 from cyce.fused import distillation as fused_distillation
 from cyce.fused import focal as fused_focal
 from cyce.fused import log_probabilities as fused_log_probabilities
+from cyce.fused.distillation import as_options, check_shapes
+from cyce.fused.focal import as_gamma
 from cyce.fused.requests import GradientRequest
 from cyce.torch.autograd import Loss, computed_or_torch_s
-from cyce.torch.tensors import TORCH, array_of, dtype_of_result, result_of, takes, tensor_of
-
-
-def class_axis(input: Tensor, axis: int | None) -> int:
-    """Return the axis of the classes: the given one, or torch's."""
-    return axis if axis is not None else (0 if input.ndim == 1 else 1)
+from cyce.torch.tensors import (
+    TORCH,
+    array_of,
+    class_axis,
+    dtype_of_result,
+    result_of,
+    takes,
+    tensor_of,
+)
 
 
 def reduced(loss: Tensor, reduction: str, denominator: Any) -> Tensor:
-    """Return the losses of positions, reduced."""
+    """Return the losses of positions, reduced; what is neither "none" nor "sum" is a mean."""
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / denominator
@@ -77,11 +83,14 @@ def focal_loss(
     >>> CT.focal_loss(torch.tensor([[5.0, 0.0, 0.0], [0.1, 0.2, 0.3]]), torch.tensor([0, 2]))
     tensor(0.2006)
     """
+    as_reduction(reduction, None, None)
+    as_gamma(gamma)
 
     def by_torch(input: Tensor) -> Tensor:
         loss = TORCH["cross_entropy"]
         options = {"ignore_index": ignore_index, "reduction": "none"}
-        miss = -torch.expm1(-loss(input, target, **options))
+        # Powers below 1 have no slope at 0.
+        miss = (-torch.expm1(-loss(input, target, **options))).clamp_min(torch.finfo(input.dtype).tiny)
         focal = miss**gamma * loss(input, target, weight, label_smoothing=label_smoothing, **options)
         counts = target != ignore_index
         weights = counts if weight is None else torch.where(counts, weight[target * counts], 0)
@@ -124,7 +133,7 @@ def distillation_loss(
 
     Parameters
     ----------
-    student_logits, teacher_logits : Tensor
+    student_logits, teacher_logits : Tensor of shape (C,), (N, C) or (N, C, d1, ..., dk)
         Of one shape and dtype: float16, bfloat16, float32 or float64. The gradient is by the student's.
     temperature, divergence, reduction, beta, scale_by_temperature, axis
         As in `cyce.functional.distillation_loss`.
@@ -162,6 +171,8 @@ def distillation_loss(
         "scale_by_temperature": scale_by_temperature,
         "axis": axis,
     }
+    as_options(temperature, divergence, reduction, beta, scale_by_temperature)
+    check_shapes(student_logits, teacher_logits)
     of_classes = class_axis(student_logits, axis)
 
     def by_torch(student: Tensor) -> Tensor:
@@ -199,20 +210,20 @@ def distillation_loss(
 
 def composed_divergence(log_p: Tensor, log_q: Tensor, divergence: str, beta: float) -> Tensor:
     """Return the terms of the divergence of a student's log-probabilities and a teacher's."""
-    kl = TORCH["kl_div"]
 
-    def of(target: Tensor, input: Tensor) -> Tensor:
-        terms: Tensor = kl(input, target, reduction="none", log_target=True)
-        return terms
+    def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+        # Classes without probability add nothing, and have no slope.
+        is_none = log_a == -torch.inf
+        distance = torch.where(is_none, 0, log_a) - torch.where(is_none, 0, log_b)
+        return log_a.exp() * distance
 
     if divergence == "forward":
-        return of(log_q, log_p)
+        return kl(log_q, log_p)
     if divergence == "reverse":
-        return of(log_p, log_q)
-    if divergence != "js":
-        raise ValueError(f"divergence: must be 'forward', 'reverse' or 'js', got {divergence!r}")
-    log_m = torch.log(beta * log_q.exp() + (1 - beta) * log_p.exp())
-    return beta * of(log_q, log_m) + (1 - beta) * of(log_p, log_m)
+        return kl(log_p, log_q)
+    mixture = beta * log_q.exp() + (1 - beta) * log_p.exp()
+    log_m = torch.log(torch.where(mixture > 0, mixture, 1))
+    return beta * kl(log_q, log_m) + (1 - beta) * kl(log_p, log_m)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -270,7 +281,7 @@ def product_of(logits: Tensor, product: Product) -> Any:
 
 def composed_entropy(log_p: Tensor, axis: int) -> Tensor:
     """Return the entropy of log-probabilities, to which classes without probability add nothing."""
-    return -torch.where(log_p == -torch.inf, 0, log_p.exp() * log_p).sum(axis)
+    return -(log_p.exp() * torch.where(log_p == -torch.inf, 0, log_p)).sum(axis)
 
 
 def entropy(logits: Tensor, *, axis: int | None = None, temperature: float = 1.0) -> Tensor:

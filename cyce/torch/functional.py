@@ -18,7 +18,15 @@ from cyce.fused.requests import GradientRequest
 from cyce.linear import evaluate as fused_linear
 from cyce.torch import operators
 from cyce.torch.autograd import Loss, computed_or_torch_s, extensions_of, refuse_extensions
-from cyce.torch.tensors import TORCH, are_options, array_of, dtype_of_result, is_target, takes
+from cyce.torch.tensors import (
+    TORCH,
+    are_options,
+    array_of,
+    class_axis,
+    dtype_of_result,
+    is_target,
+    takes,
+)
 
 F = TypeVar("F", bound=Callable[..., Tensor])
 
@@ -75,7 +83,8 @@ def cross_entropy(
     label_smoothing : float in [0, 1], default=0.0
         Fraction of every target that is spread evenly over the classes.
     axis, sample_weight, normalizer, empty, z_loss, softcap, temperature
-        As in `cyce.functional.cross_entropy`; not in torch.
+        As in `cyce.functional.cross_entropy`, whose `class_mask` and sparse targets are not for tensors; not
+        in torch.
     inplace : bool, default=False
         Whether to write the gradient over the logits, which saves its memory. Autograd notices if the logits
         are needed by another operation. Has no effect where no gradient is needed.
@@ -134,7 +143,7 @@ def cross_entropy(
     ):
         refuse_extensions(extensions, input)
         return by_torch(input)
-    class_axis = axis if axis is not None else (0 if input.ndim == 1 else 1)
+    of_classes = class_axis(input, axis)
     if torch.compiler.is_compiling():
         loss, _ = operators.cross_entropy(
             input,
@@ -144,7 +153,7 @@ def cross_entropy(
             reduction,
             ignore_index,
             label_smoothing,
-            class_axis,
+            of_classes,
             normalizer,
             empty,
             z_loss,
@@ -169,7 +178,7 @@ def cross_entropy(
     dtype = dtype_of_result(input)
     others = (target, weight, sample_weight)
     return computed_or_torch_s(
-        Loss((input,), others, evaluate, by_torch, dtype, class_axis, inplace, tuple(extensions))
+        Loss((input,), others, evaluate, by_torch, dtype, of_classes, inplace, tuple(extensions))
     )
 
 
@@ -231,7 +240,7 @@ def nll_loss(
         and are_options(ignore_index)
     ):
         return by_torch(input)
-    axis = 0 if input.ndim == 1 else 1
+    axis = class_axis(input)
     if torch.compiler.is_compiling():
         loss, _ = operators.nll_loss(input, target, weight, reduction, ignore_index, wants_gradient(input))
         return loss.to(dtype_of_result(input))

@@ -83,6 +83,11 @@ def is_intercepted() -> bool:
     )
 
 
+def class_axis(input: Tensor, axis: int | None = None) -> int:
+    """Return the axis of the classes: the given one, or torch's."""
+    return axis if axis is not None else (0 if input.ndim == 1 else 1)
+
+
 def takes(input: Any, target: Any, *factors: Any, differentiable: Sequence[Any] = ()) -> bool:
     """Return whether cyce computes a loss of `input` with a target and factors, each a tensor or None.
 

@@ -133,9 +133,9 @@ def test_logits_that_are_not_finite(level, dtype):
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
-        ([0, 3], IndexError, r"Target 3 is out of bounds. index\[1\] must be a class index from 0 to 2"),
-        ([0, -100], IndexError, r"Target -100 is out of bounds. index\[1\]"),
-        ([[0, 5], [1, 1]], IndexError, r"Target 5 is out of bounds. index\[0, 1\]"),
+        ([0, 3], IndexError, r"index\[1\]: 3 is out of bounds, it must be a class index from 0 to 2"),
+        ([0, -100], IndexError, r"index\[1\]: -100 is out of bounds"),
+        ([[0, 5], [1, 1]], IndexError, r"index\[0, 1\]: 5 is out of bounds"),
         ([0, 1, 2], ValueError, r"index: .* must have shape \[2\] or \[2, K\], got \[3\]"),
         ([0.0, 1.0], TypeError, "index: must be integer class indices, got dtype float64"),
     ],

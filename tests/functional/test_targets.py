@@ -85,7 +85,7 @@ class TestSparseTargets:
     @pytest.mark.parametrize(
         ("indices", "probabilities", "error", "message"),
         [
-            ([[0, 3]], [[1, 0]], IndexError, r"Target 3 is out of bounds. target.indices\[0, 1\] must be"),
+            ([[0, 3]], [[1, 0]], IndexError, r"target.indices\[0, 1\]: 3 is out of bounds"),
             ([[0, -2]], [[1, 0]], IndexError, r"from 0 to 2 or one of -1, -100, for none"),
             ([0, 1], [1, 0], ValueError, r"target.indices: .* must have shape \[1, K\], got \[2\]"),
             (
