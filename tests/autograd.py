@@ -1,19 +1,20 @@
 """Values and gradients of a formula by torch's autograd in float64, and layouts of logits."""
 
 import numpy as np
+import pytest
 import torch
 
 # Shapes of logits, and the axis of their classes.
-LAYOUTS = {
-    "few classes": ((7, 10), 1),
-    "rows": ((6, 300), 1),
-    "long rows": ((2, 9001), 1),
-    "images": ((2, 21, 5, 3), 1),
-    "many classes of images": ((2, 300, 3), 1),
-    "sequences": ((2, 3, 130), -1),
-    "classes first": ((4500, 7), 0),
-    "one position": ((40,), 0),
-}
+LAYOUTS = [
+    pytest.param((7, 10), 1, id="few classes"),
+    pytest.param((6, 300), 1, id="rows"),
+    pytest.param((2, 9001), 1, id="long rows"),
+    pytest.param((2, 21, 5, 3), 1, id="images"),
+    pytest.param((2, 3, 130), -1, id="sequences"),
+    pytest.param((2, 300, 3), 1, id="many classes of images", marks=pytest.mark.integration),
+    pytest.param((4500, 7), 0, id="classes first", marks=pytest.mark.integration),
+    pytest.param((40,), 0, id="one position", marks=pytest.mark.integration),
+]
 TOLERANCES = {np.dtype(np.float32): 3e-6, np.dtype(np.float64): 1e-12}
 
 

@@ -1,6 +1,6 @@
 """Every function that computes from an array, in a form in which tests can call it.
 
-What holds for all of them is tested over this list. A new function is one line of FUNCTIONS.
+What holds for all of them is tested over NAMES. A new function is one line of FUNCTIONS.
 """
 
 import inspect
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 import cyce
 import cyce.functional as F
@@ -230,6 +231,21 @@ FUNCTIONS = {
         F.one_hot, lambda x: {"tensor": np.arange(len(x)) % 7, "num_classes": 7}, slopes_of=()
     ),
 }
+
+
+# Variants of others, which run in the integration stage.
+RARE = {
+    "gradient of logsigmoid",
+    "gradient of log_softmax",
+    "gradient of logsumexp",
+    "logsigmoid",
+    "softmax with a class mask",
+    "linear_cross_entropy of a sparse target",
+    "distillation_loss, Jensen-Shannon",
+    "linear_selective_log_softmax",
+}
+NAMES = [pytest.param(name, marks=pytest.mark.integration) if name in RARE else name for name in FUNCTIONS]
+"""Names of all functions, to parametrize a test by."""
 
 
 def arrays_of(result):

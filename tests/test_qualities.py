@@ -9,7 +9,7 @@ import pytest
 
 import cyce
 import cyce.functional as F
-from functions import FUNCTIONS, arrays_of, bits
+from functions import FUNCTIONS, NAMES, arrays_of, bits
 from platforms import with_fork, with_resource_usage
 
 with_gradient = cyce.value_and_grad
@@ -18,7 +18,7 @@ with_gradient = cyce.value_and_grad
 TAKE_INTEGERS = {F.logsumexp, F.one_hot}
 
 
-@pytest.fixture(params=FUNCTIONS)
+@pytest.fixture(params=NAMES)
 def function(request):
     """Return an entry of the list of functions."""
     return FUNCTIONS[request.param]
@@ -374,7 +374,7 @@ assert bits(function(arguments)) == expected
 
 
 @with_fork
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_forked_child_computes_the_same(run_python, name):
     result = run_python("-c", FORK, name, timeout=60)
     assert result.returncode == 0, result.stderr

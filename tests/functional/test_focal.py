@@ -23,7 +23,7 @@ def formula(logits, target, gamma, weight, poly1, smoothing, axis):
     return miss**gamma * (loss + poly1 * own * miss)
 
 
-@pytest.mark.parametrize(("shape", "axis"), LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
 @pytest.mark.parametrize("options", [(0.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.5, 1.5, 0.1), (3.0, -0.5, 0.2)])
 def test_losses_and_gradients(level, dtype, rng, shape, axis, options):
     gamma, poly1, smoothing = options

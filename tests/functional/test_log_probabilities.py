@@ -24,7 +24,7 @@ def entropy_of(log_p, axis):
 
 
 @pytest.mark.parametrize("options", [{}, {"softcap": 5.0, "temperature": 1.7}], ids=["plain", "other logits"])
-@pytest.mark.parametrize(("shape", "axis"), LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
 class TestInEveryLayout:
     def other_logits(self, x, options):
         return 5 * torch.tanh(x / 5) / 1.7 if options else x
@@ -151,7 +151,7 @@ def test_two_upstream_gradients():
 
 
 class TestTheHighest:
-    @pytest.mark.parametrize(("shape", "axis"), LAYOUTS.values(), ids=LAYOUTS)
+    @pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
     @pytest.mark.parametrize("k", [1, 5])
     def test_as_torch(self, level, dtype, rng, shape, axis, k):
         logits = rng.standard_normal(shape).astype(dtype)
@@ -194,7 +194,7 @@ class TestTheHighest:
 
 class TestProductsWithTheJacobian:
     @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-    @pytest.mark.parametrize(("shape", "axis"), LAYOUTS.values(), ids=LAYOUTS)
+    @pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
     def test_of_softmax_and_its_logarithm(self, level, dtype, rng, shape, axis, name):
         logits, upstream = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
         expected, slopes = values_and_gradient(lambda x: getattr(torch, name)(x, axis), logits, upstream)

@@ -24,7 +24,7 @@ def sparse_and_dense(rng, shape, axis, k):
 
 class TestSparseTargets:
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-    @pytest.mark.parametrize(("shape", "axis"), LAYOUTS.values(), ids=LAYOUTS)
+    @pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
     def test_as_dense_ones(self, level, dtype, rng, loss_and_gradient, shape, axis, smoothing):
         logits = (3 * rng.standard_normal(shape)).astype(dtype)
         weight = rng.uniform(0.5, 2, shape[axis]).astype(dtype)
@@ -110,7 +110,7 @@ def masked(rng, shape, axis, target):
     return mask
 
 
-@pytest.mark.parametrize(("shape", "axis"), LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
 class TestClassMasks:
     def spoiled(self, rng, logits, mask):
         """Return logits with anything at the classes that are left out."""
