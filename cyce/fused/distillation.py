@@ -20,6 +20,7 @@ from cyce._arguments import (
 )
 from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
+from cyce.kernels.arguments import DistillationArguments
 from cyce.threads.budget import budget
 
 DIVERGENCES = ("forward", "reverse", "js")
@@ -86,21 +87,13 @@ def distillation_loss(
             for array in (weights, grad_output):
                 scale *= 1.0 if array is None else array
     values = np.zeros(positions)
-    kernels = dispatch.kernels
-    kernels.distill(
-        as_stored(student),
-        as_stored(teacher),
-        of_classes,
-        kernels.FORMULAS[divergence],
-        divisor,
-        mixture,
-        None,
-        counts,
-        scale,
-        values,
-        None if grad_out is None else as_stored(grad_out),
-        budget(),
-    )
+    call = DistillationArguments()
+    call.student, call.teacher, call.axis = as_stored(student), as_stored(teacher), of_classes
+    call.formula, call.temperature, call.beta = divergence, divisor, mixture
+    call.counts, call.scale, call.value_out = counts, scale, values
+    call.grad_out = None if grad_out is None else as_stored(grad_out)
+    call.num_threads = budget()
+    dispatch.kernels.distill(call)
     with np.errstate(all="ignore"):
         values *= factor
         if weights is not None:

@@ -23,7 +23,7 @@ from cyce._arguments import (
 from cyce._targets import as_class_mask
 from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
-from cyce.kernels.arguments import CrossEntropyArguments
+from cyce.kernels.arguments import CrossEntropyArguments, DistillationArguments
 from cyce.memory.arrays import empty_like
 from cyce.threads.budget import budget
 
@@ -81,21 +81,11 @@ def softmax(
     if gradient is None:
         return result, None
     upstream, grad_out = _upstream(gradient, logits, mask)
-    kernels = dispatch.kernels
-    kernels.distill(
-        as_stored(logits),
-        as_stored(upstream),
-        axis,
-        kernels.FORMULAS["product"],
-        1.0,
-        0.0,
-        mask,
-        None,
-        None,
-        None,
-        as_stored(grad_out),
-        budget(),
-    )
+    call = DistillationArguments()
+    call.student, call.teacher, call.axis = as_stored(logits), as_stored(upstream), axis
+    call.formula, call.class_mask, call.grad_out = "product", mask, as_stored(grad_out)
+    call.num_threads = budget()
+    dispatch.kernels.distill(call)
     return result, grad_out
 
 

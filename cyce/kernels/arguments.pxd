@@ -40,6 +40,21 @@ cdef class CrossEntropyArguments:
     cdef public int num_threads
 
 
+cdef class DistillationArguments:
+    cdef public object student
+    cdef public object teacher
+    cdef public int axis
+    cdef public str formula
+    cdef public double temperature
+    cdef public double beta
+    cdef public object class_mask
+    cdef public object counts
+    cdef public object scale
+    cdef public object value_out
+    cdef public object grad_out
+    cdef public int num_threads
+
+
 cdef class ElementwiseArguments:
     cdef public object input
     cdef public object target

@@ -69,6 +69,31 @@ class CrossEntropyArguments:
 
     def copy(self) -> CrossEntropyArguments: ...
 
+class DistillationArguments:
+    """Logits are native and aligned, in any storage and with any strides. None means unset."""
+
+    student: Any
+    """The positions' axes and, at `axis`, that of the classes."""
+    teacher: Any
+    """Of the same shape; of the formula "product", any numbers."""
+    axis: int
+    formula: str
+    """"forward", "reverse", "js" or "product"; see distillation.pxd."""
+    temperature: float
+    beta: float
+    """Of "js"."""
+    class_mask: Any
+    """Of "product": as of the cross-entropy."""
+    counts: Any
+    """Bool, one for each position, C-contiguous; the others have value and gradient 0."""
+    scale: Any
+    """Factors of the gradient, float64, one for each position, C-contiguous; 1 if unset."""
+    value_out: Any
+    """Float64, one for each position, C-contiguous."""
+    grad_out: Any
+    """Of the logits' shape, any strides; may be the student's."""
+    num_threads: int
+
 class ElementwiseArguments:
     """All arrays have the shape and the dtype of the input, any strides, and are native and aligned."""
 

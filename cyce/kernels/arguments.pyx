@@ -54,6 +54,14 @@ cdef class CrossEntropyArguments:
         return other
 
 
+cdef class DistillationArguments:
+    """Arguments of the kernel that compares two sets of logits; see arguments.pyi for the fields."""
+
+    def __cinit__(self):
+        self.temperature = 1
+        self.num_threads = 1
+
+
 cdef class ElementwiseArguments:
     """Arguments of the kernels of single elements, after all checks; see arguments.pyi for the fields."""
 

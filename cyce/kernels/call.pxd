@@ -122,7 +122,7 @@ cdef struct Tile:
     double log_lost[TILE]           # what rounding that loses; 0 for floats, where it does not count
     double inverse[TILE]            # 1 / (1 + rest)
     bint counts[TILE]
-    char* chosen_logits             # (width, n_chosen), as given
+    char* chosen_logits             # (width, n_chosen); see chosen.pxd
     Py_ssize_t first
     Py_ssize_t width
     Py_ssize_t lanes                # width, rounded up to whole vectors

@@ -18,7 +18,7 @@ from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport load_one, store_one
 from cyce.kernels.sums cimport add, add_product, difference_lost, finite_or_zero, settled_of, sum_lost
-from cyce.kernels.transforms cimport has_mask, has_slopes, mask_at, slope_at, transform
+from cyce.kernels.transforms cimport changes_logits, has_mask, has_slopes, mask_at, transform
 
 
 cdef inline const int64_t* chosen_at(const Call* call, const Tile* tile, Py_ssize_t k) noexcept nogil:
@@ -33,29 +33,42 @@ cdef inline const floating* masses_at(
     return <const floating*> call.chosen_mass + (tile.first + k) * call.n_chosen
 
 
+cdef inline floating* chosen_logits_at(
+    const Call* call, const Tile* tile, Py_ssize_t k, floating like
+) noexcept nogil:
+    """Their logits, after the options that change logits."""
+    return <floating*> tile.chosen_logits + k * call.n_chosen
+
+
+cdef inline floating* chosen_slopes_at(
+    const Call* call, const Tile* tile, Py_ssize_t k, floating like
+) noexcept nogil:
+    """Slopes of the softcap at the chosen logits, where there is one."""
+    return <floating*> tile.chosen_logits + (call.tile_width + k) * call.n_chosen
+
+
 cdef inline void look_up_chosen(const Call* call, Tile* tile, floating like) noexcept nogil:
-    """Look up the logits of the chosen classes, as they are given."""
-    cdef floating* logits = <floating*> tile.chosen_logits
+    """Look up the logits of the chosen classes."""
+    cdef floating* logits
     cdef const int64_t* chosen
     cdef Py_ssize_t k, j
     for k in range(tile.width):
         chosen = chosen_at(call, tile, k)
+        logits = chosen_logits_at(call, tile, k, like)
         for j in range(call.n_chosen):
             check(lies_within(chosen[j], call.n_classes))
-            logits[k * call.n_chosen + j] = load_one(
+            logits[j] = load_one(
                 &call.logits, tile.logits_at[k] + chosen[j] * call.logits.class_stride, like
             )
-
-
-cdef inline floating chosen_logit(
-    const Call* call, const Tile* tile, Py_ssize_t k, Py_ssize_t j, floating like
-) noexcept nogil:
-    """Logit of a chosen class, after the options that change logits."""
-    cdef floating logit = (<const floating*> tile.chosen_logits)[k * call.n_chosen + j]
-    if has_mask(call) and not mask_at(call, tile, k, chosen_at(call, tile, k)[j]):
-        return -INFINITY
-    transform(call, <const floating*> &logit, 1, &logit, <floating*> NULL)
-    return logit
+        if changes_logits(call):
+            transform(
+                call, <const floating*> logits, call.n_chosen, logits,
+                chosen_slopes_at(call, tile, k, like) if has_slopes(call) else <floating*> NULL,
+            )
+        if has_mask(call):
+            for j in range(call.n_chosen):
+                if not mask_at(call, tile, k, chosen[j]):
+                    logits[j] = -INFINITY
 
 
 cdef inline void add_chosen_losses(
@@ -71,7 +84,7 @@ cdef inline void add_chosen_losses(
         for j in range(call.n_chosen):
             # A class without mass adds nothing, even where its logit is -inf.
             if masses[j] != 0:
-                logit = chosen_logit(call, tile, k, j, like)
+                logit = chosen_logits_at(call, tile, k, like)[j]
                 distance = tile.row_max[k] - logit
                 add_product[floating](
                     &gap, &gap_lost, masses[j], 0.0, distance,
@@ -109,7 +122,7 @@ cdef inline void write_chosen(const Call* call, const Tile* tile, floating like)
         for j in range(call.n_chosen):
             nll = nll_lost = 0
             if tile.counts[k]:
-                logit = chosen_logit(call, tile, k, j, like)
+                logit = chosen_logits_at(call, tile, k, like)[j]
                 distance = tile.row_max[k] - logit
                 nll = distance + tile.log_normalizer[k]
                 nll_lost = (
@@ -154,7 +167,7 @@ cdef inline void write_gradients_of_chosen(const Call* call, const Tile* tile, f
         for j in range(call.n_chosen):
             if masses[j] == 0 or <Py_ssize_t> chosen[j] == tile.pivot[k]:
                 continue
-            logit = chosen_logit(call, tile, k, j, like)
+            logit = chosen_logits_at(call, tile, k, like)[j]
             softmax = decay_of(logit, tile.row_max[k], like) * tile.inverse[k]
             factor = tile.total[k]
             if call.entropy_grad != NULL:
@@ -168,7 +181,5 @@ cdef inline void write_gradients_of_chosen(const Call* call, const Tile* tile, f
                 )[0]
             gradient = <floating> (tile.scale[k] * (softmax * factor - mass))
             if has_slopes(call):
-                gradient *= <floating> slope_at(
-                    call, (<const floating*> tile.chosen_logits)[k * call.n_chosen + j]
-                )
+                gradient *= chosen_slopes_at(call, tile, k, like)[j]
             store_one(gradient, &call.grad, tile.grad_at[k] + chosen[j] * call.grad.class_stride)

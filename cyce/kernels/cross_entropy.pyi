@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from cyce.kernels.arguments import CrossEntropyArguments
+from cyce.kernels.arguments import CrossEntropyArguments, DistillationArguments
 
 HAS_CHECKS: bool
 N_FIELDS: int
@@ -31,23 +31,7 @@ def diverge(
     top_out: NDArray[Any],
     reference_top_out: NDArray[Any],
 ) -> None: ...
-
-FORMULAS: dict[str, int]
-
-def distill(
-    student: NDArray[Any],
-    teacher: NDArray[Any],
-    axis: int,
-    formula: int,
-    temperature: float,
-    beta: float,
-    class_mask: NDArray[Any] | None,
-    counts: NDArray[Any] | None,
-    scale: NDArray[Any] | None,
-    value_out: NDArray[Any] | None,
-    grad_out: NDArray[Any] | None,
-    num_threads: int,
-) -> None: ...
+def distill(arguments: DistillationArguments) -> None: ...
 def highest(
     logits: NDArray[Any],
     axis: int,

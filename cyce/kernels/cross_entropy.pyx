@@ -17,7 +17,8 @@ whatever width the level has, and every width adds in the same order. The rooms,
                                     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
     divergences                     two sets of logits, compared
-    distillation                    the same, with a gradient
+    comparison, distillation        the same, with a gradient
+    distributions, logit_differences   their divergences in double, and in float
     highest                         the highest classes of each position
     picks                           negative log-likelihoods, which need none of these
 """
@@ -26,7 +27,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport INT64_MIN, int64_t
 from libc.string cimport memset
 
-from cyce.kernels.arguments cimport CrossEntropyArguments
+from cyce.kernels.arguments cimport CrossEntropyArguments, DistillationArguments
 from cyce.kernels.arrays cimport (
     Operand, expect, format_of, integer_format_of, n_elements, place, same_shape,
 )
@@ -35,9 +36,8 @@ from cyce.kernels.call cimport (
 )
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
-from cyce.kernels.distillation cimport (
-    FORWARD, JENSEN_SHANNON, PRODUCT, REVERSE, Comparison, Formula, compare_logits,
-)
+from cyce.kernels.comparison cimport FORWARD, JENSEN_SHANNON, PRODUCT, REVERSE, Comparison
+from cyce.kernels.distillation cimport compare_logits
 from cyce.kernels.divergences cimport N_TOP as MOST_TOP, Pair, align_tiles, compare_all
 from cyce.kernels.highest cimport Highest, find_all_highest
 from cyce.kernels.machine cimport CYCE_DEBUG
@@ -593,49 +593,48 @@ def diverge(
 FORMULAS = {"forward": FORWARD, "reverse": REVERSE, "js": JENSEN_SHANNON, "product": PRODUCT}
 
 
-def distill(
-    student, teacher, int axis, Formula formula, double temperature, double beta, class_mask, counts, scale,
-    value_out, grad_out, int num_threads,
-):
-    """Write divergences of two sets of logits of one shape, and the gradient by the first one's.
-
-    Or, of the formula "product", sums of softmax * teacher, with a class mask or None. counts (bool), scale,
-    value_out (double): of the positions, C-contiguous. grad_out: of the logits' shape, any storage. All may
-    be None; the scale is 1 then.
-    """
+def distill(DistillationArguments arguments not None):
+    """Write divergences of two sets of logits, and the gradient by the first one's; see distillation.pxd."""
     cdef CallScope scope
     cdef Call call
     cdef Comparison comparison
     cdef Py_buffer* view
+    cdef Py_ssize_t n
     cdef char format
     cdef int n_threads
+    cdef int axis = arguments.axis
     memset(&call, 0, sizeof(call))
     memset(&comparison, 0, sizeof(comparison))
     open_scope(&scope)
     try:
-        format = take_logits(student, axis, &scope, &call)
+        format = take_logits(arguments.student, axis, &scope, &call)
+        n = call.n_positions
         comparison.student = call.logits
-        take_like_logits(teacher, axis, 0, "the teacher's logits are", &scope, &comparison.teacher)
+        take_like_logits(
+            arguments.teacher, axis, 0, "the teacher's logits are", &scope, &comparison.teacher
+        )
         # In double if one of the two is.
         if format == c"f":
             format = arithmetic_of(comparison.teacher.format)
-        if grad_out is not None:
-            take_like_logits(grad_out, axis, PyBUF_WRITABLE, "the gradient is", &scope, &comparison.grad)
-        take_mask(class_mask, axis, &scope, &call)
+        if arguments.grad_out is not None:
+            take_like_logits(
+                arguments.grad_out, axis, PyBUF_WRITABLE, "the gradient is", &scope, &comparison.grad
+            )
+        take_mask(arguments.class_mask, axis, &scope, &call)
         comparison.class_mask = call.class_mask
-        if counts is not None:
-            view = take_view(counts, PyBUF_ND, &scope)
-            expect(n_elements(view) == call.n_positions and view.itemsize == 1, "counts is not bool")
+        if arguments.counts is not None:
+            view = take_view(arguments.counts, PyBUF_ND, &scope)
+            expect(n_elements(view) == n and view.itemsize == 1, "counts is not bool")
             comparison.counts = <const char*> view.buf
-        comparison.scale = <const double*> take_elements(scale, call.n_positions, c"d", 0, "scale", &scope)
-        comparison.value_out = take_sums(value_out, call.n_positions, &scope)
-        comparison.formula = formula
-        comparison.n_positions = call.n_positions
+        comparison.scale = <const double*> take_elements(arguments.scale, n, c"d", 0, "scale", &scope)
+        comparison.value_out = take_sums(arguments.value_out, n, &scope)
+        comparison.formula = FORMULAS[arguments.formula]
+        comparison.n_positions = n
         comparison.n_classes = call.n_classes
-        comparison.temperature = temperature
-        comparison.beta = beta
-        if call.n_positions > 0 and call.n_classes > 0:
-            n_threads = take_threads(num_threads, call.n_positions * call.n_classes // MIN_SHARE, &scope)
+        comparison.temperature = arguments.temperature
+        comparison.beta = arguments.beta
+        if n > 0 and call.n_classes > 0:
+            n_threads = take_threads(arguments.num_threads, n * call.n_classes // MIN_SHARE, &scope)
             with nogil:
                 if format == c"f":
                     compare_logits[float](&comparison, n_threads, 0)

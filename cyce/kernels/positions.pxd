@@ -183,7 +183,8 @@ cdef inline void focus_losses(
         mass = mass if probability > 0 else 0.0
         tile.total[k] += mass
         tile.pivot_mass[k] += mass
-        tile.scale[k] *= power
+        if call.grad.start != NULL:
+            tile.scale[k] *= power
         focused = focused_lost = 0
         add_product[floating](&focused, &focused_lost, power, 0.0, loss[k], loss_lost[k], 0)
         add_product[floating](

@@ -52,7 +52,10 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     if has_slopes(call) and call.by_rows and call.grad.start != NULL and not restarts(call, like):
         scratch.slopes = whole_lines(<size_t> (call.tile_width * call.n_classes) * sizeof(floating))
     scratch.packed = whole_lines(block * sizeof(floating))
-    scratch.chosen = whole_lines(<size_t> (call.tile_width * call.n_chosen) * sizeof(floating))
+    # Logits, and the softcap's slopes there.
+    scratch.chosen = whole_lines(
+        <size_t> ((1 + has_slopes(call)) * call.tile_width * call.n_chosen) * sizeof(floating)
+    )
     return scratch
 
 

@@ -6,7 +6,7 @@ import torch
 
 import cyce
 import cyce.functional as F
-from autograd import LAYOUTS, assert_near, positions_of, values_and_gradient
+from autograd_oracle import LAYOUTS, assert_near, positions_of, values_and_gradient
 
 selected = cyce.value_and_grad(F.selective_log_softmax)
 

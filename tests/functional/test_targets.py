@@ -6,7 +6,7 @@ import torch
 
 import cyce
 import cyce.functional as F
-from autograd import LAYOUTS, assert_near, double, positions_of, values_and_gradient
+from autograd_oracle import LAYOUTS, assert_near, double, positions_of, values_and_gradient
 
 
 def sparse_and_dense(rng, shape, axis, k):
