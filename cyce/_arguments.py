@@ -476,17 +476,21 @@ def _contiguous(value: Any, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.asarray(_native(as_operand(value, name, dtype), arithmetic_dtype(dtype)), order="C")
 
 
+def can_be_broadcast(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Return whether an array of a shape can be broadcast to another shape."""
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
+
+
 def as_factor(value: Any, name: str, input: NDArray[Any]) -> NDArray[Any] | None:
     """Return weights that can be broadcast to `input`, or None."""
     if value is None:
         return None
     _check_no_reduction(value, name)
     factor = as_operand(value, name, input.dtype)
-    try:
-        fits = np.broadcast_shapes(factor.shape, input.shape) == input.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not can_be_broadcast(factor.shape, input.shape):
         raise ValueError(
             f"{name}: its shape {_sizes(factor.shape)} cannot be broadcast to that of input, "
             f"{_sizes(input.shape)}"

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import FLOAT64, arithmetic_dtype, as_array, as_operand, position_shape
+from cyce._arguments import (
+    FLOAT64,
+    arithmetic_dtype,
+    as_array,
+    as_operand,
+    can_be_broadcast,
+    position_shape,
+)
 from cyce.kernels.arguments import CrossEntropyArguments
 
 # Elements of a mask and of class probabilities that are compared at a time.
@@ -162,11 +169,7 @@ def as_class_mask(value: Any, logits: NDArray[Any]) -> NDArray[np.bool_]:
             f"class_mask: must be bool, True where there is the class, got dtype {mask.dtype.name}; compare: "
             "np.asarray(class_mask) != 0"
         )
-    try:
-        fits = np.broadcast_shapes(mask.shape, logits.shape) == logits.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not can_be_broadcast(mask.shape, logits.shape):
         raise ValueError(
             f"class_mask: its shape {list(mask.shape)} cannot be broadcast to that of the logits, "
             f"{list(logits.shape)}"

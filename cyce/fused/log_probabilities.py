@@ -57,9 +57,8 @@ def set_chosen(
     """Set everything but the logits, their axis and the gradient."""
     has_entropy = as_flag(return_entropy, "return_entropy")
     call.chosen = as_chosen(index, logits, call.axis, "index", may_be_one=True).classes
-    set_transforms(call, softcap, temperature, logits.dtype)
+    _set_options(call, logits, softcap, temperature, class_mask)
     if class_mask is not None:
-        call.class_mask = as_class_mask(class_mask, logits)
         check_chosen(call.class_mask, call.axis, call.chosen, np.ones(call.chosen.shape, bool), "index")
     of_chosen, of_entropy = None if gradient is None else gradient[0], None
     if has_entropy and of_chosen is not None:
@@ -73,6 +72,15 @@ def set_chosen(
     _set_masses(call, of_chosen, as_array(index, "index").shape, dtype)
     if has_entropy:
         _set_entropy(call, of_entropy, positions, dtype, gradient is not None)
+
+
+def _set_options(
+    call: CrossEntropyArguments, logits: NDArray[Any], softcap: Any, temperature: Any, class_mask: Any
+) -> None:
+    """Set what changes the logits."""
+    set_transforms(call, softcap, temperature, logits.dtype)
+    if class_mask is not None:
+        call.class_mask = as_class_mask(class_mask, logits)
 
 
 def _set_masses(
@@ -128,9 +136,7 @@ def entropy(
 ) -> tuple[Any, Any]:
     """Return the entropies and the gradient, None unless requested."""
     call, array = _call(logits, axis)
-    set_transforms(call, softcap, temperature, array.dtype)
-    if class_mask is not None:
-        call.class_mask = as_class_mask(class_mask, array)
+    _set_options(call, array, softcap, temperature, class_mask)
     upstream = None if gradient is None else gradient[0]
     positions = position_shape(array, call.axis)
     _set_entropy(call, upstream, positions, arithmetic_dtype(array.dtype), gradient is not None)
@@ -172,9 +178,7 @@ def topk_log_softmax(
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the highest log-probabilities and their classes, with these at the class axis."""
     call, array = _call(logits, axis)
-    set_transforms(call, softcap, temperature, array.dtype)
-    if class_mask is not None:
-        call.class_mask = as_class_mask(class_mask, array)
+    _set_options(call, array, softcap, temperature, class_mask)
     n_classes, positions = array.shape[call.axis], position_shape(array, call.axis)
     try:
         number = operator.index(k)

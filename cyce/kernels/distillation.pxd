@@ -21,12 +21,12 @@ from libc.math cimport NAN
 
 from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.comparison cimport FORWARD, PRODUCT, REVERSE, Comparison
-from cyce.kernels.logit_differences cimport compare_floats
-from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
-from cyce.kernels.scratch cimport CACHE_LINE
 from cyce.kernels.distributions cimport (
     Side, begin_side, compare_sides, load_scaled, weigh_numbers, whole_groups,
 )
+from cyce.kernels.logit_differences cimport compare_floats
+from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
+from cyce.kernels.scratch cimport CACHE_LINE
 from cyce.kernels.storage cimport is_native, store_one
 from cyce.kernels.sums cimport whole_lanes
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
