@@ -4,7 +4,7 @@ A sparse target puts mass on a few classes of each position. A class mask leaves
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from cyce.kernels.arguments import CrossEntropyArguments
 BLOCK = 1 << 20
 
 
+@final
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class SparseTarget:
     """Probabilities of a few classes, a target of `cyce.functional.cross_entropy`.

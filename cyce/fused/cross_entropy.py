@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyce._arguments import (
     arithmetic_dtype,
@@ -57,10 +58,8 @@ def cross_entropy(
     logits = as_logits(input, target=target)
     dtype = arithmetic_dtype(logits.dtype)
     axis = class_axis(logits) if axis is None else as_axis(axis, logits.ndim, "axis")
-    indices = probabilities = None
-    is_sparse = isinstance(target, SparseTarget)
-    if not is_sparse:
-        indices, probabilities = as_target(target, logits, axis)
+    is_sparse = type(target) is SparseTarget
+    indices, probabilities = (None, None) if is_sparse else as_target(target, logits, axis)
     # Arguments at their defaults need no validation, which takes most of the time of a small call. Check the
     # type first: `==` on an array is elementwise.
     if weight is not None:
@@ -99,18 +98,9 @@ def cross_entropy(
         call.ignore_index = ignore_index
     if label_smoothing:
         call.label_smoothing = label_smoothing
-    if class_mask is not None:
-        call.class_mask = as_class_mask(class_mask, logits)
-        if not is_sparse:
-            check_unmasked(call.class_mask, axis, indices, probabilities, ignore_index)
-    if is_sparse:
-        set_sparse_target(call, target, logits, weight)
-    if focus is not None:
-        if indices is None:
-            advice = "" if is_sparse else f", such as target.argmax(axis={axis}) of class probabilities"
-            raise TypeError(f"target: a focal loss takes class indices, one for each position{advice}")
-        call.is_focal = True
-        call.gamma, call.poly1 = focus
+    # One condition, for the sake of small calls.
+    if is_sparse or not (class_mask is focus is None):
+        _set_others(call, target, indices, probabilities, class_mask, focus, logits, weight)
     if reduction == "mean":
         call.mean = True
     elif reduction == "none":
@@ -143,3 +133,29 @@ def cross_entropy(
             describe_bad_target(error.args[0], indices, logits.shape[axis], ignore_index)
         ) from None
     return call.loss_out if reduction == "none" else dtype.type(value), grad_out
+
+
+def _set_others(
+    call: CrossEntropyArguments,
+    target: Any,
+    indices: NDArray[Any] | None,
+    probabilities: NDArray[Any] | None,
+    class_mask: Any,
+    focus: tuple[float, float] | None,
+    logits: NDArray[Any],
+    weight: NDArray[Any] | None,
+) -> None:
+    """Set a sparse target, a class mask, what makes the loss a focal one."""
+    is_sparse = indices is probabilities is None
+    if class_mask is not None:
+        call.class_mask = as_class_mask(class_mask, logits)
+        if not is_sparse:
+            check_unmasked(call.class_mask, call.axis, indices, probabilities, call.ignore_index)
+    if is_sparse:
+        set_sparse_target(call, target, logits, weight)
+    if focus is not None:
+        if indices is None:
+            advice = "" if is_sparse else f", such as target.argmax(axis={call.axis}) of class probabilities"
+            raise TypeError(f"target: a focal loss takes class indices, one for each position{advice}")
+        call.is_focal = True
+        call.gamma, call.poly1 = focus

@@ -46,7 +46,7 @@ cdef struct Call:
     Py_ssize_t n_all_classes        # of a shard: the classes of all shards; else n_classes
     Operand logits
     Operand probabilities
-    Operand class_mask              # bytes; 0 where a position has no such class
+    const Operand* class_mask       # bytes; 0 where a position has no such class
     Operand grad                    # or softmax, or log-softmax
     double* states                  # (N_FIELDS, n_positions); see merge.pxd
     const char* target              # (n_positions,)

@@ -13,6 +13,7 @@ Every entry point opens a scope, takes its arrays and threads through it, and cl
 """
 from cpython.buffer cimport PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 
+from cyce.kernels.arrays cimport Operand
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.threads.team cimport Team, acquire, release
 
@@ -22,6 +23,7 @@ cdef enum:
 
 cdef struct CallScope:
     Py_buffer views[MAX_VIEWS]
+    Operand class_mask              # where a call has one; most do not, and have no such record to clear
     int n_views
     Team team
     cyce_environment found

@@ -16,7 +16,7 @@ cdef struct Comparison:
     Py_ssize_t n_classes
     Operand student
     Operand teacher
-    Operand class_mask              # of PRODUCT; see call.pxd
+    const Operand* class_mask       # of PRODUCT; see call.pxd
     Operand grad
     double temperature
     double beta

@@ -147,7 +147,8 @@ cdef int take_mask(object mask, int axis, CallScope* scope, Call* call) except -
     view = take_view(mask, PyBUF_STRIDES, scope)
     expect(same_shape(view, &scope.views[0]), "class_mask is not of the logits' shape")
     expect(view.itemsize == 1, "class_mask is not bool")
-    place(view, axis, &call.class_mask)
+    place(view, axis, &scope.class_mask)
+    call.class_mask = &scope.class_mask
     return 0
 
 

@@ -74,6 +74,7 @@ cdef inline void compare_position(
     cdef Side teacher
     cdef const char* mask = NULL
     cdef Py_ssize_t mask_at
+    cdef Py_ssize_t mask_stride = 0
     cdef double value = 0
     cdef Py_ssize_t c
     if floating is float and counts and (call.formula == FORWARD or call.formula == REVERSE):
@@ -86,9 +87,10 @@ cdef inline void compare_position(
                 store_gradient(call, grad_at, <const float*> float_gradient, like)
             return
         value = 0
-    if call.class_mask.start != NULL:
+    if call.class_mask != NULL:
         offsets_of(&call.class_mask.positions, position, 1, &mask_at)
         mask = call.class_mask.start + mask_at
+        mask_stride = call.class_mask.class_stride
     student.logit = scratch
     student.softmax = scratch + size
     teacher.logit = scratch + 2 * size
@@ -99,11 +101,11 @@ cdef inline void compare_position(
             teacher.logit[c] = 0
     else:
         begin_side(
-            &call.student, student_at, n, call.temperature, mask, call.class_mask.class_stride, &student, like
+            &call.student, student_at, n, call.temperature, mask, mask_stride, &student, like
         )
         if call.formula == PRODUCT:
             load_scaled(
-                &call.teacher, teacher_at, n, 1.0, mask, call.class_mask.class_stride, 0, teacher.logit, like
+                &call.teacher, teacher_at, n, 1.0, mask, mask_stride, 0, teacher.logit, like
             )
             value = weigh_numbers(call, scale, &student, teacher.logit)
         else:

@@ -42,20 +42,6 @@ cdef inline double dense_scale_of(
     return call.dense_scale
 
 
-cdef inline void fill_dense_scales(
-    const Call* call, const Tile* tile, double* scale_out, double* lost_out
-) noexcept nogil:
-    """`dense_scale_of` all positions of a tile."""
-    cdef Py_ssize_t k
-    if has_mask(call):
-        for k in range(tile.lanes):
-            scale_out[k] = dense_scale_of(call, tile, k, &lost_out[k])
-    else:
-        for k in range(tile.lanes):
-            scale_out[k] = call.dense_scale
-            lost_out[k] = call.dense_scale_lost
-
-
 cdef inline void count_left(const Call* call, Tile* tile) noexcept nogil:
     """Count the classes that the mask leaves to each position of a tile."""
     cdef Py_ssize_t c, k, n
@@ -82,6 +68,8 @@ cdef inline const floating* dense_masses(
     cdef Py_ssize_t k
     check(0 <= first and first + n <= call.n_classes and n <= CHUNK)
     if call.probabilities.start == NULL:
+        if weight != NULL and not has_mask(call):
+            return weight + first
         for k in range(n):
             room[k] = 1
     else:

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 
 from cyce.kernels.call cimport Call, StatsOut, Tile
 from cyce.kernels.chosen cimport add_chosen_losses, split_chosen_masses
-from cyce.kernels.masses cimport dense_masses, dense_scale_of, fill_dense_scales, mass_without
+from cyce.kernels.masses cimport dense_masses, dense_scale_of, mass_without
 from cyce.kernels.math cimport inverse_for_float, log1p_in_parts, log_for_float, power_of
 from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
@@ -123,26 +123,33 @@ cdef inline void begin_losses(Tile* tile, double* loss, double* loss_lost, float
         tile.other_mass[k] = 0
 
 
+cdef inline void add_dense_loss(
+    Tile* tile, Py_ssize_t k, double dense_scale, double dense_scale_lost, double* loss, double* loss_lost,
+    floating like,
+) noexcept nogil:
+    """Add the loss of the dense masses of one position."""
+    cdef double dense_loss = tile.gap[k]
+    cdef double dense_lost = tile.gap_lost[k]
+    add_product[floating](
+        &dense_loss, &dense_lost, tile.mass[k], tile.mass_lost[k], tile.log_normalizer[k], tile.log_lost[k], 0
+    )
+    add_product[floating](&loss[k], &loss_lost[k], dense_scale, dense_scale_lost, dense_loss, dense_lost, 0)
+    tile.total[k] += dense_scale * settled_of(tile.mass[k], tile.mass_lost[k], like)
+
+
 cdef inline void add_dense_losses(
     const Call* call, Tile* tile, double* loss, double* loss_lost, floating like
 ) noexcept nogil:
     """Add the losses of the dense masses."""
-    cdef double dense_scale[TILE]
-    cdef double dense_scale_lost[TILE]
-    cdef double dense_loss, dense_lost
+    cdef double dense_scale, dense_scale_lost
     cdef Py_ssize_t k
-    fill_dense_scales(call, tile, dense_scale, dense_scale_lost)
-    for k in range(tile.lanes):
-        dense_loss = tile.gap[k]
-        dense_lost = tile.gap_lost[k]
-        add_product[floating](
-            &dense_loss, &dense_lost, tile.mass[k], tile.mass_lost[k], tile.log_normalizer[k],
-            tile.log_lost[k], 0,
-        )
-        add_product[floating](
-            &loss[k], &loss_lost[k], dense_scale[k], dense_scale_lost[k], dense_loss, dense_lost, 0
-        )
-        tile.total[k] += dense_scale[k] * settled_of(tile.mass[k], tile.mass_lost[k], like)
+    if has_mask(call):
+        for k in range(tile.lanes):
+            dense_scale = dense_scale_of(call, tile, k, &dense_scale_lost)
+            add_dense_loss(tile, k, dense_scale, dense_scale_lost, loss, loss_lost, like)
+    else:
+        for k in range(tile.lanes):
+            add_dense_loss(tile, k, call.dense_scale, call.dense_scale_lost, loss, loss_lost, like)
 
 
 cdef inline void add_z_losses(

@@ -9,7 +9,7 @@ from libc.math cimport INFINITY
 from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Call, Tile
 from cyce.kernels.columns cimport reduce_columns, restart_columns
 from cyce.kernels.machine cimport prefetch
-from cyce.kernels.masses cimport fill_dense_of_tile, fill_dense_scales
+from cyce.kernels.masses cimport dense_scale_of, fill_dense_of_tile, is_uniform
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES, UNIT,
     block_factor,
@@ -326,8 +326,7 @@ cdef inline void tile_finish_block(
     cdef floating dense[TILE]
     cdef floating* slopes = packed + tile.pitch * call.block_classes
     cdef floating* factors = slopes + tile.pitch * call.block_classes if has_slopes(call) else slopes
-    cdef double dense_scale[TILE]
-    cdef double unused[TILE]
+    cdef double unused
     cdef floating* lane
     cdef Py_ssize_t c, k
     if restarts(call, <floating> 0):
@@ -348,10 +347,12 @@ cdef inline void tile_finish_block(
             factor[k] = <floating> (
                 block_factor[floating](tile, stats, tile.pitch, k, 0) * stats[UNIT * tile.pitch + k]
             )
-    if call.has_dense:
-        fill_dense_scales(call, tile, dense_scale, unused)
+    if has_mask(call):
         for k in range(tile.lanes):
-            dense_factor[k] = <floating> (tile.scale[k] * dense_scale[k])
+            dense_factor[k] = <floating> (tile.scale[k] * dense_scale_of(call, tile, k, &unused))
+    else:
+        for k in range(tile.lanes):
+            dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
     for c in range(n):
         lane = packed + c * tile.pitch
         for k in range(tile.lanes):
@@ -362,7 +363,10 @@ cdef inline void tile_finish_block(
         if needs_logits(call):
             for k in range(tile.lanes):
                 lane[k] *= factors[c * tile.pitch + k]
-        if call.has_dense:
+        if is_uniform(call):
+            for k in range(tile.lanes):
+                lane[k] -= dense_factor[k]
+        elif call.has_dense:
             fill_dense_of_tile(call, tile, first + c, dense)
             for k in range(tile.lanes):
                 lane[k] = less_mass(lane[k], dense[k], dense_factor[k])

@@ -27,7 +27,7 @@ cdef inline bint changes_logits(const Call* call) noexcept nogil:
 
 cdef inline bint has_mask(const Call* call) noexcept nogil:
     """Whether positions may lack classes."""
-    return call.class_mask.start != NULL
+    return call.class_mask != NULL
 
 
 cdef inline bint mask_at(const Call* call, const Tile* tile, Py_ssize_t k, Py_ssize_t c) noexcept nogil:
