@@ -44,6 +44,7 @@ from cyce.functional import (
     topk_log_softmax,
 )
 from cyce.gradients import value_and_grad
+from cyce.hessians import hessian_vector_product, value_grad_and_hess
 from cyce.linear.options import LinearCrossEntropyOptions
 from cyce.modules import (
     BCELoss,
@@ -60,6 +61,7 @@ from cyce.modules import (
 from cyce.threads.budget import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from cyce import boosting as boosting
     from cyce import plotting as plotting
     from cyce import sharded as sharded
 
@@ -95,6 +97,7 @@ __all__ = [
     "focal_loss",
     "functional",
     "get_num_threads",
+    "hessian_vector_product",
     "kl_div",
     "linear_cross_entropy",
     "linear_cross_entropy_stats",
@@ -114,11 +117,12 @@ __all__ = [
     "softmin",
     "topk_log_softmax",
     "value_and_grad",
+    "value_grad_and_hess",
 ]
 
 # Modules that are imported when they are first used: they need an extra, or time to import. Type checkers
 # know them from the imports under TYPE_CHECKING.
-_LAZY = ("dask", "plotting", "sharded", "torch")
+_LAZY = ("boosting", "dask", "plotting", "sharded", "torch")
 
 if not TYPE_CHECKING:
     # To a type checker, a package with __getattr__ has every name.

@@ -763,37 +763,47 @@ def as_grad_output(
 
 
 def as_out(
-    value: Any, logits: NDArray[Any], others: Mapping[str, NDArray[Any] | None], whose: str = "input's"
+    value: Any,
+    logits: NDArray[Any],
+    others: Mapping[str, NDArray[Any] | None],
+    whose: str = "input's",
+    name: str = "out",
+    any_precision: bool = False,
 ) -> NDArray[Any]:
     """Return a view of `out` that has the shape and dtype of `logits` and can be written.
 
-    For half precision, float32 will do as well. It may be the logits themselves; any other overlap with them,
-    or with `others`, is an error: both are read while `out` is written.
+    For half precision, float32 will do as well; with any_precision, all that logits can be. It may be the
+    logits themselves; any other overlap with them, or with `others`, is an error: both are read while `out`
+    is written. name: how the caller calls `out`.
     """
-    array = as_array(value, "out")
-    if array.size and not (array is value or np.may_share_memory(array, as_array(value, "out"))):
-        raise TypeError(f"out: must be an array whose memory can be written, got {type(value).__name__}")
+    array = as_array(value, name)
+    if array.size and not (array is value or np.may_share_memory(array, as_array(value, name))):
+        raise TypeError(f"{name}: must be an array whose memory can be written, got {type(value).__name__}")
     if not array.dtype.isnative:
-        raise TypeError(f"out: must be in native byte order, got dtype {array.dtype.str}")
-    if array.dtype != logits.dtype and array.dtype != arithmetic_dtype(logits.dtype):
+        raise TypeError(f"{name}: must be in native byte order, got dtype {array.dtype.str}")
+    if any_precision and not _is_floating(array.dtype):
+        raise TypeError(
+            f"{name}: must have dtype float16, bfloat16, float32 or float64, got {array.dtype.name}"
+        )
+    if not any_precision and array.dtype not in (logits.dtype, arithmetic_dtype(logits.dtype)):
         allowed = f"{logits.dtype.name}, or float32" if is_half(logits.dtype) else logits.dtype.name
-        raise TypeError(f"out: must have {whose} dtype {allowed}, got {array.dtype.name}")
+        raise TypeError(f"{name}: must have {whose} dtype {allowed}, got {array.dtype.name}")
     if array.shape != logits.shape:
-        raise ValueError(f"out: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
+        raise ValueError(f"{name}: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
     flags = array.flags
     if not flags.writeable:
-        raise ValueError("out: is read-only")
+        raise ValueError(f"{name}: is read-only")
     if not flags.aligned:
-        raise ValueError("out: its memory is not aligned to its dtype")
+        raise ValueError(f"{name}: its memory is not aligned to its dtype")
     if not flags.forc and _overlaps_itself(array):
-        raise ValueError("out: several of its elements share memory, such as those of a broadcast array")
+        raise ValueError(f"{name}: several of its elements share memory, such as those of a broadcast array")
     if _share_memory(array, logits) and not _same_memory(array, logits):
         raise ValueError(
-            "out: shares a part of its memory with input; it must be input itself or separate from it"
+            f"{name}: shares a part of its memory with input; it must be input itself or separate from it"
         )
-    for name, other in others.items():
+    for other_name, other in others.items():
         if other is not None and _share_memory(array, other):
-            raise ValueError(f"out: shares memory with {name}, which is read while out is written")
+            raise ValueError(f"{name}: shares memory with {other_name}, which is read while out is written")
     return array
 
 

@@ -1,24 +1,28 @@
-"""Types of arguments, and of the functions that `value_and_grad` takes and returns, for type checkers.
+"""Types for type checkers: of arguments, and of what `value_and_grad` and its like take and return.
 
 A `ParamSpec` cannot add keyword parameters to a signature, so that each loss has two protocols here. The
 first matches this loss alone: where several overloads of `value_and_grad` match, mypy takes the result to be
-Any. The second is the signature of the loss with `grad_output` and `out`. It returns tuple[Any, Any]: the
-value depends on `reduction`, and the gradient is `out` if that is given.
+Any. The second is the signature of the loss with `grad_output` and `out`. It returns `Pair`, or `Triple`
+where the Hessian comes along: the value depends on `reduction`, and the gradient is `out` if that is given.
 
 cross_entropy can be called like nll_loss, and binary_cross_entropy_with_logits like binary_cross_entropy.
 Only a wider type of one argument tells the latter from the former: `ignore_index: SupportsIndex` of nll_loss
 and `reduce: int | None` of binary_cross_entropy.
 """
 
-from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
 
 from cyce.linear.options import LinearCrossEntropyOptions
 
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
 KLDivReduction: TypeAlias = Literal["none", "batchmean", "mean", "sum"]
 
+Pair: TypeAlias = tuple[Any, Any]
+Triple: TypeAlias = tuple[Any, Any, Any]
+Result = TypeVar("Result", covariant=True)
 
-class ModuleAndGrad(Protocol):
+
+class ModuleDerivative(Protocol[Result]):
     """Of a module; which settings a call may give differs between modules."""
 
     __name__: str
@@ -33,8 +37,8 @@ class ModuleAndGrad(Protocol):
         class_mask: Any = None,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class CrossEntropy(Protocol):
@@ -44,7 +48,7 @@ class CrossEntropy(Protocol):
         """Return the loss."""
 
 
-class CrossEntropyAndGrad(Protocol):
+class CrossEntropyDerivative(Protocol[Result]):
     """Of cross_entropy."""
 
     __name__: str
@@ -70,8 +74,8 @@ class CrossEntropyAndGrad(Protocol):
         class_mask: Any = None,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class FocalLoss(Protocol):
@@ -81,7 +85,7 @@ class FocalLoss(Protocol):
         """Return the loss."""
 
 
-class FocalLossAndGrad(Protocol):
+class FocalLossDerivative(Protocol[Result]):
     """Of focal_loss."""
 
     __name__: str
@@ -106,8 +110,8 @@ class FocalLossAndGrad(Protocol):
         class_mask: Any = None,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class NLLLoss(Protocol):
@@ -117,7 +121,7 @@ class NLLLoss(Protocol):
         """Return the loss."""
 
 
-class NLLLossAndGrad(Protocol):
+class NLLLossDerivative(Protocol[Result]):
     """Of nll_loss."""
 
     __name__: str
@@ -134,8 +138,8 @@ class NLLLossAndGrad(Protocol):
         *,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class BinaryCrossEntropyWithLogits(Protocol):
@@ -145,7 +149,7 @@ class BinaryCrossEntropyWithLogits(Protocol):
         """Return the loss."""
 
 
-class BinaryCrossEntropyWithLogitsAndGrad(Protocol):
+class BinaryCrossEntropyWithLogitsDerivative(Protocol[Result]):
     """Of binary_cross_entropy_with_logits."""
 
     __name__: str
@@ -162,8 +166,8 @@ class BinaryCrossEntropyWithLogitsAndGrad(Protocol):
         *,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class BinaryCrossEntropy(Protocol):
@@ -173,7 +177,7 @@ class BinaryCrossEntropy(Protocol):
         """Return the loss."""
 
 
-class BinaryCrossEntropyAndGrad(Protocol):
+class BinaryCrossEntropyDerivative(Protocol[Result]):
     """Of binary_cross_entropy."""
 
     __name__: str
@@ -189,8 +193,8 @@ class BinaryCrossEntropyAndGrad(Protocol):
         *,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class KLDiv(Protocol):
@@ -200,7 +204,7 @@ class KLDiv(Protocol):
         """Return the loss."""
 
 
-class KLDivAndGrad(Protocol):
+class KLDivDerivative(Protocol[Result]):
     """Of kl_div."""
 
     __name__: str
@@ -216,8 +220,8 @@ class KLDivAndGrad(Protocol):
         *,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class LinearCrossEntropy(Protocol):
@@ -227,7 +231,7 @@ class LinearCrossEntropy(Protocol):
         """Return the loss."""
 
 
-class LinearCrossEntropyAndGrad(Protocol):
+class LinearCrossEntropyDerivative(Protocol[Result]):
     """Of linear_cross_entropy."""
 
     __name__: str
@@ -253,8 +257,8 @@ class LinearCrossEntropyAndGrad(Protocol):
         class_mask: Any = None,
         grad_output: Any = None,
         out: Any = None,
-    ) -> tuple[Any, Any]:
-        """Return value and gradient."""
+    ) -> Result:
+        """Return value and gradient, or the like."""
 
 
 class DistillationLoss(Protocol):

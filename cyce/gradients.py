@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast, overload
 from cyce import _signatures
 from cyce._arguments import described
 from cyce._losses import LossModule, evaluator_of
+from cyce.fused.requests import GradientRequest
 
 __all__ = ["value_and_grad"]
 
@@ -17,15 +18,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 INTERNAL = frozenset({"gradient", "stats", "wanted", "focus"})
 
 
-def _of_a_loss_alone(function: Function) -> Function:
-    """Decorate `value_and_grad` with an error if it is passed arguments of the loss."""
+def of_a_loss_alone(function: Function) -> Function:
+    """Decorate `value_and_grad`, or its like, with an error if it is passed arguments of the loss."""
 
     @functools.wraps(function)
     def check(loss: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         if arguments or named:
+            name = function.__name__
+            call = "input, target, vector" if name == "hessian_vector_product" else "input, target"
             raise TypeError(
-                "value_and_grad takes only a loss and returns a function of the loss's arguments: "
-                "value_and_grad(cross_entropy)(input, target)"
+                f"{name} takes only a loss and returns a function of the loss's arguments: "
+                f"{name}(cross_entropy)({call})"
             )
         return function(loss)
 
@@ -33,26 +36,32 @@ def _of_a_loss_alone(function: Function) -> Function:
 
 
 @overload
-def value_and_grad(loss: LossModule) -> _signatures.ModuleAndGrad: ...  # type: ignore[overload-overlap]
+def value_and_grad(loss: LossModule) -> _signatures.ModuleDerivative[_signatures.Pair]: ...  # type: ignore[overload-overlap]
 @overload
-def value_and_grad(loss: _signatures.FocalLoss) -> _signatures.FocalLossAndGrad: ...
+def value_and_grad(loss: _signatures.FocalLoss) -> _signatures.FocalLossDerivative[_signatures.Pair]: ...
 @overload
-def value_and_grad(loss: _signatures.CrossEntropy) -> _signatures.CrossEntropyAndGrad: ...
+def value_and_grad(
+    loss: _signatures.CrossEntropy,
+) -> _signatures.CrossEntropyDerivative[_signatures.Pair]: ...
 @overload
-def value_and_grad(loss: _signatures.NLLLoss) -> _signatures.NLLLossAndGrad: ...
+def value_and_grad(loss: _signatures.NLLLoss) -> _signatures.NLLLossDerivative[_signatures.Pair]: ...
 @overload
 def value_and_grad(
     loss: _signatures.BinaryCrossEntropyWithLogits,
-) -> _signatures.BinaryCrossEntropyWithLogitsAndGrad: ...
+) -> _signatures.BinaryCrossEntropyWithLogitsDerivative[_signatures.Pair]: ...
 @overload
-def value_and_grad(loss: _signatures.BinaryCrossEntropy) -> _signatures.BinaryCrossEntropyAndGrad: ...
+def value_and_grad(
+    loss: _signatures.BinaryCrossEntropy,
+) -> _signatures.BinaryCrossEntropyDerivative[_signatures.Pair]: ...
 @overload
-def value_and_grad(loss: _signatures.KLDiv) -> _signatures.KLDivAndGrad: ...
+def value_and_grad(loss: _signatures.KLDiv) -> _signatures.KLDivDerivative[_signatures.Pair]: ...
 @overload
-def value_and_grad(loss: _signatures.LinearCrossEntropy) -> _signatures.LinearCrossEntropyAndGrad: ...
+def value_and_grad(
+    loss: _signatures.LinearCrossEntropy,
+) -> _signatures.LinearCrossEntropyDerivative[_signatures.Pair]: ...
 @overload
 def value_and_grad(loss: _signatures.OtherFunction) -> Callable[..., tuple[Any, Any]]: ...
-@_of_a_loss_alone
+@of_a_loss_alone
 def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     r"""Return a function that computes a loss and its gradient with respect to its first argument.
 
@@ -129,65 +138,64 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     >>> gradient is logits
     True
     """
-    if isinstance(loss, LossModule):
-        for method in ("forward", "__call__"):
-            if getattr(type(loss), method) is not getattr(LossModule, method):
-                raise TypeError(
-                    f"loss: {type(loss).__name__} overrides {method}, so that its gradient is unknown; "
-                    "pass a loss module of cyce, or a function"
-                )
     return ValueAndGrad(loss)
 
 
-def _advice(loss: Any) -> str:
-    """Return advice on what to pass instead of an object that is not a loss."""
-    if isinstance(loss, type) and issubclass(loss, LossModule):
-        return f"create the module first: {loss.__name__}()"
-    if isinstance(loss, functools.partial) or getattr(loss, "__name__", "") == "<lambda>":
-        return (
-            "pass the loss itself, and the options to the returned function, "
-            "value_and_grad(cross_entropy)(input, target, label_smoothing=0.1), or pass a module with these "
-            "options, CrossEntropyLoss(label_smoothing=0.1)"
-        )
-    return "call value_and_grad(cross_entropy)(input, target)"
+class Derivative:
+    """A function of a loss's arguments, that `value_and_grad` or one of its like returns."""
 
-
-class ValueAndGrad:
-    """The function that `value_and_grad` returns."""
+    maker: str
+    """Name of what returns it."""
+    call = "input, target"
+    """Arguments of an example in errors."""
 
     def __init__(self, loss: Callable[..., Any]) -> None:
+        if isinstance(loss, LossModule):
+            for method in ("forward", "__call__"):
+                if getattr(type(loss), method) is not getattr(LossModule, method):
+                    raise TypeError(
+                        f"loss: {type(loss).__name__} overrides {method}, so that its gradient is unknown; "
+                        "pass a loss module of cyce, or a function"
+                    )
         self._loss = loss
         function = loss.loss_and_settings()[0] if isinstance(loss, LossModule) else loss
         evaluate = evaluator_of(function)
         if evaluate is None:
             what = getattr(loss, "__name__", None) or described(loss)
             raise TypeError(
-                f"loss: must be a loss function or loss module of cyce, got {what}; {_advice(loss)}"
+                f"loss: must be a loss function or loss module of cyce, got {what}; {self._advice()}"
             )
         self._evaluate = evaluate
+        self.function = function
         self.__name__ = function.__name__
 
-    def __call__(
-        self, *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
+    def _advice(self) -> str:
+        """Return advice on what to pass instead of an object that is not a loss."""
+        loss = self._loss
+        if isinstance(loss, type) and issubclass(loss, LossModule):
+            return f"create the module first: {loss.__name__}()"
+        if isinstance(loss, functools.partial) or getattr(loss, "__name__", "") == "<lambda>":
+            return (
+                "pass the loss itself, and the options to the returned function, "
+                f"{self.maker}(cross_entropy)({self.call}, label_smoothing=0.1), or pass a module with these "
+                "options, CrossEntropyLoss(label_smoothing=0.1)"
+            )
+        return f"call {self.maker}(cross_entropy)({self.call})"
+
+    def _answer(
+        self, request: GradientRequest, arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[Any, Any]:
-        """Return the value and the gradient, see `value_and_grad`."""
-        request = grad_output, out
+        """Return the value, and what the request is for."""
         if isinstance(self._loss, LossModule):
             # Read the settings at each call: they may change.
-            value, gradient = self._loss.evaluate(request, *arguments, **named)
-        else:
-            if named and not INTERNAL.isdisjoint(named):
-                name = min(INTERNAL.intersection(named))
-                raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
-            value, gradient = self._evaluate(*arguments, **named, gradient=request)
-        # `out` itself, not the view of it: it may be an array of another library.
-        return value, gradient if out is None else out
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
-        return value_and_grad, (self._loss,)
+            return self._loss.evaluate(request, *arguments, **named)
+        if named and not INTERNAL.isdisjoint(named):
+            name = min(INTERNAL.intersection(named))
+            raise TypeError(f"{self.__name__}() got an unexpected keyword argument {name!r}")
+        return self._evaluate(*arguments, **named, gradient=request)
 
     def __repr__(self) -> str:
-        return f"value_and_grad({getattr(self._loss, '__name__', self._loss)})"
+        return f"{self.maker}({getattr(self._loss, '__name__', self._loss)})"
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -204,4 +212,21 @@ class ValueAndGrad:
         # The **named of a module are its per_call; `out` is for the gradient, not for the softmax.
         parameters = signature.parameters.values()
         own = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "out"]
-        return signature.replace(parameters=[*own, *extra], return_annotation=tuple[Any, Any])
+        return signature.replace(parameters=[*own, *extra], return_annotation=Any)
+
+
+class ValueAndGrad(Derivative):
+    """The function that `value_and_grad` returns."""
+
+    maker = "value_and_grad"
+
+    def __call__(
+        self, *arguments: Any, grad_output: Any = None, out: Any = None, **named: Any
+    ) -> tuple[Any, Any]:
+        """Return the value and the gradient, see `value_and_grad`."""
+        value, gradient = self._answer((grad_output, out), arguments, named)
+        # `out` itself, not the view of it: it may be an array of another library.
+        return value, gradient if out is None else out
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
+        return value_and_grad, (self._loss,)

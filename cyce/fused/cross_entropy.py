@@ -22,7 +22,15 @@ from cyce._arguments import (
     set_extensions,
 )
 from cyce._targets import SparseTarget, as_class_mask, check_unmasked, set_sparse_target
-from cyce.fused.requests import GradientRequest, StatsRequest, as_grad_out
+from cyce.fused.requests import (
+    GradientRequest,
+    HessianRequest,
+    StatsRequest,
+    as_grad_out,
+    as_hessian_outs,
+    as_product_out,
+    as_vector,
+)
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
 from cyce.threads.budget import budget
@@ -74,7 +82,7 @@ def cross_entropy(
             f"ignore_index must be negative; got {ignore_index}"
         )
     call = CrossEntropyArguments()
-    grad_out = None
+    grad_out: Any = None
     if not (
         sample_weight is normalizer is softcap is None
         and (type(empty) is str and empty == "nan")
@@ -122,8 +130,11 @@ def cross_entropy(
             "class_mask": call.class_mask,
             "grad_output": grad_output,
         }
-        grad_out = as_grad_out(out, logits, read)
-        call.grad_out = as_stored(grad_out) if is_half else grad_out
+        if isinstance(gradient, HessianRequest):
+            grad_out = _set_second_order(call, gradient, logits, read)
+        else:
+            grad_out = as_grad_out(out, logits, read)
+            call.grad_out = as_stored(grad_out) if is_half else grad_out
     try:
         value = dispatch.kernels.cross_entropy(call)
     except IndexError as error:
@@ -133,6 +144,29 @@ def cross_entropy(
             describe_bad_target(error.args[0], indices, logits.shape[axis], ignore_index)
         ) from None
     return call.loss_out if reduction == "none" else dtype.type(value), grad_out
+
+
+def _set_second_order(
+    call: CrossEntropyArguments,
+    request: HessianRequest,
+    logits: NDArray[Any],
+    read: dict[str, NDArray[Any] | None],
+) -> Any:
+    """Set what is wanted of the Hessian; return the gradient and the diagonal, or the product."""
+    if call.softcap:
+        raise ValueError(
+            "softcap: there is no second derivative of it; apply it to input, softcap * np.tanh(input / "
+            "softcap), for derivatives with respect to the result"
+        )
+    if request.vector is None:
+        grad_out, hessian_out = as_hessian_outs(request[1], logits, read)
+        call.grad_out, call.hessian_out = as_stored(grad_out), as_stored(hessian_out)
+        call.hessian_factor, call.hessian_floor = request.factor, request.floor
+        return grad_out, hessian_out
+    vector = as_vector(request.vector, logits)
+    product_out = as_product_out(request[1], logits, {**read, "vector": vector})
+    call.grad_out, call.vector = as_stored(product_out), as_stored(vector)
+    return product_out
 
 
 def _set_others(

@@ -22,7 +22,14 @@ from cyce._arguments import (
     common_shape,
     warn,
 )
-from cyce.fused.requests import GradientRequest, as_grad_out
+from cyce.fused.requests import (
+    GradientRequest,
+    HessianRequest,
+    as_grad_out,
+    as_hessian_outs,
+    as_product_out,
+    as_vector,
+)
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import ElementwiseArguments
 from cyce.memory.arrays import copy, empty_like
@@ -152,10 +159,18 @@ def evaluate_elements(
         divisor = math.prod(shape)
     elif reduction == "batchmean" and input.ndim:
         divisor = input.shape[0]
-    upstream, grad_output, grad_out = 1.0, None, None
+    upstream, grad_output, grad_out, hessian_out, vector = 1.0, None, None, None, None
     if gradient is not None:
         upstream, grad_output = as_grad_output(gradient[0], input.dtype, shape, reduction)
-        grad_out = as_grad_out(gradient[1], input, {**operands, "grad_output": grad_output})
+        read = {**operands, "grad_output": grad_output}
+        if not isinstance(gradient, HessianRequest):
+            grad_out = as_grad_out(gradient[1], input, read)
+        elif gradient.vector is None:
+            grad_out, hessian_out = as_hessian_outs(gradient[1], input, read)
+        else:
+            # The Hessian is diagonal: the product has one more factor.
+            vector = as_vector(gradient.vector, input)
+            hessian_out = as_product_out(gradient[1], input, {**read, "vector": vector})
     is_broadcast = input.shape != shape
     full_grad = grad_out
     if grad_out is not None and is_broadcast:
@@ -163,12 +178,14 @@ def evaluate_elements(
     if reduction == "none" and loss_out is None:
         loss_out = np.empty(shape, dtype) if is_broadcast else np.empty_like(input, dtype)
     call = ElementwiseArguments()
-    others = [*operands.values(), loss_out, full_grad, grad_output]
+    others = [*operands.values(), loss_out, full_grad, grad_output, hessian_out, vector]
     laid_out = iter(_in_memory_order(input, shape, others))
     call.input = next(laid_out)
     for name in operands:
         setattr(call, name, next(laid_out))
-    call.loss_out, call.grad_out, call.grad_output = laid_out
+    call.loss_out, call.grad_out, call.grad_output, call.hessian_out, call.vector = laid_out
+    if isinstance(gradient, HessianRequest):
+        call.hessian_factor, call.hessian_floor = gradient.factor, gradient.floor
     for name, number in (settings or {}).items():
         setattr(call, name, number)
     call.upstream = upstream
@@ -179,7 +196,10 @@ def evaluate_elements(
         n_new = len(shape) - input.ndim
         repeated = tuple(i for i in range(len(shape)) if i < n_new or input.shape[i - n_new] != shape[i])
         copy(full_grad.sum(axis=repeated, dtype=np.float64).reshape(input.shape), grad_out)
-    return dtype.type(value) if loss_out is None else loss_out, grad_out
+    result = dtype.type(value) if loss_out is None else loss_out
+    if hessian_out is not None:
+        return result, (grad_out, hessian_out) if vector is None else hessian_out
+    return result, grad_out
 
 
 def _in_memory_order(

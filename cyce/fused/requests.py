@@ -1,16 +1,46 @@
 """What a caller requests beyond the loss: a gradient, or statistics."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_out
+from cyce._arguments import as_array, as_operand, as_out, check_same_size
 from cyce.memory.arrays import empty_like
 
 # What `value_and_grad` takes beyond the arguments of the loss, as given: `grad_output` and `out`.
 GradientRequest = tuple[Any, Any]
+
+
+class HessianRequest(tuple[Any, Any]):
+    """A gradient request for the second order, of losses that have one.
+
+    The diagonal of the Hessian is wanted along with the gradient, and `out` is of both; or, given a vector,
+    the product of the Hessian with that in place of the gradient.
+
+    Parameters
+    ----------
+    grad_output, out
+        As of any gradient request.
+    vector
+        What the Hessian is multiplied by; None for the diagonal.
+    factor, floor
+        What the diagonal is multiplied by, and the least that it is then.
+    """
+
+    vector: Any
+    factor: float
+    floor: float
+
+    def __new__(
+        cls, grad_output: Any, out: Any, vector: Any = None, factor: float = 1.0, floor: float = -math.inf
+    ) -> Self:
+        """Create a request."""
+        request = super().__new__(cls, (grad_output, out))
+        request.vector, request.factor, request.floor = vector, factor, floor
+        return request
 
 
 class StatsRequest(NamedTuple):
@@ -48,3 +78,41 @@ def as_grad_out(value: Any, like: NDArray[Any], read: Mapping[str, NDArray[Any] 
     if value is None:
         return empty_like(like)
     return as_out(value, like, read)
+
+
+def as_hessian_outs(
+    value: Any, like: NDArray[Any], read: Mapping[str, NDArray[Any] | None]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the arrays for the gradient and the diagonal of the Hessian; like, read: as of `as_grad_out`."""
+    if value is None:
+        return empty_like(like), empty_like(like)
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(
+            "out: must be a tuple of two arrays, (gradient, hessian), either of which may be None, got "
+            f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+        )
+    grad_out, hessian_out = (
+        empty_like(like)
+        if array is None
+        else as_out(
+            array, like, read if i == 0 else {**read, "input": like}, name=f"out[{i}]", any_precision=True
+        )
+        for i, array in enumerate(value)
+    )
+    # As of a third array that is read.
+    as_out(hessian_out, like, {"out[0]": grad_out}, name="out[1]", any_precision=True)
+    return grad_out, hessian_out
+
+
+def as_vector(value: Any, like: NDArray[Any]) -> NDArray[Any]:
+    """Return what a Hessian is multiplied by, of the shape of the input."""
+    vector = as_operand(as_array(value, "vector"), "vector", like.dtype)
+    check_same_size(vector, like, "vector has size {target}, input {input}", ("vector", "input"))
+    return vector
+
+
+def as_product_out(value: Any, like: NDArray[Any], read: Mapping[str, NDArray[Any] | None]) -> NDArray[Any]:
+    """Return the array for the product of a Hessian; like, read: as of `as_grad_out`."""
+    if value is None:
+        return empty_like(like)
+    return as_out(value, like, {**read, "input": like}, any_precision=True)

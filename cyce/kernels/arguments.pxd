@@ -31,6 +31,10 @@ cdef class CrossEntropyArguments:
     cdef public object grad_output
     cdef public object loss_out
     cdef public object grad_out
+    cdef public object hessian_out
+    cdef public double hessian_factor
+    cdef public double hessian_floor
+    cdef public object vector
     cdef public object stats_out
     cdef public object chosen_out
     cdef public object entropy_grad
@@ -67,4 +71,8 @@ cdef class ElementwiseArguments:
     cdef public object grad_output
     cdef public object loss_out
     cdef public object grad_out
+    cdef public object hessian_out
+    cdef public double hessian_factor
+    cdef public double hessian_floor
+    cdef public object vector
     cdef public int num_threads

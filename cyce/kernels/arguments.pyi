@@ -52,6 +52,13 @@ class CrossEntropyArguments:
     """One for each position, C-contiguous."""
     grad_out: Any
     """Of the logits' shape, float or double, any strides; may be the logits."""
+    hessian_out: Any
+    """The diagonal of the Hessian, of the logits' shape, any strides and storage; along with grad_out."""
+    hessian_factor: float
+    """What the Hessian is multiplied by, before `hessian_floor` is the least that it is."""
+    hessian_floor: float
+    vector: Any
+    """Of the logits' shape, any strides and storage. Then grad_out becomes its product with the Hessian."""
     stats_out: list[NDArray[Any]] | None
     """(lse, probability, entropy, prediction, rank), one for each position, the last two int64; and, if
     wanted, (confidence, brier_score, slope, variance)."""
@@ -111,4 +118,9 @@ class ElementwiseArguments:
     loss_out: Any
     grad_out: Any
     """May be the input."""
+    hessian_out: Any
+    hessian_factor: float
+    hessian_floor: float
+    vector: Any
+    """What the Hessian is multiplied by, too."""
     num_threads: int

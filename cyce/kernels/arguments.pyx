@@ -2,6 +2,7 @@
 
 A module of its own, because all levels take the same records.
 """
+from libc.math cimport INFINITY
 
 
 cdef class CrossEntropyArguments:
@@ -14,6 +15,8 @@ cdef class CrossEntropyArguments:
         self.ignore_index = -100
         self.temperature = 1
         self.upstream = 1
+        self.hessian_factor = 1
+        self.hessian_floor = -INFINITY
         self.num_threads = 1
 
     def copy(self):
@@ -44,6 +47,10 @@ cdef class CrossEntropyArguments:
         other.grad_output = self.grad_output
         other.loss_out = self.loss_out
         other.grad_out = self.grad_out
+        other.hessian_out = self.hessian_out
+        other.hessian_factor = self.hessian_factor
+        other.hessian_floor = self.hessian_floor
+        other.vector = self.vector
         other.stats_out = self.stats_out
         other.chosen_out = self.chosen_out
         other.entropy_grad = self.entropy_grad
@@ -68,4 +75,6 @@ cdef class ElementwiseArguments:
     def __cinit__(self):
         self.divisor = 1
         self.upstream = 1
+        self.hessian_factor = 1
+        self.hessian_floor = -INFINITY
         self.num_threads = 1

@@ -47,7 +47,9 @@ cdef struct Call:
     Operand logits
     Operand probabilities
     const Operand* class_mask       # bytes; 0 where a position has no such class
-    Operand grad                    # or softmax, or log-softmax
+    Operand grad                    # or softmax, or log-softmax, or the Hessian's product with `vector`
+    const Operand* hessian          # the diagonal, times `hessian_factor` and at least `hessian_floor`
+    const Operand* vector           # what the Hessian is multiplied by; NULL, as hessian, in most calls
     double* states                  # (N_FIELDS, n_positions); see merge.pxd
     const char* target              # (n_positions,)
     const char* target_logit        # (n_positions,); of a shard whose statistics are wanted, else NULL
@@ -72,6 +74,8 @@ cdef struct Call:
     double temperature
     double grad_scale               # upstream gradient / denominator / temperature
     const char* grad_output         # (n_positions,), or NULL: grad_scale alone
+    double hessian_factor
+    double hessian_floor
     char* loss_out                  # (n_positions,), or NULL; losses, or logsumexp
     const char* entropy_grad        # (n_positions,), or NULL: the upstream gradient of the entropy
     char* entropy_out               # (n_positions,), or NULL
@@ -94,6 +98,8 @@ cdef struct Tile:
     Py_ssize_t grad_at[TILE]
     Py_ssize_t probabilities_at[TILE]
     Py_ssize_t mask_at[TILE]
+    Py_ssize_t hessian_at[TILE]
+    Py_ssize_t vector_at[TILE]
     Py_ssize_t pivot[TILE]          # the class whose gradient is computed apart, less first_class
     double pivot_logit[TILE]
     double pivot_slope[TILE]        # of the softcap there
@@ -103,8 +109,19 @@ cdef struct Tile:
     double hard[TILE]
     double n_left[TILE]             # classes that the mask leaves; unset without a mask
     double scale[TILE]              # upstream gradient / denominator
-    double entropy_scale[TILE]      # upstream gradient of the entropy
-    double base[TILE]               # with that: a gradient is softmax * (base + entropy_scale * gap)
+    # The gradient of an entropy, and a product, is softmax * (base + number_scale * number): the gap of a
+    # class, or its number of the vector, less `top`.
+    double base[TILE]
+    double number_scale[TILE]
+    double focal_ratio[TILE]        # loss / (1 - probability of the target), before it is modulated
+    double hessian_scale[TILE]      # these five: see curvature.pxd
+    double variance_part[TILE]
+    double square_part[TILE]
+    double mass_part[TILE]
+    double pivot_hessian[TILE]
+    double others[TILE]             # the probability of all classes but the maximum
+    double dot[TILE]                # sum of exp(logit - row_max) * (number of the vector - top)
+    double top[TILE]                # number of the vector at the maximum
     double row_max[TILE]
     double argmax[TILE]             # less first_class
     double rest[TILE]               # sum of exp(logit - row_max) over all classes but one at the maximum
@@ -130,6 +147,8 @@ cdef struct Tile:
     bint contiguous                 # the positions are neighbours in memory
     bint grad_contiguous
     bint probabilities_contiguous
+    bint hessian_contiguous
+    bint vector_contiguous
     Py_ssize_t next_at              # where the next tile's logits may be, class by class
     Py_ssize_t next_stride
     Py_ssize_t n_ignored

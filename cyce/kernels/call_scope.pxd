@@ -23,7 +23,10 @@ cdef enum:
 
 cdef struct CallScope:
     Py_buffer views[MAX_VIEWS]
-    Operand class_mask              # where a call has one; most do not, and have no such record to clear
+    # Where a call has them; most do not, and have no such records to clear.
+    Operand class_mask
+    Operand hessian
+    Operand vector
     int n_views
     Team team
     cyce_environment found

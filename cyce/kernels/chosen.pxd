@@ -172,7 +172,7 @@ cdef inline void write_gradients_of_chosen(const Call* call, const Tile* tile, f
             factor = tile.total[k]
             if call.entropy_grad != NULL:
                 factor = tile.base[k] + (
-                    0.0 if softmax == 0 else tile.entropy_scale[k] * (tile.row_max[k] - logit)
+                    0.0 if softmax == 0 else tile.number_scale[k] * (tile.row_max[k] - logit)
                 )
             mass = mass_of_class(chosen, masses, call.n_chosen, chosen[j])
             if call.has_dense:

@@ -13,6 +13,7 @@ whatever width the level has, and every width adds in the same order. The rooms,
     one_pass, chunks, exponentials, vectors     a block of a row, where there are vectors
     columns                         a block of a tile, of floats, where there are vectors
     two_passes                      a block of a row elsewhere
+    curvature                       second order: Hessians, and their products with vectors
     reference, transforms, masses, points, storage, half, transposition, math, sums, machine
                                     what these are made of
     merge, positions                blocks into states; losses, pivots, statistics
@@ -235,6 +236,20 @@ cdef int read_outputs(
         take_like_logits(
             arguments.grad_out, arguments.axis, PyBUF_WRITABLE, "the gradient is", scope, &call.grad
         )
+    call.hessian_factor = arguments.hessian_factor
+    call.hessian_floor = arguments.hessian_floor
+    if arguments.hessian_out is not None:
+        take_like_logits(
+            arguments.hessian_out, arguments.axis, PyBUF_WRITABLE, "the Hessian is", scope, &scope.hessian
+        )
+        call.hessian = &scope.hessian
+    if arguments.vector is not None:
+        take_like_logits(arguments.vector, arguments.axis, 0, "the vector is", scope, &scope.vector)
+        call.vector = &scope.vector
+    if call.hessian != NULL or call.vector != NULL:
+        expect(call.grad.start != NULL, "a Hessian comes along with a gradient")
+        expect(call.softcap == 0, "there is no Hessian of a softcap")
+        expect(call.vector == NULL or not call.is_focal, "there is no product with a focal loss's Hessian")
     take_stats(arguments.stats_out, format, scope, call)
     call.chosen_out = take_elements(
         arguments.chosen_out, n * call.n_chosen, format, PyBUF_WRITABLE, "chosen_out", scope
@@ -444,6 +459,7 @@ cdef double run_phase(CrossEntropyArguments arguments, object states, Phase phas
         if phase == FINISH:
             read_outputs(arguments, format, &scope, &call)
             expect(not call.has_stats, "statistics come from states alone")
+            expect(call.vector == NULL, "products with a Hessian need all classes")
         elif arguments.target_logit is not None:
             call.target_logit = take_elements(
                 arguments.target_logit, call.n_positions, format, 0, "target_logit", &scope

@@ -11,8 +11,8 @@ from cython.parallel cimport prange, threadid
 
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.element_points cimport (
-    bce, bce_with_logits, exp_of, focal, kl, kl_of_log, logsigmoid, sigmoid, slope_of_bce,
-    slope_of_bce_with_logits, slope_of_focal, tail_of, weighed,
+    bce, bce_with_logits, curvature_of_bce_with_logits, curvature_of_focal, exp_of, focal, kl, kl_of_log,
+    logsigmoid, sigmoid, slope_of_bce, slope_of_bce_with_logits, slope_of_focal, tail_of, weighed,
 )
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.kernels.storage cimport convert_back, load, load_positions, store_one
@@ -56,6 +56,10 @@ cdef struct ElementCall:
     Operand grad_output
     Operand loss_out
     Operand grad_out
+    Operand hessian_out             # of BCE_WITH_LOGITS and FOCAL: the second derivatives
+    Operand vector                  # times which
+    double hessian_factor           # what they are multiplied by, too
+    double hessian_floor            # the least that they are then
     double grad_scale               # upstream gradient / divisor
     double alpha                    # of FOCAL
     double gamma
@@ -108,10 +112,11 @@ cdef inline void copy_elements(const Operand* source, const Operand* target, flo
 
 cdef inline void chunk_losses(
     const ElementCall* call, const floating* input, const floating* target, Py_ssize_t first, Py_ssize_t n,
-    floating* gathered, double* loss, double* slope,
+    floating* gathered, double* loss, double* slope, double* curvature,
 ) noexcept nogil:
-    """Losses of n elements and, if the gradient is wanted, their slopes, before weights and scales."""
+    """Losses of n elements, and their slopes and curvatures if wanted, before weights and scales."""
     cdef bint has_gradient = call.grad_out.start != NULL
+    cdef bint has_hessian = call.hessian_out.start != NULL
     cdef const floating* factor
     cdef Py_ssize_t k
     if call.loss == BCE_WITH_LOGITS:
@@ -125,6 +130,9 @@ cdef inline void chunk_losses(
             slope[k] = tail_of(input[k])
         for k in range(n):
             loss[k] = bce_with_logits(input[k], target[k], factor[k], slope[k])
+        if has_hessian:
+            for k in range(n):
+                curvature[k] = curvature_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
         if has_gradient:
             for k in range(n):
                 slope[k] = slope_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
@@ -139,6 +147,9 @@ cdef inline void chunk_losses(
             slope[k] = tail_of(input[k])
         for k in range(n):
             loss[k] = focal(input[k], target[k], call.alpha, call.gamma, slope[k])
+        if has_hessian:
+            for k in range(n):
+                curvature[k] = curvature_of_focal(input[k], target[k], call.alpha, call.gamma, slope[k])
         if has_gradient:
             for k in range(n):
                 slope[k] = slope_of_focal(input[k], target[k], call.alpha, call.gamma, slope[k])
@@ -211,6 +222,28 @@ cdef inline bint is_wrong_chunk(
     )
 
 
+cdef inline void write_hessian(
+    const ElementCall* call, Py_ssize_t first, Py_ssize_t n, floating* gathered, double* curvature
+) noexcept nogil:
+    """Scale the second derivatives of a chunk and write them."""
+    cdef double scale = call.grad_scale * call.hessian_factor
+    cdef const floating* factor
+    cdef Py_ssize_t k
+    for k in range(n):
+        curvature[k] *= scale
+    if call.grad_output.start != NULL:
+        factor = gather(&call.grad_output, first, n, gathered)
+        for k in range(n):
+            curvature[k] *= factor[k]
+    if call.vector.start != NULL:
+        factor = gather(&call.vector, first, n, gathered)
+        for k in range(n):
+            curvature[k] *= factor[k]
+    for k in range(n):
+        curvature[k] = call.hessian_floor if curvature[k] < call.hessian_floor else curvature[k]
+    scatter(<const double*> curvature, first, n, &call.hessian_out)
+
+
 cdef inline double run_chunk(
     const ElementCall* call, Py_ssize_t first, Py_ssize_t n, floating like
 ) noexcept nogil:
@@ -218,13 +251,14 @@ cdef inline double run_chunk(
     cdef floating gathered[3][ELEMENT_CHUNK]
     cdef double loss[ELEMENT_ROOM]
     cdef double slope[ELEMENT_ROOM]
+    cdef double curvature[ELEMENT_ROOM]
     cdef const floating* factor
     cdef const floating* input = gather(&call.input, first, n, gathered[0])
     cdef const floating* target = NULL
     cdef Py_ssize_t k
     if call.target.start != NULL:
         target = gather(&call.target, first, n, gathered[1])
-    chunk_losses(call, input, target, first, n, gathered[2], loss, slope)
+    chunk_losses(call, input, target, first, n, gathered[2], loss, slope, curvature)
     if call.weight.start != NULL:
         factor = gather(&call.weight, first, n, gathered[2])
         for k in range(n):
@@ -232,6 +266,9 @@ cdef inline double run_chunk(
         if call.grad_out.start != NULL:
             for k in range(n):
                 slope[k] = weighed(factor[k], slope[k])
+        if call.hessian_out.start != NULL:
+            for k in range(n):
+                curvature[k] = weighed(factor[k], curvature[k])
     if call.loss_out.start != NULL:
         scatter(<const double*> loss, first, n, &call.loss_out)
     if call.grad_out.start != NULL:
@@ -242,6 +279,8 @@ cdef inline double run_chunk(
             for k in range(n):
                 slope[k] *= factor[k]
         scatter(<const double*> slope, first, n, &call.grad_out)
+    if call.hessian_out.start != NULL:
+        write_hessian(call, first, n, gathered[2], curvature)
     return sum_of_chunk(loss, n, like)
 
 

@@ -64,6 +64,18 @@ cdef inline double slope_of_bce_with_logits(
     return (1.0 - target) * sigmoid(logit, tail) - pos_weight * target * sigmoid(-logit, tail)
 
 
+cdef inline double spread_of(floating logit, double tail) noexcept nogil:
+    """sigmoid(logit) * sigmoid(-logit), the derivative of the logistic function."""
+    return sigmoid(logit, tail) * sigmoid(-logit, tail)
+
+
+cdef inline double curvature_of_bce_with_logits(
+    floating logit, double target, double pos_weight, double tail
+) noexcept nogil:
+    """The second derivative: (1 - target + pos_weight * target) * sigmoid(logit) * sigmoid(-logit)."""
+    return ((1.0 - target) + pos_weight * target) * spread_of(logit, tail)
+
+
 # ---------------------------------------------------------------------------------------------
 # Focal loss of yes-no questions
 
@@ -91,13 +103,33 @@ cdef inline double slope_of_focal(
 ) noexcept nogil:
     """Its derivative: two terms of one sign where the target is 0 or 1."""
     cdef double miss = miss_of(logit, target, tail)
-    cdef double spread = sigmoid(logit, tail) * sigmoid(-logit, tail)
+    cdef double spread = spread_of(logit, tail)
     # The limit, where nothing is missed.
     cdef double ratio = spread / miss if miss > 0 else 1.0
     cdef double loss = bce_with_logits(logit, target, 1.0, tail)
     cdef double slope = slope_of_bce_with_logits(logit, target, 1.0, tail)
     slope += gamma * weighed(ratio * (1.0 - 2.0 * target), loss)
     return weight_of_target(target, alpha) * weighed(power_of(miss, gamma), slope)
+
+
+cdef inline double curvature_of_focal(
+    floating logit, double target, double alpha, double gamma, double tail
+) noexcept nogil:
+    """The second derivative, of the product of (1 - p_t)**gamma and the cross-entropy.
+
+    With m = 1 - p_t, whose derivative is (1 - 2 * target) * spread:
+    m**gamma * (spread + gamma * (2 * m' / m * slope + ((gamma - 1) * (m' / m)**2 + m'' / m) * loss)).
+    """
+    cdef double miss = miss_of(logit, target, tail)
+    cdef double spread = spread_of(logit, tail)
+    cdef double ratio = (spread / miss if miss > 0 else 1.0) * (1.0 - 2.0 * target)
+    cdef double loss = bce_with_logits(logit, target, 1.0, tail)
+    cdef double slope = slope_of_bce_with_logits(logit, target, 1.0, tail)
+    cdef double turn = sigmoid(-logit, tail) - sigmoid(logit, tail)
+    cdef double curvature = spread + gamma * (
+        2.0 * ratio * slope + weighed(ratio * ((gamma - 1.0) * ratio + turn), loss)
+    )
+    return weight_of_target(target, alpha) * weighed(power_of(miss, gamma), curvature)
 
 
 # ---------------------------------------------------------------------------------------------

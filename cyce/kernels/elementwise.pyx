@@ -49,11 +49,19 @@ cdef double evaluate(ElementLoss loss, ElementwiseArguments arguments) except? -
         take_operand(arguments.grad_output, 0, &scope, &call.grad_output)
         take_operand(arguments.loss_out, PyBUF_WRITABLE, &scope, &call.loss_out)
         take_operand(arguments.grad_out, PyBUF_WRITABLE, &scope, &call.grad_out)
+        take_operand(arguments.hessian_out, PyBUF_WRITABLE, &scope, &call.hessian_out)
+        take_operand(arguments.vector, 0, &scope, &call.vector)
         format = arithmetic_of(call.input.format)
         call.n_elements = call.input.positions.n
         call.grad_scale = arguments.upstream / arguments.divisor
         call.alpha = arguments.alpha
         call.gamma = arguments.gamma
+        call.hessian_factor = arguments.hessian_factor
+        call.hessian_floor = arguments.hessian_floor
+        expect(
+            call.hessian_out.start == NULL or loss == BCE_WITH_LOGITS or loss == FOCAL,
+            "there is no Hessian of this loss",
+        )
         expect(
             call.target.start != NULL or loss == SIGMOID or loss == LOGSIGMOID, "a loss needs a target"
         )

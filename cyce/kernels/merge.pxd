@@ -45,6 +45,8 @@ cdef enum:
     UNIT_LOST
     UNIT_BELOW                      # the same for chunks that are relative to something lower,
     BELOW                           # bit k of which stands for chunk k
+    DOT                             # sum of exp(logit - MAX) * (number of the vector - TOP)
+    TOP                             # number of the vector at the maximum
     N_BLOCK_FIELDS
     # Only of a state:
     PICKED = N_COMMON_FIELDS        # the target's logit, NaN if it is not among the classes
@@ -96,14 +98,11 @@ cdef inline double times(double a, double* a_lost, double b, double b_lost) noex
 
 
 cdef inline double block_factor(
-    const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t k, floating like
+    const Tile* tile, double multiple, const double* stats, Py_ssize_t stride, Py_ssize_t k, floating like
 ) noexcept nogil:
-    """What turns exponentials of a block, times their unit and without headroom, into a multiple of softmax.
-
-    That is scale * total mass * softmax.
-    """
+    """What turns exponentials of a block, times their unit and without headroom, into multiple * softmax."""
     cdef double decay = decay_of(stats[MAX * stride + k], tile.row_max[k], like)
-    return tile.scale[k] * tile.total[k] * tile.inverse[k] * decay
+    return multiple * tile.inverse[k] * decay
 
 
 cdef inline double inverse_lost_of(const Tile* tile, Py_ssize_t k) noexcept nogil:
@@ -116,20 +115,20 @@ cdef inline double inverse_lost_of(const Tile* tile, Py_ssize_t k) noexcept nogi
 
 
 cdef inline double row_factor(
-    const Tile* tile, const double* stats, Py_ssize_t stride, Py_ssize_t row, double unit, double unit_lost,
-    floating like,
+    const Tile* tile, double scale, double total, const double* stats, Py_ssize_t stride, Py_ssize_t row,
+    double unit, double unit_lost, floating like,
 ) noexcept nogil:
-    """`block_factor` times the unit of a block; for doubles, rounded once."""
+    """`block_factor` for scale * total, times the unit of a block; for doubles, rounded once."""
     cdef double factor, decay, decay_lost
     cdef double lost = unit_lost
     if floating is float:
-        return block_factor(tile, stats, stride, row, like) * unit
+        return block_factor(tile, scale * total, stats, stride, row, like) * unit
     else:
         decay = decay_in_parts[double](stats[MAX * stride + row], tile.row_max[row], &decay_lost, 0)
         factor = times(unit, &lost, decay, decay_lost)
         factor = times(factor, &lost, tile.inverse[row], inverse_lost_of(tile, row))
-        factor = times(factor, &lost, tile.total[row], 0.0)
-        factor = times(factor, &lost, tile.scale[row], 0.0)
+        factor = times(factor, &lost, total, 0.0)
+        factor = times(factor, &lost, scale, 0.0)
         return settled(factor, lost)
 
 
@@ -174,6 +173,10 @@ cdef inline void begin_merge(
         for k in range(tile.lanes):
             tile.spread_2[k] = stats[SPREAD_2 * stride + k]
             tile.squares[k] = stats[SQUARES * stride + k]
+    if call.vector != NULL:
+        for k in range(tile.lanes):
+            tile.dot[k] = stats[DOT * stride + k]
+            tile.top[k] = stats[TOP * stride + k]
 
 
 cdef inline void merge_moments(
@@ -193,6 +196,18 @@ cdef inline void merge_moments(
     )
     tile.squares[k] = block_squares if grew else tile.squares[k]
     tile.squares[k] += decay * decay * (1.0 + loser_squares)
+
+
+cdef inline void merge_numbers(
+    Tile* tile, Py_ssize_t k, bint grew, double decay, double block_dot, double block_top, double loser_rest
+) noexcept nogil:
+    """Merge the numbers of the vector in the next block; decay, loser_rest: as of `merge_moments`."""
+    cdef double winner_dot = block_dot if grew else tile.dot[k]
+    cdef double loser_dot = tile.dot[k] if grew else block_dot
+    cdef double winner_top = block_top if grew else tile.top[k]
+    cdef double loser_top = tile.top[k] if grew else block_top
+    tile.dot[k] = winner_dot + decay * (loser_dot + (loser_top - winner_top) * (1.0 + loser_rest))
+    tile.top[k] = winner_top
 
 
 cdef inline void merge_block(
@@ -225,6 +240,10 @@ cdef inline void merge_block(
             tile.spread[k] = block_spread if grew else tile.spread[k]
             tile.spread[k] += raised(decay, loser_spread + (high - low) * (1.0 + loser_rest))
             tile.rank[k] += stats[RANK * stride + k]
+        if call.vector != NULL:
+            merge_numbers(
+                tile, k, grew, decay, stats[DOT * stride + k], stats[TOP * stride + k], loser_rest
+            )
         if call.has_dense:
             block_mass = stats[MASS * stride + k]
             block_mass_lost = stats[MASS_LOST * stride + k]

@@ -15,6 +15,7 @@ from cython.parallel cimport prange, threadid
 from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
 from cyce.kernels.chosen cimport look_up_chosen, write_chosen, write_gradients_of_chosen
+from cyce.kernels.curvature cimport begin_hessians, begin_products, has_pivots, is_product
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
 from cyce.kernels.masses cimport count_left
 from cyce.kernels.merge cimport (
@@ -99,6 +100,12 @@ cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) no
             tile.probabilities_at[k] = 0
     if has_mask(call):
         offsets_of(&call.class_mask.positions, tile.first, tile.width, tile.mask_at)
+    if call.hessian != NULL:
+        tile.hessian_contiguous = offsets_of(
+            &call.hessian.positions, tile.first, tile.width, tile.hessian_at
+        )
+    if call.vector != NULL:
+        tile.vector_contiguous = offsets_of(&call.vector.positions, tile.first, tile.width, tile.vector_at)
 
 
 cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, floating like) noexcept nogil:
@@ -285,9 +292,13 @@ cdef inline void run_tile(
     normalize_positions(tile, like)
     if call.output == GRADIENT:
         result.loss = finish_losses(call, tile, like)
-        if has_gradient:
+        if is_product(call):
+            begin_products(call, tile)
+        elif has_gradient:
             find_pivots(call, tile, like)
             finish_pivots(call, tile, like)
+            if call.hessian != NULL:
+                begin_hessians(call, tile, like)
         if call.stats_out.lse != NULL:
             finish_stats(call, tile, like)
         if call.entropy_out != NULL:
@@ -309,7 +320,7 @@ cdef inline void run_tile(
             finish_block(call, tile, exps, slopes, block, stats, <floating*> packed)
     if call.streams:
         cyce_stream_end()
-    if call.n_chosen and call.output == GRADIENT:
+    if call.n_chosen and has_pivots(call):
         write_gradients_of_chosen(call, tile, like)
 
 

@@ -35,6 +35,7 @@ cdef inline void plan(Call* call) noexcept:
     """Choose how the work is cut up, from the layout of the arrays alone."""
     call.by_rows = (
         call.logits.class_stride == 1 and call.grad.class_stride == 1
+        and (call.hessian == NULL or call.hessian.class_stride == 1)
         and call.n_classes >= ROW_MIN_CLASSES
     )
     call.tile_width = TILE

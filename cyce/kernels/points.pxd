@@ -87,12 +87,19 @@ cdef inline floating less_mass(floating gradient, floating mass, floating scale)
 
 
 cdef inline floating entropy_factor(
-    floating base, floating entropy_scale, floating row_max, floating logit
+    floating base, floating number_scale, floating row_max, floating logit
 ) noexcept nogil:
     """What a softmax is multiplied by, for a gradient with that of the entropy."""
     cdef floating gap = row_max - logit
     # Beyond, the softmax is 0, whatever it is multiplied by that is finite.
-    return multiply_add(entropy_scale, gap if gap < 1000 else <floating> 1000.0, base)
+    return multiply_add(number_scale, gap if gap < 1000 else <floating> 1000.0, base)
+
+
+cdef inline floating number_factor(
+    floating base, floating number_scale, floating top, floating number
+) noexcept nogil:
+    """What a softmax is multiplied by, for the product of the Hessian with a vector."""
+    return multiply_add(number_scale, number - top, base)
 
 
 cdef inline floating at_most_1(floating probability) noexcept nogil:

@@ -186,6 +186,7 @@ cdef inline void focus_losses(
         power = power_of(others, call.gamma)
         # Where nothing is left to the others, the limit; and where nothing is left to the target.
         ratio = loss[k] / others if others > 1e-290 else tile.hard[k]
+        tile.focal_ratio[k] = ratio
         mass = probability * (call.gamma * ratio + call.poly1 * tile.hard[k] * (call.gamma + 1.0))
         mass = mass if probability > 0 else 0.0
         tile.total[k] += mass
@@ -276,12 +277,12 @@ cdef inline void begin_entropy_gradients(const Call* call, Tile* tile, floating 
     cdef double upstream, mean_gap
     cdef Py_ssize_t k
     for k in range(tile.lanes):
-        tile.base[k] = tile.entropy_scale[k] = 0
+        tile.base[k] = tile.number_scale[k] = 0
     for k in range(tile.width):
         if tile.counts[k]:
             upstream = (<const floating*> call.entropy_grad)[tile.first + k]
             mean_gap = tile.spread[k] * tile.inverse[k]
-            tile.entropy_scale[k] = upstream
+            tile.number_scale[k] = upstream
             tile.base[k] = tile.total[k] - upstream * mean_gap
             tile.other_mass[k] += upstream * ((tile.row_max[k] - tile.pivot_logit[k]) - mean_gap)
     # What remains as a factor of the softmax.

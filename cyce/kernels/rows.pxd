@@ -8,14 +8,17 @@ from cython cimport floating
 from libc.math cimport fabs
 from libc.string cimport memcpy
 
-from cyce.kernels.call cimport GRADIENT, SOFTMAX, Call, Tile
+from cyce.kernels.call cimport SOFTMAX, Call, Tile
 from cyce.kernels.chunks cimport fetch_chunk_ahead, lanes_of, largest_of
+from cyce.kernels.curvature cimport add_numbers_of_row, at_least, has_pivots, hessian_of, is_product
 from cyce.kernels.machine cimport check, cyce_to_float
 from cyce.kernels.masses cimport dense_masses, dense_scale_of, is_uniform
 from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
 from cyce.kernels.one_pass cimport reduce_in_one_pass, settle_rests
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK, classes_of_block, lies_within
-from cyce.kernels.points cimport at_most_1, entropy_factor, less_mass, log_softmax_of, scaled_softmax
+from cyce.kernels.points cimport (
+    at_most_1, entropy_factor, less_mass, log_softmax_of, number_factor, scaled_softmax,
+)
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.storage cimport (
@@ -75,6 +78,8 @@ cdef inline void row_reduce_block(
         reduce_in_one_pass(call, tile, row, block_logits, first, n, exps_out, stats)
     else:
         reduce_in_two_passes(call, tile, row, block_logits, first, n, exps_out, stats)
+    if is_product(call):
+        add_numbers_of_row(call, tile, row, block_logits, first, n, stats)
 
 
 cdef inline void rows_settle(const Call* call, const Tile* tile, double* stats, floating like) noexcept nogil:
@@ -124,6 +129,66 @@ cdef inline void scale_exponentials(
             out[k] = scaled_softmax(exps[k], rounded) - less
 
 
+cdef inline bint is_small(double factor, int below) noexcept nogil:
+    """Whether `scale_exponentials` should compute in double."""
+    return HAS_VECTORS and (below != 0 or fabs(factor) < 1e-25)
+
+
+cdef inline void write_hessian_of_row(
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_exps, Py_ssize_t block,
+    const double* stats,
+) noexcept nogil:
+    """Write the diagonal of the Hessian at one block of a row, from its exponentials."""
+    cdef Py_ssize_t first = block * ROW_BLOCK
+    cdef Py_ssize_t n = classes_of_block(call, block)
+    cdef Py_ssize_t pivot = tile.pivot[row] - first
+    cdef Py_ssize_t at = tile.hessian_at[row] + first
+    cdef Py_ssize_t stride = call.tile_width
+    cdef const double* row_stats = stats + row
+    cdef int below = <int> row_stats[BELOW * stride] if HAS_VECTORS else 0
+    cdef floating floor = <floating> call.hessian_floor
+    cdef floating others = <floating> tile.others[row]
+    cdef floating variance = <floating> tile.variance_part[row]
+    cdef floating square = <floating> tile.square_part[row]
+    cdef floating mass = <floating> tile.mass_part[row]
+    cdef double unit, softmax_factor, factor
+    cdef floating softmax[CHUNK]
+    cdef floating hessian[CHUNK]
+    cdef floating room[CHUNK]
+    cdef const floating* dense
+    cdef Py_ssize_t chunk, k, size
+    for chunk in range((n + CHUNK - 1) // CHUNK):
+        size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
+        if tile.counts[row]:
+            unit = row_stats[(UNIT_BELOW if below >> chunk & 1 else UNIT) * stride]
+            softmax_factor = row_factor[floating](tile, 1.0, 1.0, stats, stride, row, unit, 0.0, 0)
+            factor = softmax_factor * tile.hessian_scale[row]
+            scale_exponentials(
+                block_exps + chunk * CHUNK, size, softmax_factor, <floating> 0,
+                is_small(softmax_factor, below), softmax,
+            )
+            scale_exponentials(
+                block_exps + chunk * CHUNK, size, factor, <floating> 0, is_small(factor, below), hessian
+            )
+            if mass != 0:
+                dense = dense_masses(call, tile, row, first + chunk * CHUNK, size, room)
+                for k in range(size):
+                    room[k] = hessian[k] * dense[k] * mass
+            for k in range(size):
+                hessian[k] = hessian_of(hessian[k], softmax[k], others, variance, square)
+            if mass != 0:
+                for k in range(size):
+                    hessian[k] -= room[k]
+            if call.is_focal and lies_within(pivot - chunk * CHUNK, size):
+                hessian[pivot - chunk * CHUNK] = <floating> tile.pivot_hessian[row]
+        else:
+            for k in range(size):
+                hessian[k] = 0
+        for k in range(size):
+            hessian[k] = at_least(floor, hessian[k])
+        store(<const floating*> hessian, size, call.hessian, at + chunk * CHUNK, False)
+
+
 cdef inline void row_finish_block(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_exps,
     const floating* block_slopes, Py_ssize_t block, const double* stats, floating* packed,
@@ -140,7 +205,7 @@ cdef inline void row_finish_block(
     cdef Py_ssize_t stride = call.tile_width
     cdef double unit_lost = row_stats[UNIT_LOST * stride] if HAS_VECTORS else 0.0
     cdef double factor = row_factor[floating](
-        tile, stats, stride, row, row_stats[UNIT * stride], unit_lost, 0
+        tile, tile.scale[row], tile.total[row], stats, stride, row, row_stats[UNIT * stride], unit_lost, 0
     )
     cdef double factor_below = factor
     cdef int below = 0
@@ -149,12 +214,16 @@ cdef inline void row_finish_block(
     cdef const floating* block_logits = NULL
     cdef floating room[CHUNK]
     cdef const floating* dense
+    cdef const floating* numbers
     # What streams waits here until a cache line is whole.
     cdef floating local[CHUNK + MOST_WAITING]
     cdef floating* chunk_grad
     cdef Py_ssize_t n_waiting = 0
     cdef Py_ssize_t chunk, k, size
     cdef bint in_double
+    if call.hessian != NULL:
+        # Before the gradient is written, where the exponentials may wait.
+        write_hessian_of_row(call, tile, row, block_exps, block, stats)
     if not tile.counts[row]:
         store_zeros(n, &call.grad, grad_at)
         return
@@ -162,9 +231,9 @@ cdef inline void row_finish_block(
         below = <int> row_stats[BELOW * stride]
     if below != 0:
         factor_below = row_factor[floating](
-            tile, stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
+            tile, tile.scale[row], tile.total[row], stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
         )
-    in_double = HAS_VECTORS and (below != 0 or fabs(factor) < 1e-25)
+    in_double = is_small(factor, below)
     if needs_logits(call):
         block_logits = row_logits(call, tile, row, block, packed, <floating*> NULL)
     for chunk in range((n + CHUNK - 1) // CHUNK):
@@ -174,27 +243,39 @@ cdef inline void row_finish_block(
             # Before the gradient is written, which may be where the logits are.
             for k in range(size):
                 room[k] = entropy_factor(
-                    <floating> tile.base[row], <floating> tile.entropy_scale[row],
+                    <floating> tile.base[row], <floating> tile.number_scale[row],
                     <floating> tile.row_max[row], block_logits[chunk * CHUNK + k],
+                )
+        elif is_product(call):
+            numbers = load(
+                call.vector,
+                tile.vector_at[row] + (first + chunk * CHUNK) * call.vector.class_stride,
+                call.vector.class_stride, size, room,
+            )
+            for k in range(size):
+                room[k] = number_factor(
+                    <floating> tile.base[row], <floating> tile.number_scale[row], <floating> tile.top[row],
+                    numbers[k],
                 )
         scale_exponentials(
             block_exps + chunk * CHUNK, size, factor_below if below >> chunk & 1 else factor,
-            dense_factor if is_uniform(call) else <floating> 0, in_double, chunk_grad,
+            dense_factor if is_uniform(call) and not is_product(call) else <floating> 0, in_double,
+            chunk_grad,
         )
         if call.output == SOFTMAX:
             for k in range(size):
                 chunk_grad[k] = at_most_1(chunk_grad[k])
-        if needs_logits(call):
+        if needs_logits(call) or is_product(call):
             for k in range(size):
                 chunk_grad[k] *= room[k]
-        if call.has_dense and not is_uniform(call):
+        if call.has_dense and not is_uniform(call) and not is_product(call):
             dense = dense_masses(call, tile, row, first + chunk * CHUNK, size, room)
             for k in range(size):
                 chunk_grad[k] = less_mass(chunk_grad[k], dense[k], dense_factor)
         if has_slopes(call):
             for k in range(size):
                 chunk_grad[k] *= block_slopes[chunk * CHUNK + k]
-        if call.output == GRADIENT and lies_within(pivot - chunk * CHUNK, size):
+        if has_pivots(call) and lies_within(pivot - chunk * CHUNK, size):
             chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
         if call.streams:
             n_waiting = store_lines(

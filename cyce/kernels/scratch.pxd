@@ -39,8 +39,8 @@ cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
             # The exponentials that are computed again, and their slopes.
             block = call.block_classes * (3 if has_slopes(call) else 2)
     else:
-        # Slopes of a block of a tile are packed, too, and what an entropy's gradient is made of.
-        block *= 1 + has_slopes(call) + needs_logits(call)
+        # Slopes of a block of a tile are packed, too, what an entropy's gradient is made of, and the Hessian.
+        block *= 1 + has_slopes(call) + needs_logits(call) + (call.hessian != NULL)
     scratch.tile = whole_lines(sizeof(Tile))
     scratch.stats = whole_lines(
         <size_t> (call.n_blocks * N_BLOCK_FIELDS * call.tile_width) * sizeof(double)

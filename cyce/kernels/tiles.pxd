@@ -8,22 +8,25 @@ from libc.math cimport INFINITY
 
 from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Call, Tile
 from cyce.kernels.columns cimport reduce_columns, restart_columns
+from cyce.kernels.curvature cimport (
+    add_number, at_least, has_pivots, hessian_of, is_product, load_numbers,
+)
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport dense_scale_of, fill_dense_of_tile, is_uniform
 from cyce.kernels.merge cimport (
-    ARGMAX, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES, UNIT,
-    block_factor,
+    ARGMAX, DOT, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES, TOP,
+    UNIT, block_factor,
 )
 from cyce.kernels.plan cimport classes_of_block, lies_within
 from cyce.kernels.points cimport (
     add_dense, add_moments, add_spread, at_most_1, comes_before, entropy_factor, less_mass, log_softmax_of,
-    scaled_softmax,
+    number_factor, scaled_softmax,
 )
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport (
     exp_scaled, power_at, refer_to, relative_at, unit_of, without_headroom,
 )
-from cyce.kernels.storage cimport TILE, address_of, load_tile, size_of, store_tile
+from cyce.kernels.storage cimport TILE, address_of, load_one, load_tile, size_of, store_tile
 from cyce.kernels.streaming cimport needs_logits, restarts
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
@@ -133,6 +136,40 @@ cdef inline void tile_reduce_dense(
         gap_lost[k] = finite_or_zero(gap_lost[k])
 
 
+cdef inline void tile_reduce_numbers(
+    const Call* call, const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n,
+    const floating* argmax, const floating* shift, const floating* exponent_shift, const floating* lowest,
+    const floating* row_max, const double* unit, double* stats,
+) noexcept nogil:
+    """Reduce n classes of a tile to the sums of their numbers of the vector; as `tile_reduce_stats`."""
+    cdef double* dot = stats + DOT * tile.pitch
+    cdef double* tops = stats + TOP * tile.pitch
+    cdef Py_ssize_t stride = call.vector.class_stride
+    cdef double lost[TILE]
+    cdef floating top[TILE]
+    cdef floating number[TILE]
+    cdef const floating* lane
+    cdef Py_ssize_t c, k
+    for k in range(tile.lanes):
+        dot[k] = lost[k] = tops[k] = top[k] = 0
+    for k in range(tile.width):
+        if tile.counts[k] and argmax[k] < <floating> n:
+            top[k] = load_one(
+                call.vector, tile.vector_at[k] + (first + <Py_ssize_t> argmax[k]) * stride, <floating> 0
+            )
+            tops[k] = top[k]
+    for c in range(n):
+        lane = packed + c * tile.pitch
+        load_numbers(call, tile, first + c, number)
+        for k in range(tile.lanes):
+            add_number(
+                exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k]), top[k], number[k], &dot[k],
+                &lost[k],
+            )
+    for k in range(tile.lanes):
+        dot[k] = settled(dot[k], lost[k]) * <double> without_headroom(row_max[k]) * unit[k]
+
+
 cdef inline void tile_maxima(
     const Tile* tile, const floating* packed, Py_ssize_t n, floating* row_max_out, floating* argmax_out
 ) noexcept nogil:
@@ -197,7 +234,7 @@ cdef inline bint in_columns(floating like) noexcept nogil:
 cdef inline bint needs_maxima(const Call* call, floating like) noexcept nogil:
     """Whether the maxima of a block, or where they are, are needed before its exponentials."""
     return (
-        not in_columns(like) or call.has_stats or call.has_dense or call.phase == REDUCE
+        not in_columns(like) or call.has_stats or call.has_dense or is_product(call) or call.phase == REDUCE
         or (call.output == GRADIENT and call.target == NULL)
     )
 
@@ -236,7 +273,7 @@ cdef inline void tile_reduce_block(
     else:
         for k in range(tile.lanes):
             argmax[k] = 0
-    if not in_columns(<floating> 0) or call.has_stats:
+    if not in_columns(<floating> 0) or call.has_stats or is_product(call):
         for k in range(tile.lanes):
             refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
         for k in range(tile.lanes):
@@ -251,6 +288,10 @@ cdef inline void tile_reduce_block(
     if call.has_stats:
         tile_reduce_stats(
             call, tile, packed, first, n, row_max, argmax, shift, exponent_shift, lowest, unit, stats
+        )
+    if is_product(call):
+        tile_reduce_numbers(
+            call, tile, packed, first, n, argmax, shift, exponent_shift, lowest, row_max, unit, stats
         )
     if call.has_dense:
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
@@ -301,7 +342,7 @@ cdef inline void tile_restart_block(
         for c in range(n):
             for k in range(tile.lanes):
                 factors_out[c * tile.pitch + k] = entropy_factor(
-                    <floating> tile.base[k], <floating> tile.entropy_scale[k], <floating> tile.row_max[k],
+                    <floating> tile.base[k], <floating> tile.number_scale[k], <floating> tile.row_max[k],
                     packed[c * tile.pitch + k],
                 )
     if in_columns(<floating> 0):
@@ -315,15 +356,90 @@ cdef inline void tile_restart_block(
             lane[k] = exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k])
 
 
+cdef inline void fill_factors(
+    const Call* call, const Tile* tile, const double* multiple, const double* stats, floating* factor_out
+) noexcept nogil:
+    """What turns exponentials of a block, without their headroom, into multiples of softmax."""
+    cdef Py_ssize_t k
+    if call.n_blocks == 1 and call.phase == ALL:
+        # The maximum of the block is that of the position.
+        for k in range(tile.lanes):
+            factor_out[k] = <floating> (multiple[k] * tile.inverse[k] * stats[UNIT * tile.pitch + k])
+    else:
+        for k in range(tile.lanes):
+            factor_out[k] = <floating> (
+                block_factor[floating](tile, multiple[k], stats, tile.pitch, k, 0)
+                * stats[UNIT * tile.pitch + k]
+            )
+
+
+cdef inline void write_hessian_of_tile(
+    const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, const double* stats,
+    const floating* packed, floating* hessian,
+) noexcept nogil:
+    """Write the diagonal of the Hessian at n classes of a tile, from number `first` on.
+
+    packed: their exponentials. hessian: room for as many.
+    """
+    cdef double multiple[TILE]
+    cdef floating softmax_factor[TILE]
+    cdef floating factor[TILE]
+    cdef floating others[TILE]
+    cdef floating variance[TILE]
+    cdef floating square[TILE]
+    cdef floating mass[TILE]
+    cdef floating dense[TILE]
+    cdef floating floor = <floating> call.hessian_floor
+    cdef floating scaled
+    cdef const floating* lane
+    cdef floating* out
+    cdef Py_ssize_t c, k
+    for k in range(tile.lanes):
+        multiple[k] = 1
+        others[k] = <floating> tile.others[k]
+        variance[k] = <floating> tile.variance_part[k]
+        square[k] = <floating> tile.square_part[k]
+        mass[k] = <floating> tile.mass_part[k]
+    fill_factors(call, tile, multiple, stats, softmax_factor)
+    fill_factors(call, tile, tile.hessian_scale, stats, factor)
+    for c in range(n):
+        lane = packed + c * tile.pitch
+        out = hessian + c * tile.pitch
+        for k in range(tile.lanes):
+            out[k] = hessian_of(
+                scaled_softmax(lane[k], factor[k]), scaled_softmax(lane[k], softmax_factor[k]), others[k],
+                variance[k], square[k],
+            )
+        if call.is_focal and call.has_dense:
+            fill_dense_of_tile(call, tile, first + c, dense)
+            for k in range(tile.lanes):
+                scaled = scaled_softmax(lane[k], factor[k])
+                out[k] = less_mass(out[k], dense[k] * mass[k], scaled)
+        for k in range(tile.lanes):
+            out[k] = at_least(floor, out[k])
+    if call.is_focal:
+        for k in range(tile.width):
+            if tile.counts[k] and lies_within(tile.pivot[k] - first, n):
+                hessian[(tile.pivot[k] - first) * tile.pitch + k] = at_least(
+                    floor, <floating> tile.pivot_hessian[k]
+                )
+    store_tile(
+        <const floating*> hessian, tile.pitch, call.hessian, first, tile.hessian_at, tile.hessian_contiguous,
+        tile.width, n, call.streams,
+    )
+
+
 cdef inline void tile_finish_block(
     const Call* call, const Tile* tile, Py_ssize_t block, const double* stats, floating* packed
 ) noexcept nogil:
     """Turn the exponentials of one block of a tile into the gradient."""
     cdef Py_ssize_t first = block * call.block_classes
     cdef Py_ssize_t n = classes_of_block(call, block)
+    cdef double multiple[TILE]
     cdef floating factor[TILE]
     cdef floating dense_factor[TILE]
     cdef floating dense[TILE]
+    cdef floating number[TILE]
     cdef floating* slopes = packed + tile.pitch * call.block_classes
     cdef floating* factors = slopes + tile.pitch * call.block_classes if has_slopes(call) else slopes
     cdef double unused
@@ -336,17 +452,12 @@ cdef inline void tile_finish_block(
             &call.grad, first, tile.grad_at, tile.grad_contiguous, tile.width, n, tile.pitch, packed
         )
         neutralize_ignored(tile, n, packed)
-    if call.n_blocks == 1 and call.phase == ALL:
-        # The maximum of the block is that of the position.
-        for k in range(tile.lanes):
-            factor[k] = <floating> (
-                tile.scale[k] * tile.total[k] * tile.inverse[k] * stats[UNIT * tile.pitch + k]
-            )
-    else:
-        for k in range(tile.lanes):
-            factor[k] = <floating> (
-                block_factor[floating](tile, stats, tile.pitch, k, 0) * stats[UNIT * tile.pitch + k]
-            )
+    if call.hessian != NULL:
+        # `slopes` is room for it: the Hessian is not wanted of a softcap, nor of an entropy.
+        write_hessian_of_tile(call, tile, first, n, stats, packed, slopes)
+    for k in range(tile.lanes):
+        multiple[k] = tile.scale[k] * tile.total[k]
+    fill_factors(call, tile, multiple, stats, factor)
     if has_mask(call):
         for k in range(tile.lanes):
             dense_factor[k] = <floating> (tile.scale[k] * dense_scale_of(call, tile, k, &unused))
@@ -363,7 +474,14 @@ cdef inline void tile_finish_block(
         if needs_logits(call):
             for k in range(tile.lanes):
                 lane[k] *= factors[c * tile.pitch + k]
-        if is_uniform(call):
+        if is_product(call):
+            load_numbers(call, tile, first + c, number)
+            for k in range(tile.lanes):
+                lane[k] *= number_factor(
+                    <floating> tile.base[k], <floating> tile.number_scale[k], <floating> tile.top[k],
+                    number[k],
+                )
+        elif is_uniform(call):
             for k in range(tile.lanes):
                 lane[k] -= dense_factor[k]
         elif call.has_dense:
@@ -373,7 +491,7 @@ cdef inline void tile_finish_block(
         if has_slopes(call):
             for k in range(tile.lanes):
                 lane[k] *= slopes[c * tile.pitch + k]
-    if call.output == GRADIENT:
+    if has_pivots(call):
         for k in range(tile.width):
             if tile.counts[k] and lies_within(tile.pivot[k] - first, n):
                 packed[(tile.pivot[k] - first) * tile.pitch + k] = <floating> tile.pivot_gradient[k]
