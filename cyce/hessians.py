@@ -243,6 +243,15 @@ class HessianVectorProduct(Derivative):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
         return cast(Any, hessian_vector_product), (self._loss,)
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The signature of the loss with `vector` after the target, and all others by name."""
+        signature = super().__signature__
+        first, second, *others = signature.parameters.values()
+        vector = inspect.Parameter("vector", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Any)
+        named = (parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others)
+        return signature.replace(parameters=[first, second, vector, *named])
+
 
 def check_order(derivative: Derivative, losses: tuple[Callable[..., Any], ...]) -> None:
     """Raise unless the loss is among those whose second derivatives are known."""

@@ -25,6 +25,7 @@ BOUNDS = {
     "cross_entropy of class probabilities with label_smoothing, gradient": (5, 6),
     "cross_entropy with z_loss, loss": (3, 4),
     "cross_entropy with z_loss, gradient": (7, 8),
+    "cross_entropy, diagonal of the Hessian above 1e-12": (5, 6),
     "softmax, above 1e-12": (3, 5),
     "log_softmax": (2, 2),
     "logsumexp, no smaller than the maximum": (2, 2),
@@ -36,6 +37,7 @@ BOUNDS = {
     "statistics, Brier score above 1e-30": (4, 8),
     "binary_cross_entropy_with_logits, loss": (1, 2),
     "binary_cross_entropy_with_logits, gradient": (1, 3),
+    "binary_cross_entropy_with_logits, Hessian": (1, 4),
     "binary_cross_entropy, loss": (1, 2),
     "kl_div, where nothing cancels": (1, 4),
 }
@@ -147,6 +149,12 @@ class Cyce:
         with self._level():
             return getattr(self._F, name)(*arguments)
 
+    def hessian(self, name, *arguments):
+        """Return the diagonal of the Hessian of the losses' sum."""
+        with self._level():
+            loss = self._cyce.value_grad_and_hess(getattr(self._F, name))
+            return loss(*arguments, reduction="sum")[2]
+
     def entropy_gradient(self, logits):
         """Return the gradient of the entropies' sum."""
         with self._level():
@@ -186,6 +194,12 @@ class Torch:
         """Return what a function of the last axis returns."""
         functions = self._torch if name == "logsumexp" else self._torch.nn.functional
         return getattr(functions, name)(self._torch.tensor(input), dim).numpy()
+
+    def hessian(self, name, logits, _target):
+        """Return the diagonal of the Hessian of the losses' sum."""
+        x = self._torch.tensor(logits)
+        p = x.softmax(1) if name == "cross_entropy" else x.sigmoid()
+        return (p * (1 - p)).numpy()
 
     def entropy_gradient(self, logits):
         """Return the gradient of the entropies' sum."""
@@ -265,6 +279,15 @@ def errors(libraries, dtype):
         others = ~at_target & (softmax > 1e-12)
         note("cross_entropy, other gradients above 1e-12", gradients, softmax, others)
         note("softmax, above 1e-12", call("softmax", logits, 1), softmax, softmax > 1e-12)
+        at_top = np.arange(logits.shape[1]) == at_max
+        exact_hessian = softmax * np.where(at_top, rest / (1 + rest), 1 - softmax)
+        hessians = [library.hessian("cross_entropy", logits, target) for library in libraries]
+        note(
+            "cross_entropy, diagonal of the Hessian above 1e-12",
+            hessians,
+            exact_hessian,
+            exact_hessian > 1e-12,
+        )
         note("log_softmax", call("log_softmax", logits, 1), log_softmax)
         of_target = np.take_along_axis(softmax, target[:, None], 1)[:, 0]
         of_others = np.where(target == at_max[:, 0], (rest / (1 + rest))[:, 0], 1 - of_target)
@@ -299,6 +322,10 @@ def errors(libraries, dtype):
     note("binary_cross_entropy_with_logits, loss", losses, np.maximum(-z, 0) + np.log1p(np.exp(-np.abs(z))))
     slopes = -np.where(z > 0, np.exp(-np.abs(z)), 1) / (1 + np.exp(-np.abs(z)))
     note("binary_cross_entropy_with_logits, gradient", gradients, np.where(labels == 1, 1, -1) * slopes)
+    name = "binary_cross_entropy_with_logits"
+    hessians = [library.hessian(name, logits, labels) for library in libraries]
+    tail = np.exp(-np.abs(z))
+    note("binary_cross_entropy_with_logits, Hessian", hessians, tail / (1 + tail) ** 2)
 
     probabilities = np.concatenate([rng.uniform(0, 1, 100_000), np.exp(rng.uniform(-40, 0, 100_000))])
     probabilities = np.clip(probabilities.astype(dtype), dtype.type(1e-37), 1 - np.finfo(dtype).epsneg)

@@ -12,6 +12,7 @@ import pytest
 
 import cyce
 import cyce.functional as F
+from cyce.gradients import Derivative
 
 
 class Function(NamedTuple):
@@ -22,6 +23,13 @@ class Function(NamedTuple):
     """Named arguments made from an array (N, C) of probabilities. The first one is `input` or its like."""
     slopes_of: tuple[str, ...] = ("input",)
     """Names of the arguments that it is differentiated by; none if there is no gradient."""
+    n_outs: int = 1
+    """How many arrays `out` is of, the last ones of the result, where it is no derivative of `slopes_of`."""
+
+    @property
+    def n_derivatives(self):
+        """How many arrays of the result are derivatives."""
+        return self.n_outs if isinstance(self.function, Derivative) else len(self.slopes_of)
 
     @property
     def callable(self):
@@ -36,7 +44,8 @@ class Function(NamedTuple):
         """Return what may be passed as `out`, full of 77; None if there is no such argument."""
         if "out" not in inspect.signature(self.callable).parameters:
             return None
-        written = [arguments[name] for name in self.slopes_of] or [self(arguments)]
+        written = [arguments[name] for name in self.slopes_of]
+        written = written or arrays_of(self(arguments))[-self.n_outs :]
         arrays = tuple(np.full(np.shape(array), 77, array.dtype.newbyteorder("=")) for array in written)
         return arrays if len(arrays) > 1 else arrays[0]
 
@@ -113,6 +122,47 @@ FUNCTIONS = {
     ),
     "sigmoid_focal_loss": Function(
         F.sigmoid_focal_loss, lambda x: {"inputs": x, "targets": x}, slopes_of=("inputs",)
+    ),
+    "Hessian of cross_entropy": Function(
+        cyce.value_grad_and_hess(F.cross_entropy),
+        lambda x: {
+            "input": x,
+            "target": classes(x),
+            "weight": per_class(x),
+            "label_smoothing": 0.1,
+            "z_loss": 0.01,
+            "temperature": 0.9,
+        },
+        slopes_of=(),
+        n_outs=2,
+    ),
+    "Hessian of focal_loss": Function(
+        cyce.value_grad_and_hess(F.focal_loss),
+        lambda x: {"input": x, "target": classes(x), "gamma": 1.5, "weight": per_class(x), "poly1": 0.5},
+        slopes_of=(),
+        n_outs=2,
+    ),
+    "Hessian of binary_cross_entropy_with_logits": Function(
+        cyce.value_grad_and_hess(F.binary_cross_entropy_with_logits),
+        lambda x: {"input": x, "target": x, "weight": x, "pos_weight": per_class(x)},
+        slopes_of=(),
+        n_outs=2,
+    ),
+    "Hessian of sigmoid_focal_loss": Function(
+        cyce.value_grad_and_hess(F.sigmoid_focal_loss),
+        lambda x: {"inputs": x, "targets": x},
+        slopes_of=(),
+        n_outs=2,
+    ),
+    "product with the Hessian of cross_entropy": Function(
+        cyce.hessian_vector_product(F.cross_entropy),
+        lambda x: {"input": x, "target": classes(x), "vector": x[::-1], "weight": per_class(x)},
+        slopes_of=(),
+    ),
+    "product with the Hessian of binary_cross_entropy_with_logits": Function(
+        cyce.hessian_vector_product(F.binary_cross_entropy_with_logits),
+        lambda x: {"input": x, "target": x, "vector": x[::-1], "pos_weight": per_class(x)},
+        slopes_of=(),
     ),
     "sigmoid": Function(F.sigmoid, lambda x: {"input": x}, slopes_of=()),
     "gradient of sigmoid": Function(F.sigmoid, lambda x: {"input": x}),
@@ -235,10 +285,12 @@ FUNCTIONS = {
 
 # Variants of others, which run in the integration stage.
 RARE = {
+    "Hessian of sigmoid_focal_loss",
     "gradient of logsigmoid",
     "gradient of log_softmax",
     "gradient of logsumexp",
     "logsigmoid",
+    "product with the Hessian of binary_cross_entropy_with_logits",
     "softmax with a class mask",
     "linear_cross_entropy of a sparse target",
     "distillation_loss, Jensen-Shannon",

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -24,3 +26,45 @@ def test_policy_gradient(run_python):
     assert percentages(result)[-1] > 85
     rewards = [float(number) for number in re.findall(r"reward (\d\.\d+)", result.stdout)]
     assert rewards[-1] > rewards[0] + 0.2
+
+
+@pytest.mark.integration
+def test_newton_softmax_regression(run_python):
+    result = run_python(str(EXAMPLES / "newton_softmax_regression.py"))
+    assert result.returncode == 0, result.stderr
+    print(result.stdout)
+    differences = re.findall(r"from scikit-learn's (\S+) +by at most (\S+)", result.stdout)
+    assert [solver for solver, _ in differences] == 2 * ["newton-cg", "lbfgs"]
+    for solver, difference in differences:
+        # scikit-learn's lbfgs stops where its objective no longer changes, at about 1e-6, with any tolerance.
+        assert float(difference) < {"newton-cg": 1e-6, "lbfgs": 1e-5}[solver]
+    milliseconds = [float(number) for number in re.findall(r"(\d+\.\d) ms", result.stdout)]
+    assert len(milliseconds) == 6
+    for ours, newton_cg, lbfgs in (milliseconds[:3], milliseconds[3:]):
+        # About 0.45: lbfgs is the default.
+        assert ours < 0.9 * lbfgs
+        # About 1 on dense pixels, and 0.8 on sparse ones.
+        assert ours < 2 * newton_cg
+
+
+@pytest.mark.integration
+def test_boosting(run_python):
+    result = run_python(str(EXAMPLES / "boost_digits.py"))
+    accuracies = percentages(result)
+    assert len(accuracies) == 8
+    assert min(accuracies) > 90
+    rows = re.findall(r"% +(\d+\.\d+)  (\d+\.\d+) \((\w+)\)", result.stdout)
+    metrics = ["cross_entropy", "cross_entropy", "focal"]
+    assert [name for *_, name in rows] == ["mlogloss", *metrics, "multi_logloss", *metrics]
+    losses = [(float(log_loss), float(metric)) for log_loss, metric, _ in rows]
+    for built_in, plain, smoothed, focal in (losses[:4], losses[4:]):
+        # The library's own metric, and that of cyce.
+        assert max(*built_in, *plain) - min(*built_in, *plain) < 2e-4
+        # They train on something else.
+        assert smoothed[0] > plain[0] + 0.02
+        assert focal[0] > plain[0] + 0.02
+        assert smoothed[1] > smoothed[0] + 0.1
+        assert focal[1] < focal[0] - 0.1
+    differences = re.findall(r"the same raw scores, .* largest difference (\S+)", result.stdout)
+    assert len(differences) == 2
+    assert max(map(float, differences)) < 1e-5

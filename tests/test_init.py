@@ -18,7 +18,7 @@ def test_the_public_names_of_functional():
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("dask", "torch")]
-    + ["plotting", "sharded"],
+    + ["boosting", "plotting", "sharded"],
 )
 def test_lazy_modules(run_python, name):
     assert name in cyce._LAZY
@@ -38,7 +38,7 @@ assert {name} is module
 
 
 def test_the_list_has_every_lazy_module():
-    assert set(cyce._LAZY) == {"dask", "plotting", "sharded", "torch"}
+    assert set(cyce._LAZY) == {"boosting", "dask", "plotting", "sharded", "torch"}
 
 
 @pytest.mark.matplotlib

@@ -93,6 +93,28 @@ def gradients() -> None:
     cyce.value_and_grad(cyce.LinearCrossEntropyLoss(3, 4))(input=logits, target=target)
 
 
+def second_order() -> None:
+    value, gradient, hessian = cyce.value_grad_and_hess(F.cross_entropy)(
+        logits, target, label_smoothing=0.1, out=(None, logits)
+    )
+    print(f"{value:.4f}", gradient.round(4), hessian.round(4))
+    _, _, _ = cyce.value_grad_and_hess(F.focal_loss)(logits, target, gamma=1.0)
+    _, _, _ = cyce.value_grad_and_hess(F.binary_cross_entropy_with_logits)(logits, logits, pos_weight=2.0)
+    _, _, _ = cyce.value_grad_and_hess(F.sigmoid_focal_loss)(logits, logits)
+    _, _, _ = cyce.value_grad_and_hess(cyce.CrossEntropyLoss())(logits, target, sample_weight=[1, 2])
+    product = cyce.hessian_vector_product(F.cross_entropy)(logits, target, logits, label_smoothing=0.1)
+    objective = cyce.boosting.xgboost_objective("focal", n_classes=3, interface="sklearn")
+    print(product.round(4), objective.eval_metric, cyce.boosting.lightgbm_objective("binary"))
+
+
+def wrong_second_order() -> None:
+    cyce.value_grad_and_hess(F.cross_entropy)(logits, target, reducton="sum")  # error: reducton
+    cyce.value_grad_and_hess(F.focal_loss)(logits)  # error: target
+    cyce.value_grad_and_hess(F.one_hot)  # error: value_grad_and_hess
+    cyce.boosting.xgboost_objective("hinge")  # error: hinge
+    cyce.boosting.lightgbm_objective(n_classes=3, interface="scikit")  # error: scikit
+
+
 def gradients_of_any_loss(loss: Callable[..., Any], either: cyce.CrossEntropyLoss | cyce.NLLLoss) -> None:
     value, _ = cyce.value_and_grad(loss)(logits, target, reduction="none", out=None)
     value, _ = cyce.value_and_grad(either)(logits, target, out=None)

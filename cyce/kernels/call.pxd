@@ -119,7 +119,7 @@ cdef struct Tile:
     double square_part[TILE]
     double mass_part[TILE]
     double pivot_hessian[TILE]
-    double others[TILE]             # the probability of all classes but the maximum
+    double hessian_at_top[TILE]     # at a class whose softmax is above a half
     double dot[TILE]                # sum of exp(logit - row_max) * (number of the vector - top)
     double top[TILE]                # number of the vector at the maximum
     double row_max[TILE]

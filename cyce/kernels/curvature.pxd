@@ -5,9 +5,10 @@ With softmax p and total mass M, which z-loss adds to, the Hessian of a position
     M * (diag(p) - p p') + 2 * z_loss * p p'
 
 so that its diagonal is M * p * (1 - p) + 2 * z_loss * p**2. Of a class above 1/2, 1 - p is the probability of
-the others, r / (1 + r), and elsewhere a difference that loses nothing: no Hessian cancels. Its product with v
-is p * (M * (v - w) + 2 * z_loss * w), with the mean w = sum of p * v. Numbers of v are taken relative to that
-at the maximum, so that v - w does not cancel there.
+the others, r / (1 + r), in double; elsewhere a difference that loses nothing: no Hessian cancels.
+
+Its product with v is p * (M * (v - w) + 2 * z_loss * w), with the mean w = sum of p * v. Numbers of v are taken
+relative to that at the maximum, so that v - w does not cancel there.
 
 A focal loss u**gamma * (loss + poly1 * hard * u), with u = 1 - p of the target, adds terms that are made of
 the squares of p: its diagonal is, with p - 1 in place of p in squares and products at the target,
@@ -47,11 +48,11 @@ cdef inline bint has_pivots(const Call* call) noexcept nogil:
 
 
 cdef inline floating hessian_of(
-    floating scaled, floating softmax, floating others, floating variance, floating square
+    floating scaled, floating softmax, floating at_top, floating variance, floating square
 ) noexcept nogil:
-    """The diagonal at a class; scaled: its softmax, times the scale. others: see `Tile.others`."""
-    cdef floating opposite = others if softmax > <floating> 0.5 else 1 - softmax
-    return scaled * multiply_add(variance, opposite, square * softmax)
+    """The diagonal at a class; scaled: its softmax, times the scale. at_top: see `Tile.hessian_at_top`."""
+    cdef floating hessian = scaled * multiply_add(variance, 1 - softmax, square * softmax)
+    return at_top if softmax > <floating> 0.5 else hessian
 
 
 cdef inline floating at_least(floating floor, floating value) noexcept nogil:
@@ -92,7 +93,6 @@ cdef inline void begin_hessians(const Call* call, Tile* tile, floating like) noe
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         tile.hessian_scale[k] = tile.scale[k] / call.temperature * call.hessian_factor
-        tile.others[k] = tile.rest[k] * tile.inverse[k]
         tile.mass_part[k] = 0
         tile.square_part[k] = 2.0 * call.z_loss
     if call.is_focal:
@@ -110,6 +110,9 @@ cdef inline void begin_hessians(const Call* call, Tile* tile, floating like) noe
         tile.variance_part[k] = tile.total[k] * largest
         tile.square_part[k] *= largest
         tile.mass_part[k] *= largest
+        tile.hessian_at_top[k] = tile.hessian_scale[k] * tile.inverse[k] * tile.inverse[k] * (
+            tile.variance_part[k] * tile.rest[k] + tile.square_part[k]
+        )
 
 
 # ---------------------------------------------------------------------------------------------

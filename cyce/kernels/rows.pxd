@@ -147,7 +147,7 @@ cdef inline void write_hessian_of_row(
     cdef const double* row_stats = stats + row
     cdef int below = <int> row_stats[BELOW * stride] if HAS_VECTORS else 0
     cdef floating floor = <floating> call.hessian_floor
-    cdef floating others = <floating> tile.others[row]
+    cdef floating at_top = <floating> tile.hessian_at_top[row]
     cdef floating variance = <floating> tile.variance_part[row]
     cdef floating square = <floating> tile.square_part[row]
     cdef floating mass = <floating> tile.mass_part[row]
@@ -175,7 +175,7 @@ cdef inline void write_hessian_of_row(
                 for k in range(size):
                     room[k] = hessian[k] * dense[k] * mass
             for k in range(size):
-                hessian[k] = hessian_of(hessian[k], softmax[k], others, variance, square)
+                hessian[k] = hessian_of(hessian[k], softmax[k], at_top, variance, square)
             if mass != 0:
                 for k in range(size):
                     hessian[k] -= room[k]

@@ -384,7 +384,7 @@ cdef inline void write_hessian_of_tile(
     cdef double multiple[TILE]
     cdef floating softmax_factor[TILE]
     cdef floating factor[TILE]
-    cdef floating others[TILE]
+    cdef floating at_top[TILE]
     cdef floating variance[TILE]
     cdef floating square[TILE]
     cdef floating mass[TILE]
@@ -396,7 +396,7 @@ cdef inline void write_hessian_of_tile(
     cdef Py_ssize_t c, k
     for k in range(tile.lanes):
         multiple[k] = 1
-        others[k] = <floating> tile.others[k]
+        at_top[k] = <floating> tile.hessian_at_top[k]
         variance[k] = <floating> tile.variance_part[k]
         square[k] = <floating> tile.square_part[k]
         mass[k] = <floating> tile.mass_part[k]
@@ -407,7 +407,7 @@ cdef inline void write_hessian_of_tile(
         out = hessian + c * tile.pitch
         for k in range(tile.lanes):
             out[k] = hessian_of(
-                scaled_softmax(lane[k], factor[k]), scaled_softmax(lane[k], softmax_factor[k]), others[k],
+                scaled_softmax(lane[k], factor[k]), scaled_softmax(lane[k], softmax_factor[k]), at_top[k],
                 variance[k], square[k],
             )
         if call.is_focal and call.has_dense:
