@@ -8,7 +8,6 @@ scikit-learn's, on dense and on sparse pixels, in one thread. It needs scipy and
 
 import functools
 import timeit
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,29 +21,23 @@ import cyce.functional as F
 from cyce import _demo
 
 Array = NDArray[np.float64]
-Fit = Callable[[float], Array]
 
 C = 1.0
 EXCESS = 1e-8
-N_REPEATS = 5
-
 loss_and_gradient = cyce.value_and_grad(F.cross_entropy)
 hessian_product = cyce.hessian_vector_product(F.cross_entropy)
 
 
 class Objective:
-    """Mean cross-entropy plus the L2 penalty of the weights, as a function of flat parameters.
-
-    The last column of the inputs is all ones. Its parameters are the intercepts, which have no penalty.
-    """
+    """Mean cross-entropy plus the L2 penalty of the weights, as a function of flat parameters."""
 
     def __init__(self, inputs: Any, target: NDArray[Any]) -> None:
         self.inputs, self.transposed, self.target = inputs, inputs.T, target
         self.shape = inputs.shape[1], int(target.max()) + 1
         self.penalty = np.full((inputs.shape[1], 1), 1 / (C * len(target)))
+        # The last column of the inputs is all ones, for the intercepts. They have no penalty.
         self.penalty[-1] = 0
-        self.at = np.full(self.shape, np.nan)
-        self.work = np.empty((len(target), self.shape[1]))
+        self.at, self.work = np.full(self.shape, np.nan), np.empty((len(target), self.shape[1]))
 
     def logits(self, parameters: Array) -> Array:
         """Return the logits, computed once for all calls with the same parameters."""
@@ -72,9 +65,9 @@ class Objective:
 def newton(inputs: Any, digits: NDArray[Any], tolerance: float) -> Array:
     """Return the parameters, where the norm of the gradient is below the tolerance."""
     objective = Objective(inputs, digits)
-    given = {"jac": True, "hessp": objective.hessian_product, "options": {"gtol": tolerance}}
     start = np.zeros(objective.shape).ravel()
-    return optimize.minimize(objective.value_and_gradient, start, method="trust-ncg", **given).x
+    options = {"method": "trust-ncg", "hessp": objective.hessian_product, "options": {"gtol": tolerance}}
+    return optimize.minimize(objective.value_and_gradient, start, jac=True, **options).x
 
 
 def scikit_learn(solver: str, pixels: Any, digits: NDArray[Any], tolerance: float) -> Array:
@@ -86,7 +79,7 @@ def scikit_learn(solver: str, pixels: Any, digits: NDArray[Any], tolerance: floa
 def compare(pixels: Any, inputs: Any, digits: NDArray[Any]) -> None:
     """Print times, and differences from scikit-learn's probabilities."""
     objective = Objective(inputs, digits)
-    fits: dict[str, Fit] = {"cyce and SciPy's trust-ncg": functools.partial(newton, inputs, digits)}
+    fits: dict[str, Any] = {"cyce and SciPy's trust-ncg": functools.partial(newton, inputs, digits)}
     for solver in ("newton-cg", "lbfgs"):
         fits[f"scikit-learn's {solver}"] = functools.partial(scikit_learn, solver, pixels, digits)
     converged = [fit(1e-8 if name.startswith("cyce") else 1e-10) for name, fit in fits.items()]
@@ -98,7 +91,7 @@ def compare(pixels: Any, inputs: Any, digits: NDArray[Any]) -> None:
         # The loosest tolerance that suffices.
         tolerances = (10**-exponent for exponent in np.arange(3, 12, 0.5))
         tolerance = next(t for t in tolerances if objective.value_and_gradient(fit(t))[0] <= highest)
-        fastest = min(timeit.repeat(functools.partial(fit, tolerance), number=1, repeat=N_REPEATS))
+        fastest = min(timeit.repeat(functools.partial(fit, tolerance), number=1, repeat=5))
         print(f"  {name:26} {1e3 * fastest:6.1f} ms, with tolerance {tolerance:.1e}")
 
 

@@ -10,7 +10,7 @@ import torch
 
 import benchmarks.torch as training
 import oracle
-from benchmarks import cases, compare, compositions, elementwise, linear, report, waiting
+from benchmarks import cases, compare, compositions, elementwise, linear, report, second_order, waiting
 from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, Unsupported, address
 
 
@@ -282,6 +282,35 @@ def test_a_run_of_compositions_reports_times_and_memory(capsys):
     for line, mode in zip(lines[2:4], compositions.MODES, strict=True):
         cell = r"\S+ \(\S+x\), \d+ MB"
         assert re.fullmatch(rf"\| focal loss \| {mode} \| {cell} \| {cell} \|", line)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("library", second_order.LAYOUTS)
+@pytest.mark.parametrize("name", second_order.CONTENDERS)
+def test_second_orders_are_right(name, library, monkeypatch):
+    worker = second_order.Worker(name, 2)
+    worker.prepare(library, (40, 7))
+    assert worker.round(0.0) > 0
+    function = second_order.CONTENDERS[name]
+
+    def wrong(*arguments):
+        call = function(*arguments)
+        return lambda: (call()[0], call()[1] * 1.01)
+
+    monkeypatch.setitem(second_order.CONTENDERS, name, wrong)
+    with pytest.raises(AssertionError):
+        second_order.Worker(name, 2).prepare(library, (40, 7))
+
+
+@pytest.mark.integration
+def test_a_run_of_second_orders_reports_times(capsys):
+    arguments = ["--shapes", "300 x 3", "--rounds", "2", "--seconds", "0.01", "--rounds-of-boosting", "1"]
+    assert second_order.main(arguments) == 0
+    out = capsys.readouterr().out
+    for layout in (" ".join(layout) for layout in second_order.LAYOUTS.values()):
+        assert re.search(rf"\| 300 x 3 \| {layout} (\| \S+ \(\S+x\) ){{3}}\|", out)
+    for library in second_order.LAYOUTS:
+        assert re.search(rf"A round of {library}: \d+ ms with its own objective, \d+ ms with cyce's", out)
 
 
 @pytest.mark.integration

@@ -36,14 +36,14 @@ def test_newton_softmax_regression(run_python):
     differences = re.findall(r"from scikit-learn's (\S+) +by at most (\S+)", result.stdout)
     assert [solver for solver, _ in differences] == 2 * ["newton-cg", "lbfgs"]
     for solver, difference in differences:
-        # scikit-learn's lbfgs stops where its objective no longer changes, at about 1e-6, with any tolerance.
+        # With any tolerance, lbfgs stops where its objective no longer changes: some 1e-6 away.
         assert float(difference) < {"newton-cg": 1e-6, "lbfgs": 1e-5}[solver]
     milliseconds = [float(number) for number in re.findall(r"(\d+\.\d) ms", result.stdout)]
     assert len(milliseconds) == 6
     for ours, newton_cg, lbfgs in (milliseconds[:3], milliseconds[3:]):
-        # About 0.45: lbfgs is the default.
-        assert ours < 0.9 * lbfgs
-        # About 1 on dense pixels, and 0.8 on sparse ones.
+        # scikit-learn's default. It takes about twice as long.
+        assert ours < lbfgs
+        # About as long.
         assert ours < 2 * newton_cg
 
 
@@ -58,9 +58,9 @@ def test_boosting(run_python):
     assert [name for *_, name in rows] == ["mlogloss", *metrics, "multi_logloss", *metrics]
     losses = [(float(log_loss), float(metric)) for log_loss, metric, _ in rows]
     for built_in, plain, smoothed, focal in (losses[:4], losses[4:]):
-        # The library's own metric, and that of cyce.
+        # The log loss here, and the metrics of the library and of cyce.
         assert max(*built_in, *plain) - min(*built_in, *plain) < 2e-4
-        # They train on something else.
+        # The options reach the objective and its metric.
         assert smoothed[0] > plain[0] + 0.02
         assert focal[0] > plain[0] + 0.02
         assert smoothed[1] > smoothed[0] + 0.1
