@@ -236,7 +236,10 @@ class HessianVectorProduct(Derivative):
             vector = arguments[-1]
             arguments = arguments[:-1]
         if vector is None:
-            raise TypeError(f"{self.maker}({self.__name__}) needs vector, of the shape of {given[0]}")
+            raise TypeError(
+                f"vector: {self.maker}({self.__name__}) needs one, after {given[1]}: an array of the shape of "
+                f"{given[0]}"
+            )
         _, product = self._answer(HessianRequest(grad_output, out, vector), arguments, named)
         return product if out is None else out
 

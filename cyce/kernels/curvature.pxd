@@ -7,8 +7,8 @@ With softmax p and total mass M, which z-loss adds to, the Hessian of a position
 so that its diagonal is M * p * (1 - p) + 2 * z_loss * p**2. Of a class above 1/2, 1 - p is the probability of
 the others, r / (1 + r), in double; elsewhere a difference that loses nothing: no Hessian cancels.
 
-Its product with v is p * (M * (v - w) + 2 * z_loss * w), with the mean w = sum of p * v. Numbers of v are taken
-relative to that at the maximum, so that v - w does not cancel there.
+Its product with v is p * (M * (v - w) + 2 * z_loss * w), with the mean w = sum of p * v. Numbers of v are
+taken relative to that at the maximum, so that v - w does not cancel there.
 
 A focal loss u**gamma * (loss + poly1 * hard * u), with u = 1 - p of the target, adds terms that are made of
 the squares of p: its diagonal is, with p - 1 in place of p in squares and products at the target,

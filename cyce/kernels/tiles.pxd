@@ -138,10 +138,10 @@ cdef inline void tile_reduce_dense(
 
 cdef inline void tile_reduce_numbers(
     const Call* call, const Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n,
-    const floating* argmax, const floating* shift, const floating* exponent_shift, const floating* lowest,
-    const floating* row_max, const double* unit, double* stats,
+    const floating* argmax, double* stats,
 ) noexcept nogil:
-    """Reduce n classes of a tile to the sums of their numbers of the vector; as `tile_reduce_stats`."""
+    """Reduce n classes of a tile to the sums of their numbers of the vector, from exponentials."""
+    cdef const double* unit = stats + UNIT * tile.pitch
     cdef double* dot = stats + DOT * tile.pitch
     cdef double* tops = stats + TOP * tile.pitch
     cdef Py_ssize_t stride = call.vector.class_stride
@@ -162,12 +162,9 @@ cdef inline void tile_reduce_numbers(
         lane = packed + c * tile.pitch
         load_numbers(call, tile, first + c, number)
         for k in range(tile.lanes):
-            add_number(
-                exp_scaled(lane[k], shift[k], exponent_shift[k], lowest[k]), top[k], number[k], &dot[k],
-                &lost[k],
-            )
+            add_number(lane[k], top[k], number[k], &dot[k], &lost[k])
     for k in range(tile.lanes):
-        dot[k] = settled(dot[k], lost[k]) * <double> without_headroom(row_max[k]) * unit[k]
+        dot[k] = settled(dot[k], lost[k]) * <double> without_headroom(top[k]) * unit[k]
 
 
 cdef inline void tile_maxima(
@@ -273,7 +270,7 @@ cdef inline void tile_reduce_block(
     else:
         for k in range(tile.lanes):
             argmax[k] = 0
-    if not in_columns(<floating> 0) or call.has_stats or is_product(call):
+    if not in_columns(<floating> 0) or call.has_stats:
         for k in range(tile.lanes):
             refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
         for k in range(tile.lanes):
@@ -288,10 +285,6 @@ cdef inline void tile_reduce_block(
     if call.has_stats:
         tile_reduce_stats(
             call, tile, packed, first, n, row_max, argmax, shift, exponent_shift, lowest, unit, stats
-        )
-    if is_product(call):
-        tile_reduce_numbers(
-            call, tile, packed, first, n, argmax, shift, exponent_shift, lowest, row_max, unit, stats
         )
     if call.has_dense:
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
@@ -313,6 +306,8 @@ cdef inline void tile_reduce_block(
             stats[UNIT * tile.pitch + k] = unit[k]
             rest[k] *= <double> without_headroom(row_max[k]) * unit[k]
             rest_lost[k] *= <double> without_headroom(row_max[k]) * unit[k]
+    if is_product(call):
+        tile_reduce_numbers(call, tile, packed, first, n, argmax, stats)
     if exps_wait:
         store_tile(
             <const floating*> packed, tile.pitch, &call.grad, first, tile.grad_at, tile.grad_contiguous,
