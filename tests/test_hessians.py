@@ -390,7 +390,7 @@ class TestWhatItTakes:
         with pytest.raises(ValueError, match=r"vector has size \[3\], input \[2, 3\]"):
             product_of_cross_entropy(logits, [0, 1], np.zeros(3))
         with pytest.raises(
-            TypeError, match="vector: .* needs one, after target: an array of the shape of input"
+            TypeError, match=r"vector: .* needs one, after target: an array of the shape of input"
         ):
             product_of_cross_entropy(logits, [0, 1])
         with pytest.raises(TypeError, match="got vector twice"):
