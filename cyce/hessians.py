@@ -237,8 +237,8 @@ class HessianVectorProduct(Derivative):
             arguments = arguments[:-1]
         if vector is None:
             raise TypeError(
-                f"vector: {self.maker}({self.__name__}) needs one, after {given[1]}: an array of the shape of "
-                f"{given[0]}"
+                f"vector: {self.maker}({self.__name__}) needs one, after {given[1]}: an array of the shape "
+                f"of {given[0]}"
             )
         _, product = self._answer(HessianRequest(grad_output, out, vector), arguments, named)
         return product if out is None else out
