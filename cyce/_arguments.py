@@ -797,13 +797,13 @@ def as_out(
         raise ValueError(f"{name}: its memory is not aligned to its dtype")
     if not flags.forc and _overlaps_itself(array):
         raise ValueError(f"{name}: several of its elements share memory, such as those of a broadcast array")
-    if _share_memory(array, logits) and not _same_memory(array, logits):
+    if share_memory(array, logits) and not _same_memory(array, logits):
         raise ValueError(
             f"{name}: shares a part of its memory with input; it must be input itself or separate from it"
         )
     for other_name, other in others.items():
-        if other is not None and _share_memory(array, other):
-            raise ValueError(f"{name}: shares memory with {other_name}, which is read while out is written")
+        if other is not None and share_memory(array, other):
+            raise ValueError(f"{name}: shares memory with {other_name}, which is read while it is written")
     return array
 
 
@@ -812,7 +812,7 @@ def _same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype
 
 
-def _share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
+def share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Return whether two arrays share memory; True if the exact answer would take too long."""
     if not np.may_share_memory(a, b):
         return False

@@ -224,6 +224,17 @@ class KLDivDerivative(Protocol[Result]):
         """Return value and gradient, or the like."""
 
 
+class HessianProduct(Protocol):
+    """Of `hessian_vector_product`; which arguments may follow differs between losses."""
+
+    __name__: str
+
+    def __call__(
+        self, input: Any, target: Any, vector: Any, *, grad_output: Any = None, out: Any = None, **named: Any
+    ) -> Any:
+        """Return the product."""
+
+
 class LinearCrossEntropy(Protocol):
     """linear_cross_entropy, by `linear_weight`."""
 

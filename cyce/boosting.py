@@ -13,10 +13,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import FLOAT32, as_array, as_label_smoothing, as_logits, as_size, described
+from cyce._arguments import (
+    FLOAT32,
+    FLOAT64,
+    as_array,
+    as_label_smoothing,
+    as_logits,
+    as_number,
+    as_size,
+    as_weight,
+    described,
+)
 from cyce.fused.cross_entropy import cross_entropy
 from cyce.fused.elementwise import binary_cross_entropy_with_logits
-from cyce.fused.focal import focal_loss, sigmoid_focal_loss
+from cyce.fused.focal import as_gamma, focal_loss, sigmoid_focal_loss
 from cyce.fused.requests import HessianRequest
 from cyce.memory.arrays import empty_like
 
@@ -48,7 +58,8 @@ class _Computation:
 
     library: Library
     loss: Loss
-    n_classes: int
+    n_scores: int
+    """Of each row: the number of classes, or 1 of the binary losses."""
     options: dict[str, Any]
     target: NDArray[Any] | None
     factor: float
@@ -57,25 +68,38 @@ class _Computation:
     def derivatives(self, scores: Any, labels: Any, weight: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return gradient and Hessian, float32 in the memory order of the scores."""
         scores = self._as_scores(scores)
-        target = labels if self.target is None else self.target
         out = empty_like(scores, FLOAT32), empty_like(scores, FLOAT32)
         request = HessianRequest(_as_weight(weight, len(scores)), out, None, self.factor, self.floor)
-        self._evaluate(scores, target, request)
+        if self.target is None:
+            self._evaluate(scores, labels, "labels", request)
+            return out
+        if len(self.target) != len(scores):
+            raise ValueError(
+                f"target: it has {len(self.target)} rows, the training data {len(scores)}; it belongs to one "
+                "set of data, and cannot be cross-validated"
+            )
+        self._evaluate(scores, self.target, "target", request)
         return out
 
     def mean_loss(self, scores: Any, labels: Any, weight: Any) -> float:
-        """Return the mean of the losses, as the rows are weighted."""
+        """Return the mean of the losses, as the rows are weighted; NaN without any weight."""
         scores = self._as_scores(scores)
-        losses = self._evaluate(scores, labels, None).astype(np.float64)
-        return float(np.average(losses.reshape(len(scores)), weights=_as_weight(weight, len(scores))))
+        losses = self._evaluate(scores, labels, "labels", None).astype(np.float64).reshape(len(scores))
+        weights = _as_weight(weight, len(scores))
+        if weights is None:
+            return float(losses.mean())
+        total = weights.sum(dtype=np.float64)
+        return float(losses @ weights / total) if total > 0 else math.nan
 
-    def _evaluate(self, scores: NDArray[Any], target: Any, request: HessianRequest | None) -> NDArray[Any]:
-        """Return the losses of the rows, and write what is requested."""
+    def _evaluate(
+        self, scores: NDArray[Any], target: Any, name: str, request: HessianRequest | None
+    ) -> NDArray[Any]:
+        """Return the losses of the rows, and write what is requested; name: of the target, for errors."""
         options = dict(self.options)
-        if self.n_classes > 1:
-            target = self._as_target(target, scores)
+        if self.n_scores > 1:
+            target = _as_classes(target, name, scores)
         else:
-            target = _as_answers(target, scores, options.pop("label_smoothing", 0.0))
+            target = _as_answers(target, name, scores, options.pop("label_smoothing", 0.0))
         losses, _ = _FUNCTIONS[self.loss](scores, target, reduction="none", gradient=request, **options)
         return np.asarray(losses)
 
@@ -83,49 +107,54 @@ class _Computation:
         """Return the raw scores: one for each row, or one for each class of a row."""
         scores = as_logits(value, "raw scores", "preds")
         columns = scores.shape[1:]
-        if columns == (self.n_classes,) or (self.n_classes == 1 and not columns):
+        if columns == (self.n_scores,) or (self.n_scores == 1 and not columns):
             return scores
-        advice = (
-            "set the parameter num_class to n_classes"
-            if self.n_classes > 1
-            else 'loss="cross_entropy" is for several classes'
-        )
-        expected = f"({len(scores)}, {self.n_classes})" if self.n_classes > 1 else "(N,)"
+        if self.n_scores == 1:
+            advice = "leave out the parameter num_class, or use loss='cross_entropy'"
+        else:
+            advice = f"set the parameter num_class to {self.n_scores}"
+        if self.n_scores == 2:
+            advice = f"use loss='binary' for two classes, or {advice}"
         raise ValueError(
-            f"preds: for loss={self.loss!r} and {self.n_classes} scores per row, they must have shape "
-            f"{expected}, got {scores.shape}; {advice}"
+            f"preds: {self.n_scores} for each row were expected for loss={self.loss!r}, got scores of shape "
+            f"{scores.shape}; {advice}"
         )
 
-    def _as_target(self, value: Any, scores: NDArray[Any]) -> NDArray[Any]:
-        """Return class probabilities as they are, and class indices, which the libraries store as floats."""
-        labels = as_array(value, "labels")
-        if labels.shape == scores.shape or labels.dtype.kind in "iu":
-            return labels
-        if labels.dtype.kind != "f" or labels.ndim != 1:
-            raise TypeError(
-                f"labels: must be class indices of shape ({len(scores)},), got {described(labels)}; for "
-                "class probabilities, pass these as target of the objective"
-            )
-        with np.errstate(invalid="ignore"):
-            indices = labels.astype(np.int64)
-        is_wrong = ~((indices == labels) & (indices >= 0) & (indices < self.n_classes))
-        if is_wrong.any():
-            at = int(is_wrong.argmax())
-            raise ValueError(
-                f"labels: must be class indices from 0 to {self.n_classes - 1}, got {labels[at]} at {at}"
-            )
-        return indices
 
-
-def _as_answers(value: Any, scores: NDArray[Any], smoothing: float) -> NDArray[Any]:
-    """Return the probabilities of yes: the labels, smoothed."""
-    answers = as_array(value, "labels")
-    if answers.size != scores.size:
+def _as_classes(value: Any, name: str, scores: NDArray[Any]) -> NDArray[Any]:
+    """Return class probabilities as they are, and class indices, which the libraries store as floats."""
+    labels = as_array(value, name)
+    n_rows, n_classes = scores.shape
+    is_floating = labels.dtype.kind == "f"
+    if is_floating and labels.shape == scores.shape:
+        return labels
+    if labels.dtype.kind not in "iufb" or labels.shape != (n_rows,):
         raise ValueError(
-            f"labels: there must be one for each of {scores.size} scores, got {described(answers)}"
+            f"{name}: must be class indices of shape ({n_rows},), or class probabilities of shape "
+            f"{scores.shape}, got {described(labels)}"
         )
-    if not ((answers >= 0) & (answers <= 1)).all():
-        raise ValueError("labels: must be 0 or 1, or probabilities; got others")
+    with np.errstate(invalid="ignore"):
+        indices = labels.astype(np.int64)
+    is_wrong = (indices < 0) | (indices >= n_classes)
+    if is_floating:
+        is_wrong |= indices != labels
+    if is_wrong.any():
+        at = int(is_wrong.argmax())
+        raise ValueError(f"{name}: must be class indices from 0 to {n_classes - 1}, got {labels[at]} at {at}")
+    return indices
+
+
+def _as_answers(value: Any, name: str, scores: NDArray[Any], smoothing: float) -> NDArray[Any]:
+    """Return the probabilities of the class 1: the labels, smoothed."""
+    answers = as_array(value, name)
+    if answers.dtype.kind not in "iufb" or answers.size != scores.size:
+        raise ValueError(
+            f"{name}: must have one number for each of {scores.size} rows, got {described(answers)}"
+        )
+    is_right = (answers >= 0) & (answers <= 1)
+    if not is_right.all():
+        at = int(is_right.argmin())
+        raise ValueError(f"{name}: must be from 0 to 1, got {answers.flat[at]} at {at}")
     if smoothing:
         answers = answers * (1.0 - smoothing) + smoothing / 2
     return answers.reshape(scores.shape)
@@ -147,6 +176,24 @@ def _as_weight(value: Any, n_rows: int) -> NDArray[Any] | None:
 
 # ---------------------------------------------------------------------------------------------
 # The libraries' interfaces
+
+
+def _check_native(data: Any) -> None:
+    """Raise unless this is the data of a native interface."""
+    if not hasattr(data, "get_label"):
+        raise TypeError(
+            "interface: this is the native one, which is called with scores and data; for an estimator of "
+            "scikit-learn's kind, pass interface='sklearn'"
+        )
+
+
+def _check_arrays(y_pred: Any) -> None:
+    """Raise if this is the data of a native interface."""
+    if hasattr(y_pred, "get_label"):
+        raise TypeError(
+            "interface: this is that of scikit-learn's kind, which is called with labels and scores; for "
+            "train, pass interface='native'"
+        )
 
 
 class _Metric:
@@ -171,6 +218,7 @@ class _NativeMetric(_Metric):
     """For XGBoost's `custom_metric` and LightGBM's `feval`."""
 
     def __call__(self, preds: Any, data: Any) -> Any:
+        _check_native(data)
         return self._result(preds, data.get_label(), data.get_weight())
 
 
@@ -178,6 +226,7 @@ class _SklearnMetric(_Metric):
     """For `eval_metric`."""
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        _check_arrays(y_pred)
         result = self._result(y_pred, y_true, sample_weight)
         # XGBoost takes the name from the function.
         return result[1] if self._computation.library == "xgboost" else result
@@ -204,6 +253,7 @@ class _NativeObjective(_Objective):
         self.eval_metric = _NativeMetric(computation)
 
     def __call__(self, preds: Any, data: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        _check_native(data)
         return self._computation.derivatives(preds, data.get_label(), data.get_weight())
 
 
@@ -217,7 +267,41 @@ class _SklearnObjective(_Objective):
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
+        _check_arrays(y_pred)
         return self._computation.derivatives(y_pred, y_true, sample_weight)
+
+
+def _as_options(loss: str, given: dict[str, Any], n_scores: int) -> dict[str, Any]:
+    """Return the options of a loss, checked; given: those of all losses, None where they are not given."""
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
+        if name not in _OPTIONS[loss]:
+            losses = [repr(other) for other, names in _OPTIONS.items() if name in names]
+            raise ValueError(f"{name}: not an option of loss={loss!r}, but of {' and '.join(losses)}")
+        if name == "label_smoothing":
+            options[name] = as_label_smoothing(value)
+        elif name == "gamma":
+            options[name] = as_gamma(value)
+        elif name == "weight":
+            options[name] = as_weight(value, np.empty((1, n_scores)), 1, "preds")
+        else:
+            options[name] = as_number(value, name, FLOAT64, positive=name == "pos_weight")
+    return options
+
+
+def _as_n_scores(loss: str, n_classes: Any) -> int:
+    """Return how many scores a row has."""
+    n = None if n_classes is None else as_size(n_classes, "n_classes")
+    if loss in ("binary", "binary_focal"):
+        if n not in (None, 1, 2):
+            raise ValueError(
+                f"n_classes: loss={loss!r} is for two classes, got {n}; for more, use loss='cross_entropy' "
+                "or 'focal'"
+            )
+        return 1
+    if n is None or n < 2:
+        raise ValueError(f"n_classes: loss={loss!r} needs the number of classes, at least 2, got {n}")
+    return n
 
 
 def _objective(
@@ -230,42 +314,27 @@ def _objective(
     given: dict[str, Any],
 ) -> Any:
     """Return an objective; given: the options of the losses, None where they are not given."""
-    if loss not in _OPTIONS:
-        raise ValueError(f"loss: must be one of {', '.join(map(repr, _OPTIONS))}, got {loss!r}")
-    if hessian not in ("library", "exact"):
-        raise ValueError(f"hessian: must be 'library' or 'exact', got {hessian!r}")
-    if interface not in ("native", "sklearn"):
-        raise ValueError(f"interface: must be 'native' or 'sklearn', got {interface!r}")
-    options = {name: value for name, value in given.items() if value is not None}
-    for name in options:
-        if name not in _OPTIONS[loss]:
-            losses = [repr(other) for other, names in _OPTIONS.items() if name in names]
-            raise ValueError(f"{name}: not an option of loss={loss!r}, but of {' and '.join(losses)}")
-    if "label_smoothing" in options:
-        options["label_smoothing"] = as_label_smoothing(options["label_smoothing"])
-    is_binary = loss in ("binary", "binary_focal")
-    if is_binary:
-        if n_classes not in (None, 1, 2):
-            raise ValueError(
-                f"n_classes: loss={loss!r} is for two classes, got {n_classes}; for more, use "
-                "loss='cross_entropy' or 'focal'"
-            )
-        n_scores = 1
-    else:
-        n_scores = 0 if n_classes is None else as_size(n_classes, "n_classes")
-        if n_scores < 2:
-            raise ValueError(
-                f"n_classes: loss={loss!r} needs the number of classes, at least 2, got {n_classes}"
-            )
+    for name, value, allowed in (
+        ("loss", loss, tuple(_OPTIONS)),
+        ("hessian", hessian, ("library", "exact")),
+        ("interface", interface, ("native", "sklearn")),
+    ):
+        if not isinstance(value, str) or value not in allowed:
+            *others, last = map(repr, allowed)
+            raise ValueError(f"{name}: must be {', '.join(others)} or {last}, got {value!r}")
+    n_scores = _as_n_scores(loss, n_classes)
+    options = _as_options(loss, given, n_scores)
+    if target is not None:
+        target = as_array(target, "target")
+        if target.ndim > 1 and loss == "focal":
+            raise ValueError("target: loss='focal' takes class indices, one for each row")
     factor, floor = 1.0, -math.inf
     if hessian == "library":
-        if library == "xgboost":
-            factor, floor = 1.0 if is_binary else 2.0, _FLOOR
-        else:
-            factor = 1.0 if is_binary else n_scores / (n_scores - 1)
-            # LightGBM's own are never negative.
-            floor = _FLOOR if loss in ("focal", "binary_focal") else -math.inf
-    target = None if target is None else as_array(target, "target")
+        if n_scores > 1:
+            factor = 2.0 if library == "xgboost" else n_scores / (n_scores - 1)
+        # LightGBM's own are never negative.
+        if library == "xgboost" or loss in ("focal", "binary_focal"):
+            floor = _FLOOR
     computation = _Computation(library, loss, n_scores, options, target, factor, floor)
     return (_NativeObjective if interface == "native" else _SklearnObjective)(computation)
 
@@ -292,16 +361,18 @@ def xgboost_objective(
         The loss of a row: `cyce.functional.cross_entropy` or `focal_loss` of a score for each class; or
         `binary_cross_entropy_with_logits` or `sigmoid_focal_loss` of one score.
     n_classes : int
-        Number of classes, also XGBoost's parameter ``num_class``. Not needed for the binary losses.
+        Number of classes; XGBoost's parameter ``num_class`` must be the same. Not needed for the binary
+        losses, where there must be no ``num_class``. For two classes, "binary" is simplest.
     hessian : {"library", "exact"}, default="library"
         "exact": the diagonal of the loss's Hessian. "library": as XGBoost's own objectives have it, with
-        several classes twice that, and at least 1e-16.
+        several classes twice that, and at least 1e-16, after weighting.
     interface : {"native", "sklearn"}, default="native"
         "native": for ``xgboost.train(params, data, obj=objective, custom_metric=objective.eval_metric)``.
         "sklearn": for ``XGBClassifier(objective=objective, eval_metric=objective.eval_metric)``.
     target : array_like of shape (N,) or (N, n_classes), default=None
         What to train on in place of the data's labels: class probabilities, one row for each row of the
-        training data, such as those of another model; for the binary losses, probabilities of the class 1.
+        training data, such as those of another model (not of "focal"); for the binary losses, probabilities
+        of the class 1. It belongs to one set of data, so that it cannot be cross-validated.
     weight : array_like of shape (n_classes,), default=None
         Weights of the classes.
     label_smoothing : float, default=0.0
@@ -309,7 +380,8 @@ def xgboost_objective(
     gamma, poly1 : float, default=2.0, 0.0
         Of the focal losses, as in `cyce.functional.focal_loss`; `poly1` of "focal" only.
     pos_weight : float, default=1.0
-        Of "binary": weight of the class 1, XGBoost's ``scale_pos_weight``.
+        Of "binary": weight of the class 1. The libraries' own parameter ``scale_pos_weight`` has no effect on
+        objectives of one's own.
     alpha : float, default=0.25
         Of "binary_focal", as in `cyce.functional.sigmoid_focal_loss`; negative for none.
 
@@ -325,10 +397,10 @@ def xgboost_objective(
     Raises
     ------
     ValueError
-        If an option is unknown or not one of the loss, or `n_classes` does not suit it. From the objective:
-        if scores, labels or weights have a wrong shape, or labels are no class indices.
+        If an option is unknown, out of range or not one of the loss, or `n_classes` does not suit it. From
+        the objective: if scores, labels or weights have a wrong shape, or labels are no class indices.
     TypeError
-        From the objective: if labels are not numbers.
+        If an option is no number. From the objective: if it is called as that of the other interface.
 
     See Also
     --------
@@ -339,10 +411,13 @@ def xgboost_objective(
     -----
     With the softmax :math:`p` of the scores, the target :math:`y` and the weight :math:`w` of the row,
     XGBoost's ``multi:softprob`` has the gradient :math:`w (p_c - y_c)` and the Hessian
-    :math:`\max(2 w p_c (1 - p_c), 10^{-16})` [1]_: the same formula as here. Boosting starts at
-    ``base_score``, 0.5 for an objective of one's own, while XGBoost's objectives estimate it unless it is
-    given. Predictions are raw scores: use ``predict(data, output_margin=True)``, and `cyce.softmax` or
-    `cyce.sigmoid`.
+    :math:`\max(2 w p_c (1 - p_c), 10^{-16})` [1]_, as "cross_entropy" here. The trees are the same, too,
+    where boosting starts at the same scores: XGBoost's objectives estimate ``base_score`` unless it is given.
+    Give 0.5 to both for several classes; for two, 0.5 to ``binary:logistic``, which is a probability there,
+    and 0 to "binary".
+
+    ``Booster.predict`` returns raw scores for such objectives: `cyce.softmax` and `cyce.sigmoid` make
+    probabilities of them. ``XGBClassifier`` applies its own softmax, and predicts classes and probabilities.
 
     References
     ----------
@@ -398,7 +473,7 @@ def lightgbm_objective(
         several classes ``n_classes / (n_classes - 1)`` times that; of the focal losses, at least 1e-16.
     interface : {"native", "sklearn"}, default="native"
         "native": for ``lightgbm.train({"objective": objective, ...}, data, feval=objective.eval_metric)``.
-        "sklearn": for ``LGBMClassifier(objective=objective)``, and
+        "sklearn": for ``LGBMClassifier(objective=objective, metric="None")``, and
         ``fit(..., eval_metric=objective.eval_metric)``.
 
     Returns
@@ -419,9 +494,12 @@ def lightgbm_objective(
     Notes
     -----
     With :math:`K` classes, LightGBM's ``multiclass`` has the gradient :math:`w (p_c - y_c)` and the Hessian
-    :math:`\frac{K}{K - 1} w p_c (1 - p_c)` [1]_. Boosting starts at 0, while LightGBM's objectives start at
-    the logarithms of the classes' frequencies unless ``boost_from_average`` is false. Predictions are raw
-    scores.
+    :math:`\frac{K}{K - 1} w p_c (1 - p_c)` [1]_. The trees are the same as here with ``boost_from_average``
+    false; else LightGBM's objectives start at the logarithms of the classes' frequencies, and others at 0.
+
+    Predictions of LightGBM are raw scores for objectives of one's own, those of ``LGBMClassifier``, too: its
+    ``score``, and searches that call it, need a scorer that takes the highest score. Its default metric would
+    take raw scores for probabilities, also for early stopping: pass ``metric="None"``.
 
     References
     ----------

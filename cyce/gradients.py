@@ -24,11 +24,9 @@ def of_a_loss_alone(function: Function) -> Function:
     @functools.wraps(function)
     def check(loss: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         if arguments or named:
-            name = function.__name__
-            call = "input, target, vector" if name == "hessian_vector_product" else "input, target"
             raise TypeError(
-                f"{name} takes only a loss and returns a function of the loss's arguments: "
-                f"{name}(cross_entropy)({call})"
+                f"{function.__name__} takes only a loss and returns a function of the loss's arguments: "
+                f"{function.__name__}(cross_entropy)(input, target)"
             )
         return function(loss)
 
@@ -154,8 +152,8 @@ class Derivative:
             for method in ("forward", "__call__"):
                 if getattr(type(loss), method) is not getattr(LossModule, method):
                     raise TypeError(
-                        f"loss: {type(loss).__name__} overrides {method}, so that its gradient is unknown; "
-                        "pass a loss module of cyce, or a function"
+                        f"loss: {type(loss).__name__} overrides {method}, so that its derivatives are "
+                        "unknown; pass a loss module of cyce, or a function"
                     )
         self._loss = loss
         function = loss.loss_and_settings()[0] if isinstance(loss, LossModule) else loss

@@ -2,18 +2,20 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, cast, overload
+from typing import Any, TypeAlias, cast, overload
 
 from cyce import _signatures, functional
-from cyce._losses import LossModule
 from cyce.fused.requests import HessianRequest
 from cyce.gradients import Derivative, of_a_loss_alone
+from cyce.modules import BCEWithLogitsLoss, CrossEntropyLoss
 
 __all__ = ["hessian_vector_product", "value_grad_and_hess"]
 
+Module: TypeAlias = CrossEntropyLoss | BCEWithLogitsLoss
+
 
 @overload
-def value_grad_and_hess(loss: LossModule) -> _signatures.ModuleDerivative[_signatures.Triple]: ...  # type: ignore[overload-overlap]
+def value_grad_and_hess(loss: Module) -> _signatures.ModuleDerivative[_signatures.Triple]: ...  # type: ignore[overload-overlap]
 @overload
 def value_grad_and_hess(
     loss: _signatures.FocalLoss,
@@ -139,6 +141,14 @@ class ValueGradAndHess(Derivative):
         return cast(Any, value_grad_and_hess), (self._loss,)
 
 
+@overload
+def hessian_vector_product(loss: Module) -> _signatures.HessianProduct: ...
+@overload
+def hessian_vector_product(loss: _signatures.CrossEntropy) -> _signatures.HessianProduct: ...
+@overload
+def hessian_vector_product(loss: _signatures.BinaryCrossEntropyWithLogits) -> _signatures.HessianProduct: ...
+@overload
+def hessian_vector_product(loss: _signatures.SigmoidFocalLoss) -> Callable[..., Any]: ...
 @of_a_loss_alone
 def hessian_vector_product(loss: Callable[..., Any]) -> Callable[..., Any]:
     r"""Return a function that computes the product of a loss's Hessian with a vector.
@@ -158,7 +168,8 @@ def hessian_vector_product(loss: Callable[..., Any]) -> Callable[..., Any]:
         arguments of `loss` by name, and:
 
         vector : array_like of the shape of `input`
-            What to multiply the Hessian by.
+            What to multiply the Hessian by; converted to float64 if `input` is, else to float32. Its numbers
+            do not matter at ignored positions.
         grad_output : float or array_like of the loss's shape, default=None
             Upstream gradient, as of `value_and_grad`: the Hessian is that of ``(grad_output * loss).sum()``.
         out : ndarray of the shape of `input`, default=None

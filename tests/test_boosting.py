@@ -146,12 +146,20 @@ class TestErrors:
         [
             ({}, "n_classes: loss='cross_entropy' needs the number of classes, at least 2, got None"),
             ({"n_classes": 1}, "n_classes: .* at least 2, got 1"),
-            ({"loss": "hinge"}, "loss: must be one of 'cross_entropy', 'focal'"),
+            (
+                {"loss": "hinge"},
+                "loss: must be 'cross_entropy', 'focal', 'binary' or 'binary_focal', got 'hinge'",
+            ),
             ({"n_classes": 3, "hessian": "diagonal"}, "hessian: must be 'library' or 'exact'"),
             ({"n_classes": 3, "interface": "scikit"}, "interface: must be 'native' or 'sklearn'"),
             ({"n_classes": 3, "gamma": 2.0}, "gamma: not an option of .* but of 'focal' and 'binary_focal'"),
             ({"n_classes": 3, "label_smoothing": 2.0}, "label_smoothing must be between"),
             ({"loss": "binary", "n_classes": 3}, "n_classes: loss='binary' is for two classes, got 3"),
+            ({"loss": ["focal"]}, "loss: must be 'cross_entropy'"),
+            ({"loss": "focal", "n_classes": 3, "gamma": -1.0}, "gamma: must not be negative"),
+            ({"n_classes": 3, "weight": [1.0, 2.0]}, "weight tensor should be defined .* for all 3 classes"),
+            ({"loss": "binary", "pos_weight": 0.0}, "pos_weight: must be a positive"),
+            ({"loss": "focal", "n_classes": 3, "target": np.ones((2, 3))}, "target: .* class indices"),
         ],
     )
     def test_arguments(self, library, arguments, message):
@@ -166,13 +174,20 @@ class TestErrors:
                 [0] * 4,
                 None,
                 ValueError,
-                r"preds: .*\(4, 3\), got \(4, 5\); set the parameter num_class",
+                r"preds: 3 for each row .*\(4, 5\); set the parameter num_class to 3",
             ),
             ((12,), [0] * 4, None, ValueError, "preds: .* num_class"),
             ((4, 3), [0, 1, 2, 3], None, ValueError, r"labels: .* from 0 to 2, got 3.0 at 3"),
             ((4, 3), [0, 1, 2, 0.5], None, ValueError, "labels: .* got 0.5 at 3"),
             ((4, 3), [0, 1, 2, np.nan], None, ValueError, "labels: .* got nan at 3"),
-            ((4, 3), np.zeros((4, 2)), None, TypeError, "labels: .* pass these as target of the objective"),
+            (
+                (4, 3),
+                np.zeros((4, 2)),
+                None,
+                ValueError,
+                r"labels: .* of shape \(4,\), or class probabilities",
+            ),
+            ((4, 3), np.array([0, 1, 2, -100]), None, ValueError, "labels: .* got -100.0 at 3"),
             (
                 (4, 3),
                 [0] * 4,
@@ -189,12 +204,39 @@ class TestErrors:
     def test_data_of_two_classes(self, library):
         for loss in ("binary", "binary_focal"):
             objective = MAKERS[library](loss)
-            with pytest.raises(ValueError, match=r"preds: .* for several classes"):
+            with pytest.raises(
+                ValueError, match=r"preds: 1 for each row .* leave out the parameter num_class"
+            ):
                 objective(np.zeros((4, 3), np.float32), Data([0] * 4))
-            with pytest.raises(ValueError, match="labels: must be 0 or 1"):
+            with pytest.raises(ValueError, match=r"labels: must be from 0 to 1, got 2\.0 at 1"):
                 objective(np.zeros(2, np.float32), Data([0, 2]))
-            with pytest.raises(ValueError, match="labels: there must be one for each of 3 scores"):
+            with pytest.raises(ValueError, match="labels: must have one number for each of 3 rows"):
                 objective(np.zeros(3, np.float32), Data([0, 1]))
+
+    def test_the_other_interface(self, library):
+        make, data, scores = MAKERS[library], Data([0, 1]), np.zeros((2, 3), np.float32)
+        for part in ("objective", "metric"):
+            native, of_sklearn = (make(n_classes=3, interface=name) for name in ("native", "sklearn"))
+            if part == "metric":
+                native, of_sklearn = native.eval_metric, of_sklearn.eval_metric
+            with pytest.raises(TypeError, match=r"interface: .* pass interface='sklearn'"):
+                native(data.label, scores)
+            with pytest.raises(TypeError, match=r"interface: .* pass interface='native'"):
+                of_sklearn(scores, data)
+
+    def test_a_target_of_other_rows(self, library):
+        scores = np.zeros((2, 3), np.float32)
+        objective = MAKERS[library](n_classes=3, target=np.full((4, 3), 1 / 3))
+        with pytest.raises(ValueError, match="target: it has 4 rows, the training data 2"):
+            objective(scores, Data([0, 1]))
+        with pytest.raises(ValueError, match="target: must be class indices from 0 to 2, got 3 at 1"):
+            MAKERS[library](n_classes=3, target=[0, 3])(scores, Data([0, 1]))
+
+    def test_two_classes_of_the_general_loss(self, library):
+        with pytest.raises(
+            ValueError, match=r"preds: 2 for each row .* use loss='binary' for two classes, or"
+        ):
+            MAKERS[library](n_classes=2)(np.zeros(4, np.float32), Data([0] * 4))
 
     def test_they_can_be_pickled(self, rng, library):
         scores, labels = of_library(library, rng, (30, 5)), rng.integers(5, size=30)
@@ -310,7 +352,9 @@ class TestLibraries:
         else:
             from lightgbm import LGBMClassifier
 
-            estimator = clone(LGBMClassifier(n_estimators=10, n_jobs=2, verbose=-1, objective=objective))
+            estimator = clone(
+                LGBMClassifier(n_estimators=10, n_jobs=2, verbose=-1, objective=objective, metric="None")
+            )
             estimator.fit(
                 pixels,
                 labels,
@@ -318,7 +362,9 @@ class TestLibraries:
                 eval_set=[(pixels, labels)],
                 eval_metric=objective.eval_metric,
             )
-            losses = next(iter(estimator.evals_result_.values()))[loss]
+            (history,) = estimator.evals_result_.values()
+            assert list(history) == [loss]
+            losses = history[loss]
             scores = estimator.predict(pixels, raw_score=True)
         assert np.mean(scores.argmax(axis=1) == labels) > 0.97
         assert losses[-1] < losses[0] / 2

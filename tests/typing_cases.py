@@ -111,6 +111,8 @@ def wrong_second_order() -> None:
     cyce.value_grad_and_hess(F.cross_entropy)(logits, target, reducton="sum")  # error: reducton
     cyce.value_grad_and_hess(F.focal_loss)(logits)  # error: target
     cyce.value_grad_and_hess(F.one_hot)  # error: value_grad_and_hess
+    cyce.hessian_vector_product(F.one_hot)  # error: hessian_vector_product
+    cyce.hessian_vector_product(F.cross_entropy)(logits, target)  # error: vector
     cyce.boosting.xgboost_objective("hinge")  # error: hinge
     cyce.boosting.lightgbm_objective(n_classes=3, interface="scikit")  # error: scikit
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cyce._arguments import as_array, as_operand, as_out, check_same_size
+from cyce._arguments import as_array, as_operand, as_out, check_same_size, share_memory
 from cyce.memory.arrays import empty_like
 
 # What `value_and_grad` takes beyond the arguments of the loss, as given: `grad_output` and `out`.
@@ -99,8 +99,8 @@ def as_hessian_outs(
         )
         for i, array in enumerate(value)
     )
-    # As of a third array that is read.
-    as_out(hessian_out, like, {"out[0]": grad_out}, name="out[1]", any_precision=True)
+    if share_memory(grad_out, hessian_out):
+        raise ValueError("out[1]: shares memory with out[0]")
     return grad_out, hessian_out
 
 

@@ -114,12 +114,14 @@ cdef struct Tile:
     double base[TILE]
     double number_scale[TILE]
     double focal_ratio[TILE]        # loss / (1 - probability of the target), before it is modulated
-    double hessian_scale[TILE]      # these five: see curvature.pxd
+    double hessian_scale[TILE]      # see curvature.pxd, as for those that follow
     double variance_part[TILE]
     double square_part[TILE]
-    double mass_part[TILE]
-    double pivot_hessian[TILE]
     double hessian_at_top[TILE]     # at a class whose softmax is above a half
+    double miss_inverse[TILE]       # of a focal loss, as are those that follow
+    double share_part[TILE]
+    double share_mass[TILE]
+    double pivot_hessian[TILE]
     double dot[TILE]                # sum of exp(logit - row_max) * (number of the vector - top)
     double top[TILE]                # number of the vector at the maximum
     double row_max[TILE]

@@ -10,15 +10,20 @@ the others, r / (1 + r), in double; elsewhere a difference that loses nothing: n
 Its product with v is p * (M * (v - w) + 2 * z_loss * w), with the mean w = sum of p * v. Numbers of v are
 taken relative to that at the maximum, so that v - w does not cancel there.
 
-A focal loss u**gamma * (loss + poly1 * hard * u), with u = 1 - p of the target, adds terms that are made of
-the squares of p: its diagonal is, with p - 1 in place of p in squares and products at the target,
+A focal loss u**gamma * (loss + poly1 * hard * u), with u = 1 - p of the target, has further terms. With
 
-    u**gamma * (B * p * (1 - p) + A * p**2 + C * p * gradient of the loss)
-    R = gamma * loss / u + poly1 * hard * (gamma + 1)          B = M + p_target * R
-    A = p_target**2 * gamma * (R - loss / u) / u - p_target * R        C = 2 * gamma * p_target / u
+    R = gamma * loss / u + poly1 * hard * (gamma + 1),      the share p / u of a class in what is missed,
 
-In one form for all: scale * p * (variance * (1 - p) + square * p - mass * dense mass of the class). The scale
-holds the largest of the three factors, so that nothing underflows that counts.
+its diagonal is, at all classes but the target,
+
+    u**gamma * (p * ((M + p_target * R) * (1 - p) - p_target * R * p)
+                + share * gamma * p_target * (p * (p_target * (R - loss / u) + 2 * M) - 2 * dense mass))
+
+In one form for all:
+
+    scale * p * (variance * (1 - p) + square * p) + share * (scale * p * part - mass * dense mass)
+
+The scale holds the largest of the factors. Shares are at most 1, so that it is finite wherever the loss is.
 """
 from cython cimport floating
 from libc.math cimport fabs
@@ -60,56 +65,73 @@ cdef inline floating at_least(floating floor, floating value) noexcept nogil:
     return floor if value < floor else value
 
 
-cdef inline void begin_focal_hessian(
-    const Call* call, Tile* tile, Py_ssize_t k, double* square_out, double* mass_out, floating like
+cdef inline floating share_of_hessian(
+    floating scaled, floating share, floating part, floating mass
 ) noexcept nogil:
-    """What a focal loss adds: the factors A + M * C and C, and the Hessian at the target."""
+    """What a focal loss adds at a class; mass: the dense mass of the class, times its factor."""
+    return share * (scaled * part - mass)
+
+
+cdef inline double within_float(double factor, floating like) noexcept nogil:
+    """A factor as the arithmetic can hold it: not infinite, of which a product with 0 would be NaN."""
+    cdef double most = 1e38 if floating is float else 1e308
+    return most if factor > most else (-most if factor < -most else factor)
+
+
+cdef inline void begin_focal_hessian(
+    const Call* call, Tile* tile, Py_ssize_t k, floating like
+) noexcept nogil:
+    """What the Hessian of a focal loss is made of beside `variance_part`, and the Hessian at the target."""
     cdef double softmax = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
     cdef double missed = (
         tile.rest[k] * tile.inverse[k] if tile.pivot_logit[k] == tile.row_max[k] else 1.0 - softmax
     )
-    # Below, all that this multiplies is 0.
-    cdef double least = 1e-30 if floating is float else 1e-290
-    cdef double inverse = 1.0 / (missed if missed > least else least)
     # Infinite where the target has no probability: then nothing is added.
     cdef double ratio = tile.focal_ratio[k] if softmax > 0 else 0.0
     cdef double poly1 = call.poly1 * tile.hard[k] * (call.gamma + 1.0)
-    cdef double rise = call.gamma * ratio + poly1
-    cdef double bend = call.gamma * ((call.gamma - 1.0) * ratio + poly1)
-    cdef double cross = 2.0 * call.gamma * softmax
-    cdef double mass = tile.total[k] - softmax * rise
+    cdef double slope = call.gamma * ratio + poly1
+    cdef double rise = softmax * slope
+    cdef double bend = call.gamma * softmax * ((call.gamma - 1.0) * ratio + poly1)
+    cdef double mass = tile.total[k] - rise
+    cdef double unused
     # Of the loss before it is modulated, at the target.
-    cdef double gradient = softmax * tile.other_mass[k] - (tile.pivot_mass[k] - softmax * rise) * missed
-    square_out[0] = bend * softmax * softmax * inverse - rise * softmax + cross * inverse * mass
-    mass_out[0] = cross * inverse
-    tile.pivot_hessian[k] = softmax * (
-        missed * (tile.total[k] + bend * softmax - rise * missed) - 2.0 * call.gamma * gradient
+    cdef double gradient = softmax * tile.other_mass[k] - (tile.pivot_mass[k] - rise) * missed
+    tile.square_part[k] = -rise
+    # Below, all probabilities that this multiplies are 0.
+    tile.miss_inverse[k] = 1.0 / missed if missed > 1e-307 else 0.0
+    tile.share_part[k] = softmax * (bend + 2.0 * call.gamma * mass)
+    if call.has_dense:
+        tile.share_mass[k] = (
+            tile.hessian_scale[k] * 2.0 * call.gamma * softmax * dense_scale_of(call, tile, k, &unused)
+        )
+    tile.pivot_hessian[k] = tile.hessian_scale[k] * softmax * (
+        missed * (tile.total[k] + bend - slope * missed) - 2.0 * call.gamma * gradient
     )
 
 
 cdef inline void begin_hessians(const Call* call, Tile* tile, floating like) noexcept nogil:
     """What the Hessians of a tile are made of, after `find_pivots`."""
-    cdef double largest, square, mass, unused
+    cdef double largest
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         tile.hessian_scale[k] = tile.scale[k] / call.temperature * call.hessian_factor
-        tile.mass_part[k] = 0
         tile.square_part[k] = 2.0 * call.z_loss
     if call.is_focal:
+        for k in range(tile.lanes):
+            tile.miss_inverse[k] = tile.share_part[k] = tile.share_mass[k] = 0
         for k in range(tile.width):
             if tile.counts[k]:
-                begin_focal_hessian(call, tile, k, &square, &mass, like)
-                tile.pivot_hessian[k] *= tile.hessian_scale[k]
-                tile.square_part[k] = square
-                if call.has_dense:
-                    tile.mass_part[k] = mass * dense_scale_of(call, tile, k, &unused)
+                begin_focal_hessian(call, tile, k, like)
     for k in range(tile.lanes):
-        largest = max(fabs(tile.total[k]), max(fabs(tile.square_part[k]), fabs(tile.mass_part[k])))
+        largest = max(fabs(tile.total[k]), fabs(tile.square_part[k]))
+        if call.is_focal:
+            largest = max(largest, fabs(tile.share_part[k]))
         tile.hessian_scale[k] *= largest
         largest = 1.0 / largest if largest > 0 else 0.0
         tile.variance_part[k] = tile.total[k] * largest
         tile.square_part[k] *= largest
-        tile.mass_part[k] *= largest
+        if call.is_focal:
+            tile.share_part[k] *= largest
         tile.hessian_at_top[k] = tile.hessian_scale[k] * tile.inverse[k] * tile.inverse[k] * (
             tile.variance_part[k] * tile.rest[k] + tile.square_part[k]
         )

@@ -10,7 +10,9 @@ from libc.string cimport memcpy
 
 from cyce.kernels.call cimport SOFTMAX, Call, Tile
 from cyce.kernels.chunks cimport fetch_chunk_ahead, lanes_of, largest_of
-from cyce.kernels.curvature cimport add_numbers_of_row, at_least, has_pivots, hessian_of, is_product
+from cyce.kernels.curvature cimport (
+    add_numbers_of_row, at_least, has_pivots, hessian_of, is_product, share_of_hessian, within_float,
+)
 from cyce.kernels.machine cimport check, cyce_to_float
 from cyce.kernels.masses cimport dense_masses, dense_scale_of, is_uniform
 from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
@@ -134,6 +136,52 @@ cdef inline bint is_small(double factor, int below) noexcept nogil:
     return HAS_VECTORS and (below != 0 or fabs(factor) < 1e-25)
 
 
+cdef inline void write_hessian_of_chunk(
+    const Call* call, const Tile* tile, Py_ssize_t row, const floating* exps, Py_ssize_t first, Py_ssize_t n,
+    double softmax_factor, int below,
+) noexcept nogil:
+    """Write the diagonal of the Hessian at n classes of a row, from number `first` on.
+
+    softmax_factor: what turns their exponentials into the softmax. below: see `is_small`.
+    """
+    cdef Py_ssize_t pivot = tile.pivot[row] - first
+    cdef floating floor = <floating> call.hessian_floor
+    cdef floating at_top = <floating> tile.hessian_at_top[row]
+    cdef floating variance = <floating> tile.variance_part[row]
+    cdef floating square = <floating> tile.square_part[row]
+    cdef double factor = within_float(softmax_factor * tile.hessian_scale[row], floor)
+    cdef double share_factor
+    cdef floating softmax[CHUNK]
+    cdef floating scaled[CHUNK]
+    cdef floating share[CHUNK]
+    cdef floating hessian[CHUNK]
+    cdef floating room[CHUNK]
+    cdef const floating* dense
+    cdef floating share_mass
+    cdef Py_ssize_t k
+    scale_exponentials(exps, n, softmax_factor, <floating> 0, is_small(softmax_factor, below), softmax)
+    scale_exponentials(exps, n, factor, <floating> 0, is_small(factor, below), scaled)
+    for k in range(n):
+        hessian[k] = hessian_of(scaled[k], softmax[k], at_top, variance, square)
+    if call.is_focal:
+        share_factor = within_float(softmax_factor * tile.miss_inverse[row], floor)
+        share_mass = <floating> tile.share_mass[row]
+        scale_exponentials(exps, n, share_factor, <floating> 0, is_small(share_factor, below), share)
+        for k in range(n):
+            room[k] = 0
+        if call.has_dense:
+            dense = dense_masses(call, tile, row, first, n, room)
+            for k in range(n):
+                room[k] = dense[k] * share_mass
+        for k in range(n):
+            hessian[k] += share_of_hessian(scaled[k], share[k], <floating> tile.share_part[row], room[k])
+        if lies_within(pivot, n):
+            hessian[pivot] = <floating> tile.pivot_hessian[row]
+    for k in range(n):
+        hessian[k] = at_least(floor, hessian[k])
+    store(<const floating*> hessian, n, call.hessian, tile.hessian_at[row] + first, False)
+
+
 cdef inline void write_hessian_of_row(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_exps, Py_ssize_t block,
     const double* stats,
@@ -141,52 +189,36 @@ cdef inline void write_hessian_of_row(
     """Write the diagonal of the Hessian at one block of a row, from its exponentials."""
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
-    cdef Py_ssize_t pivot = tile.pivot[row] - first
-    cdef Py_ssize_t at = tile.hessian_at[row] + first
     cdef Py_ssize_t stride = call.tile_width
     cdef const double* row_stats = stats + row
-    cdef int below = <int> row_stats[BELOW * stride] if HAS_VECTORS else 0
-    cdef floating floor = <floating> call.hessian_floor
-    cdef floating at_top = <floating> tile.hessian_at_top[row]
-    cdef floating variance = <floating> tile.variance_part[row]
-    cdef floating square = <floating> tile.square_part[row]
-    cdef floating mass = <floating> tile.mass_part[row]
-    cdef double unit, softmax_factor, factor
-    cdef floating softmax[CHUNK]
-    cdef floating hessian[CHUNK]
-    cdef floating room[CHUNK]
-    cdef const floating* dense
+    cdef int below = 0
+    cdef double factor, factor_below
+    cdef floating none[CHUNK]
     cdef Py_ssize_t chunk, k, size
+    if not tile.counts[row]:
+        for k in range(CHUNK):
+            none[k] = at_least(<floating> call.hessian_floor, <floating> 0)
+        for chunk in range((n + CHUNK - 1) // CHUNK):
+            store(
+                <const floating*> none, min(<Py_ssize_t> CHUNK, n - chunk * CHUNK), call.hessian,
+                tile.hessian_at[row] + first + chunk * CHUNK, False,
+            )
+        return
+    factor = factor_below = row_factor[floating](
+        tile, 1.0, 1.0, stats, stride, row, row_stats[UNIT * stride], 0.0, 0
+    )
+    if HAS_VECTORS:
+        below = <int> row_stats[BELOW * stride]
+    if below != 0:
+        factor_below = row_factor[floating](
+            tile, 1.0, 1.0, stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
+        )
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
-        if tile.counts[row]:
-            unit = row_stats[(UNIT_BELOW if below >> chunk & 1 else UNIT) * stride]
-            softmax_factor = row_factor[floating](tile, 1.0, 1.0, stats, stride, row, unit, 0.0, 0)
-            factor = softmax_factor * tile.hessian_scale[row]
-            scale_exponentials(
-                block_exps + chunk * CHUNK, size, softmax_factor, <floating> 0,
-                is_small(softmax_factor, below), softmax,
-            )
-            scale_exponentials(
-                block_exps + chunk * CHUNK, size, factor, <floating> 0, is_small(factor, below), hessian
-            )
-            if mass != 0:
-                dense = dense_masses(call, tile, row, first + chunk * CHUNK, size, room)
-                for k in range(size):
-                    room[k] = hessian[k] * dense[k] * mass
-            for k in range(size):
-                hessian[k] = hessian_of(hessian[k], softmax[k], at_top, variance, square)
-            if mass != 0:
-                for k in range(size):
-                    hessian[k] -= room[k]
-            if call.is_focal and lies_within(pivot - chunk * CHUNK, size):
-                hessian[pivot - chunk * CHUNK] = <floating> tile.pivot_hessian[row]
-        else:
-            for k in range(size):
-                hessian[k] = 0
-        for k in range(size):
-            hessian[k] = at_least(floor, hessian[k])
-        store(<const floating*> hessian, size, call.hessian, at + chunk * CHUNK, False)
+        write_hessian_of_chunk(
+            call, tile, row, block_exps + chunk * CHUNK, first + chunk * CHUNK, size,
+            factor_below if below >> chunk & 1 else factor, below,
+        )
 
 
 cdef inline void row_finish_block(

@@ -9,7 +9,7 @@ from libc.math cimport INFINITY
 from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Call, Tile
 from cyce.kernels.columns cimport reduce_columns, restart_columns
 from cyce.kernels.curvature cimport (
-    add_number, at_least, has_pivots, hessian_of, is_product, load_numbers,
+    add_number, at_least, has_pivots, hessian_of, is_product, load_numbers, share_of_hessian, within_float,
 )
 from cyce.kernels.machine cimport prefetch
 from cyce.kernels.masses cimport dense_scale_of, fill_dense_of_tile, is_uniform
@@ -368,6 +368,40 @@ cdef inline void fill_factors(
             )
 
 
+cdef inline void add_shares_of_tile(
+    const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, const double* stats,
+    const floating* packed, const floating* factor, floating* hessian,
+) noexcept nogil:
+    """Add to the Hessians of n classes of a tile, from number `first` on, what a focal loss adds."""
+    cdef double inverse[TILE]
+    cdef floating share_factor[TILE]
+    cdef floating part[TILE]
+    cdef floating mass[TILE]
+    cdef floating dense[TILE]
+    cdef const floating* lane
+    cdef floating* out
+    cdef Py_ssize_t c, k
+    for k in range(tile.lanes):
+        inverse[k] = within_float(tile.miss_inverse[k], <floating> 0)
+        part[k] = <floating> tile.share_part[k]
+        mass[k] = <floating> tile.share_mass[k]
+        dense[k] = 0
+    fill_factors(call, tile, inverse, stats, share_factor)
+    for c in range(n):
+        lane = packed + c * tile.pitch
+        out = hessian + c * tile.pitch
+        if call.has_dense:
+            fill_dense_of_tile(call, tile, first + c, dense)
+        for k in range(tile.lanes):
+            out[k] += share_of_hessian(
+                scaled_softmax(lane[k], factor[k]), scaled_softmax(lane[k], share_factor[k]), part[k],
+                dense[k] * mass[k],
+            )
+    for k in range(tile.width):
+        if tile.counts[k] and lies_within(tile.pivot[k] - first, n):
+            hessian[(tile.pivot[k] - first) * tile.pitch + k] = <floating> tile.pivot_hessian[k]
+
+
 cdef inline void write_hessian_of_tile(
     const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, const double* stats,
     const floating* packed, floating* hessian,
@@ -377,26 +411,24 @@ cdef inline void write_hessian_of_tile(
     packed: their exponentials. hessian: room for as many.
     """
     cdef double multiple[TILE]
+    cdef double scale[TILE]
     cdef floating softmax_factor[TILE]
     cdef floating factor[TILE]
     cdef floating at_top[TILE]
     cdef floating variance[TILE]
     cdef floating square[TILE]
-    cdef floating mass[TILE]
-    cdef floating dense[TILE]
     cdef floating floor = <floating> call.hessian_floor
-    cdef floating scaled
     cdef const floating* lane
     cdef floating* out
     cdef Py_ssize_t c, k
     for k in range(tile.lanes):
         multiple[k] = 1
+        scale[k] = within_float(tile.hessian_scale[k], floor)
         at_top[k] = <floating> tile.hessian_at_top[k]
         variance[k] = <floating> tile.variance_part[k]
         square[k] = <floating> tile.square_part[k]
-        mass[k] = <floating> tile.mass_part[k]
     fill_factors(call, tile, multiple, stats, softmax_factor)
-    fill_factors(call, tile, tile.hessian_scale, stats, factor)
+    fill_factors(call, tile, scale, stats, factor)
     for c in range(n):
         lane = packed + c * tile.pitch
         out = hessian + c * tile.pitch
@@ -405,19 +437,12 @@ cdef inline void write_hessian_of_tile(
                 scaled_softmax(lane[k], factor[k]), scaled_softmax(lane[k], softmax_factor[k]), at_top[k],
                 variance[k], square[k],
             )
-        if call.is_focal and call.has_dense:
-            fill_dense_of_tile(call, tile, first + c, dense)
-            for k in range(tile.lanes):
-                scaled = scaled_softmax(lane[k], factor[k])
-                out[k] = less_mass(out[k], dense[k] * mass[k], scaled)
+    if call.is_focal:
+        add_shares_of_tile(call, tile, first, n, stats, packed, factor, hessian)
+    for c in range(n):
+        out = hessian + c * tile.pitch
         for k in range(tile.lanes):
             out[k] = at_least(floor, out[k])
-    if call.is_focal:
-        for k in range(tile.width):
-            if tile.counts[k] and lies_within(tile.pivot[k] - first, n):
-                hessian[(tile.pivot[k] - first) * tile.pitch + k] = at_least(
-                    floor, <floating> tile.pivot_hessian[k]
-                )
     store_tile(
         <const floating*> hessian, tile.pitch, call.hessian, first, tile.hessian_at, tile.hessian_contiguous,
         tile.width, n, call.streams,

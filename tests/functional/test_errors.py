@@ -482,5 +482,5 @@ class TestArgumentsInTheWrongPlace:
     @pytest.mark.parametrize("method", ["forward", "__call__"])
     def test_value_and_grad_of_a_module_of_one_s_own(self, method):
         own = type("Own", (cyce.CrossEntropyLoss,), {method: lambda *_: 0.0})
-        with raises(TypeError, f"loss: Own overrides {method}, so that its gradient is unknown"):
+        with raises(TypeError, f"loss: Own overrides {method}, so that its derivatives are unknown"):
             cyce.value_and_grad(own())
