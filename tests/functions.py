@@ -285,11 +285,18 @@ FUNCTIONS = {
 
 # Variants of others, which run in the integration stage.
 RARE = {
+    "Hessian of binary_cross_entropy_with_logits",
     "Hessian of sigmoid_focal_loss",
+    "cross_entropy of each position",
+    "distillation_loss, reverse",
     "gradient of logsigmoid",
     "gradient of log_softmax",
     "gradient of logsumexp",
+    "kl_div of logarithms",
+    "kl_div, broadcast",
+    "linear_cross_entropy with a bias",
     "logsigmoid",
+    "softmin",
     "product with the Hessian of binary_cross_entropy_with_logits",
     "softmax with a class mask",
     "linear_cross_entropy of a sparse target",

@@ -18,7 +18,7 @@ import oracle
 from cyce import plotting
 from functions import FUNCTIONS, arrays_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 LOSS_AND_GRADIENT = cyce.value_and_grad(F.cross_entropy)
 

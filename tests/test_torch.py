@@ -334,7 +334,9 @@ def linear_module_samples():
         samples = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=True)
         assert len(samples) >= 400, f"{len(samples)} of LinearCrossEntropyLoss"
         for number, sample in enumerate(samples):
-            yield pytest.param(sample, id=f"{dtype}-{number}".replace("torch.", ""))
+            # One in four here, the others in the integration stage.
+            marks = [pytest.mark.integration] if number % 4 else []
+            yield pytest.param(sample, id=f"{dtype}-{number}".replace("torch.", ""), marks=marks)
 
 
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored")

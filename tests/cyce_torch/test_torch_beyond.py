@@ -101,6 +101,7 @@ def test_float32_under_autocast(call):
         assert all(output.dtype == torch.float32 for output in parts(call(LOGITS.bfloat16())))
 
 
+@pytest.mark.integration
 def test_compiled_and_transformed(call):
     with torch.no_grad():
         expected = parts(call(LOGITS))

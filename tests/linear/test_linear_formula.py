@@ -22,7 +22,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+# Every other one in the integration stage.
+CASES = [
+    pytest.param(options, id=name, marks=[pytest.mark.integration] if number % 2 else [])
+    for number, (name, options) in enumerate(OPTIONS.items())
+]
+
+
+@pytest.mark.parametrize("options", CASES)
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])
 @pytest.mark.parametrize("outputs", OUTPUTS, ids=str)
 def test_the_composition(level, dtype, rng, outputs, kind, options):
