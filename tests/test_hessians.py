@@ -12,6 +12,7 @@ import cyce.functional as F
 import oracle
 from autograd_oracle import LAYOUTS, assert_near, double, positions_of
 from oracle import LONG
+from stages import one_in
 
 of_cross_entropy = cyce.value_grad_and_hess(F.cross_entropy)
 product_of_cross_entropy = cyce.hessian_vector_product(F.cross_entropy)
@@ -71,14 +72,6 @@ FOCAL = {
 }
 
 
-def some(options):
-    """Return the names of options, half of them for the integration stage."""
-    return [
-        pytest.param(name, marks=pytest.mark.integration) if number % 2 else name
-        for number, name in enumerate(options)
-    ]
-
-
 def some_classes(rng, n_classes, target):
     """Return up to 24 classes, among them targets."""
     chosen = rng.permutation(n_classes)[:20]
@@ -86,7 +79,7 @@ def some_classes(rng, n_classes, target):
 
 
 @pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
-@pytest.mark.parametrize("name", some(OPTIONS))
+@pytest.mark.parametrize("name", one_in(2, list(OPTIONS)))
 def test_cross_entropy(level, dtype, rng, shape, axis, name):
     options = {"probabilities": False, "label_smoothing": 0.0, "z_loss": 0.0, "temperature": 1.0}
     options |= OPTIONS[name]
@@ -120,7 +113,7 @@ def test_cross_entropy(level, dtype, rng, shape, axis, name):
 
 
 @pytest.mark.parametrize(("shape", "axis"), LAYOUTS)
-@pytest.mark.parametrize("name", some(FOCAL))
+@pytest.mark.parametrize("name", one_in(2, list(FOCAL)))
 def test_focal_loss(level, dtype, rng, shape, axis, name):
     options = {"gamma": 2.0, "poly1": 0.0, "label_smoothing": 0.0, **FOCAL[name]}
     n_classes, positions = shape[axis], positions_of(shape, axis)

@@ -11,6 +11,7 @@ import cyce
 import cyce.functional as F
 from functions import FUNCTIONS, NAMES, arrays_of, bits
 from platforms import with_fork, with_resource_usage
+from stages import one_in
 
 with_gradient = cyce.value_and_grad
 
@@ -43,7 +44,7 @@ THREADED = {
 }
 
 
-@pytest.mark.parametrize("shape", THREADED.values(), ids=THREADED)
+@pytest.mark.parametrize("shape", one_in(2, THREADED))
 def test_the_same_bits_for_any_number_of_threads(level, dtype, rng, threads, function, shape):
     arguments = function.arguments(rng.random(shape, dtype))
     results = []
@@ -375,15 +376,8 @@ assert bits(function(arguments)) == expected
 """
 
 
-# One in four here, the others in the integration stage: each takes half a second.
-IN_A_CHILD = [
-    name if number % 4 == 0 else pytest.param(name, marks=pytest.mark.integration)
-    for number, name in enumerate(FUNCTIONS)
-]
-
-
 @with_fork
-@pytest.mark.parametrize("name", IN_A_CHILD)
+@pytest.mark.parametrize("name", one_in(4, list(FUNCTIONS)))
 def test_a_forked_child_computes_the_same(run_python, name):
     result = run_python("-c", FORK, name, timeout=60)
     assert result.returncode == 0, result.stderr

@@ -7,6 +7,9 @@ import torch._dynamo
 import cyce.torch as CT
 from torch_losses import HALVES, LOGITS, TARGET, TORCH
 
+# Compilers take seconds.
+pytestmark = pytest.mark.integration
+
 COMPILED = {
     "cross_entropy": lambda x: CT.cross_entropy(2 * x, TARGET, label_smoothing=0.1),
     "none": lambda x: CT.cross_entropy(2 * x, TARGET, reduction="none").exp().sum(),

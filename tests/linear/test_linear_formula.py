@@ -8,6 +8,7 @@ import cyce.functional as F
 from cyce.linear import evaluate
 from cyce.threads import workers
 from linear_cases import LINEAR_AND_GRADIENTS, assert_agree, chunks_of, composed, make
+from stages import one_in
 
 OUTPUTS = [(3,), (150,), (5000,), (4, 3), (3, 2, 2), (140, 2)]
 
@@ -22,14 +23,7 @@ OPTIONS = {
 }
 
 
-# Every other one in the integration stage.
-CASES = [
-    pytest.param(options, id=name, marks=[pytest.mark.integration] if number % 2 else [])
-    for number, (name, options) in enumerate(OPTIONS.items())
-]
-
-
-@pytest.mark.parametrize("options", CASES)
+@pytest.mark.parametrize("options", one_in(2, OPTIONS))
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])
 @pytest.mark.parametrize("outputs", OUTPUTS, ids=str)
 def test_the_composition(level, dtype, rng, outputs, kind, options):
