@@ -4,7 +4,7 @@ import pytest
 
 
 def one_in(every, cases):
-    """Return parameters for cases: one in `every` for the README's tests, the others for the integration stage.
+    """Return parameters: one in `every` case for the README's tests, the others for the integration stage.
 
     cases: a list of what may be shown as it is, or a dictionary of these by their names.
     """
