@@ -19,7 +19,7 @@ from cyce.boosting import lightgbm_objective, xgboost_objective
 
 N_HELD_OUT = 450
 N_ROUNDS = 20
-N_THREADS = 2
+N_THREADS = 1
 
 # None: the library's own objective.
 OBJECTIVES: dict[str, dict[str, Any] | None] = {

@@ -270,7 +270,7 @@ class TestLibraries:
         pixels, labels, weight = digits
         labels, n_classes = (labels, 10) if loss == "cross_entropy" else (labels % 2, None)
         data = xgboost.DMatrix(pixels, label=labels, weight=weight)
-        params = {"max_depth": 4, "nthread": 2, "eta": 0.3, "disable_default_eval_metric": True}
+        params = {"max_depth": 4, "nthread": 1, "eta": 0.3, "disable_default_eval_metric": True}
         params |= {"num_class": 10} if n_classes else {}
         built_in = "multi:softprob" if n_classes else "binary:logistic"
         # A base score of 0.5 is one of 0 for the raw scores of binary:logistic.
@@ -306,7 +306,7 @@ class TestLibraries:
 
         pixels, labels, weight = digits
         labels, n_classes = (labels, 10) if loss == "cross_entropy" else (labels % 2, None)
-        params = {"verbose": -1, "num_threads": 2, "deterministic": True, "boost_from_average": False}
+        params = {"verbose": -1, "num_threads": 1, "deterministic": True, "boost_from_average": False}
         params |= {"num_class": 10} if n_classes else {}
 
         def train(objective, **named):
@@ -343,7 +343,7 @@ class TestLibraries:
             from xgboost import XGBClassifier
 
             estimator = XGBClassifier(
-                n_estimators=10, n_jobs=2, objective=objective, eval_metric=objective.eval_metric
+                n_estimators=10, n_jobs=1, objective=objective, eval_metric=objective.eval_metric
             )
             clone(estimator)
             estimator.fit(pixels, labels, sample_weight=weight, eval_set=[(pixels, labels)], verbose=False)
@@ -353,7 +353,7 @@ class TestLibraries:
             from lightgbm import LGBMClassifier
 
             estimator = clone(
-                LGBMClassifier(n_estimators=10, n_jobs=2, verbose=-1, objective=objective, metric="None")
+                LGBMClassifier(n_estimators=10, n_jobs=1, verbose=-1, objective=objective, metric="None")
             )
             estimator.fit(
                 pixels,
