@@ -146,6 +146,8 @@ class Derivative:
     """Name of what returns it."""
     call = "input, target"
     """Arguments of an example in errors."""
+    returns: Any = tuple[Any, Any]
+    """What its signature says that it returns."""
 
     def __init__(self, loss: Callable[..., Any]) -> None:
         if isinstance(loss, LossModule):
@@ -210,7 +212,7 @@ class Derivative:
         # The **named of a module are its per_call; `out` is for the gradient, not for the softmax.
         parameters = signature.parameters.values()
         own = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "out"]
-        return signature.replace(parameters=[*own, *extra], return_annotation=Any)
+        return signature.replace(parameters=[*own, *extra], return_annotation=self.returns)
 
 
 class ValueAndGrad(Derivative):

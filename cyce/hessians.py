@@ -114,6 +114,7 @@ class ValueGradAndHess(Derivative):
     """The function that `value_grad_and_hess` returns."""
 
     maker = "value_grad_and_hess"
+    returns = tuple[Any, Any, Any]
     losses = (
         functional.cross_entropy,
         functional.focal_loss,
@@ -220,6 +221,7 @@ class HessianVectorProduct(Derivative):
 
     maker = "hessian_vector_product"
     call = "input, target, vector"
+    returns = Any
     losses = (
         functional.cross_entropy,
         functional.binary_cross_entropy_with_logits,

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -452,6 +453,8 @@ class TestWhatItTakes:
         assert list(parameters)[:3] == ["input", "target", "vector"]
         assert {p.kind for p in list(parameters.values())[3:]} == {inspect.Parameter.KEYWORD_ONLY}
         assert list(inspect.signature(of_cross_entropy).parameters)[-2:] == ["grad_output", "out"]
+        assert inspect.signature(of_cross_entropy).return_annotation == tuple[Any, Any, Any]
+        assert inspect.signature(cyce.value_and_grad(F.cross_entropy)).return_annotation == tuple[Any, Any]
         logits = np.eye(2, 3)
         for function, more in ((of_cross_entropy, ()), (product_of_cross_entropy, (logits,))):
             again = pickle.loads(pickle.dumps(function))
