@@ -6,114 +6,16 @@ interleaved; a time is the median over the rounds of each round's shortest call.
 
 import argparse
 import contextlib
-import json
-import multiprocessing
-import os
-import shlex
-import signal
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import cases, report, worker
+from benchmarks import cases, report, tables
 from benchmarks.contenders import CONTENDERS, Expected
+from benchmarks.processes import ContenderError, Process, note
 
-# Compiling is what takes long.
-PATIENCE_SECONDS = 300.0
 # Beyond these, contenders keep as much again for what they return.
 ARRAYS_PER_CONTENDER = 4
-
-
-class ContenderError(Exception):
-    """A contender did not do what it was asked; `kind` is one of the worker's answers."""
-
-    def __init__(self, kind, text):
-        super().__init__(text)
-        self.kind = kind
-
-
-class Process:
-    """A contender's process, stopped unless it has been asked for something."""
-
-    def __init__(self, name, n_threads, make_worker=worker.Worker):
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        arguments = (other, make_worker, name, n_threads)
-        self._process = context.Process(target=worker.main, args=arguments, daemon=True)
-        with pinned(name, n_threads):
-            self._process.start()
-        other.close()
-        try:
-            self.versions = self._answer()
-        except ContenderError:
-            self.end()
-            raise
-        self._signal("SIGSTOP")
-
-    def ask(self, method, *arguments):
-        """Return the answer to a request; raise ContenderError if there is none."""
-        self._signal("SIGCONT")
-        try:
-            self._connection.send((method, arguments))
-            return self._answer()
-        except OSError as error:
-            raise ContenderError("failed", f"its process is gone: {error}") from None
-        finally:
-            self._signal("SIGSTOP")
-
-    def _answer(self):
-        if not self._connection.poll(PATIENCE_SECONDS):
-            self.end()
-            raise ContenderError("failed", f"no answer within {PATIENCE_SECONDS:.0f} s")
-        try:
-            kind, answer = self._connection.recv()
-        except EOFError:
-            raise ContenderError("failed", "its process ended") from None
-        if kind not in ("ready", "done"):
-            raise ContenderError(kind, answer)
-        return answer
-
-    def _signal(self, name):
-        # Without these signals (Windows) the others are merely idle.
-        if hasattr(signal, name) and self._process.is_alive():
-            os.kill(self._process.pid, getattr(signal, name))
-
-    @property
-    def alive(self):
-        """Whether it can be asked again."""
-        return self._process.is_alive()
-
-    def end(self):
-        """End the process."""
-        self._process.kill()
-        self._process.join()
-
-
-@contextlib.contextmanager
-def pinned(name, n_threads):
-    """Have a process that is started now use so many threads, on as many CPUs."""
-    variables = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CYCE_NUM_THREADS"), str(n_threads)
-    )
-    level = name.partition(":")[2]
-    if level:
-        variables["CYCE_LEVEL"] = level
-    before = {variable: os.environ.get(variable) for variable in variables}
-    os.environ.update(variables)
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if cpus is not None:
-        os.sched_setaffinity(0, sorted(cpus)[:n_threads])
-    try:
-        yield
-    finally:
-        if cpus is not None:
-            os.sched_setaffinity(0, cpus)
-        for variable, value in before.items():
-            if value is None:
-                del os.environ[variable]
-            else:
-                os.environ[variable] = value
 
 
 class Bench:
@@ -204,11 +106,6 @@ class Bench:
                 self.missing[name] = troubles[name]
                 del self._processes[name]
             return None
-
-
-def note(text):
-    """Tell how far things are."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def available_bytes():
@@ -303,18 +200,13 @@ def main(arguments=None):
         results=bench.results,
         missing=bench.missing,
         left_out=bench.left_out,
-        machine=report.describe_machine(),
-        versions=bench.versions,
-        command=shlex.join(
-            ["python", "-m", "benchmarks.compare", *(sys.argv[1:] if arguments is None else arguments)]
-        ),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured=tables.measured("benchmarks.compare", arguments, bench.versions),
         n_rounds=settings.rounds,
         seconds=time.monotonic() - start,
     )
     print(report.text(outcome))
     if settings.json is not None:
-        settings.json.write_text(json.dumps(report.as_json(outcome), indent=1) + "\n")
+        report.write_json(outcome, settings.json)
     if settings.png is not None and not report.draw(outcome, settings.png):
         note("no picture: neither the limit nor cyce was timed")
     return status or int(any(name.startswith("cyce") for name in report.failed(outcome)) or not bench.results)

@@ -7,14 +7,14 @@ is the median over the rounds of each round's shortest call; memory is what the 
 the process.
 """
 
-import argparse
+import itertools
 import resource
 import sys
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import report, turns
+from benchmarks import tables, turns
 
 MODES = ("value", "gradient")
 CHECKED_ROWS = 16
@@ -212,51 +212,29 @@ class Worker:
 
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compositions",
-        description="Time what else cyce computes from logits beside compositions of torch's functions.",
+    parser = tables.make_parser(
+        "benchmarks.compositions",
+        "Time what else cyce computes from logits beside compositions of torch's functions.",
+        rounds=3,
+        seconds=0.5,
+        contenders=CONTENDERS,
+        levels=True,
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--shape", default="2048 x 32000", metavar="'ROWS x COLUMNS'")
-    parser.add_argument(
-        "--contenders", nargs="+", default=list(CONTENDERS), help="also cyce:LEVEL for a level"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one contender's turn in a round")
-    parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args(arguments)
-    for name in settings.contenders:
-        if name.partition(":")[0] not in CONTENDERS:
-            parser.error(f"argument --contenders: {name!r} is none of {', '.join(CONTENDERS)}")
-    versions, failed = {}, False
-    columns = ["", "mode", *settings.contenders]
-    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    run = tables.Run("benchmarks.compositions", settings, arguments)
+    run.begin_table(settings.shape, ["", "mode", *settings.contenders])
     shape = tuple(map(int, settings.shape.split(" x ")))
-    for name in settings.cases:
-        for mode in settings.modes:
-            if mode not in CASES[name].modes:
-                continue
-            outcome = turns.take_turns(
-                name,
-                settings.contenders,
-                Worker,
-                settings.threads,
-                settings.rounds,
-                (name, shape, mode),
-                versions,
-                [settings.seconds],
-            )
-            failed |= any(contender.startswith("cyce") for contender in outcome.troubles)
-            cells = [name, mode, *turns.cells(outcome, settings.contenders)]
-            print("| " + " | ".join(cells) + " |", flush=True)
-    print(
-        f"\nMilliseconds at {settings.shape}, float32, medians over {settings.rounds} rounds of each round's "
+    for name, mode in itertools.product(settings.cases, settings.modes):
+        if mode in CASES[name].modes:
+            run.time(name, (name, mode), Worker, (name, shape, mode), [settings.seconds])
+    return run.end(
+        f"Milliseconds at {settings.shape}, float32, medians over {settings.rounds} rounds of each round's "
         "shortest call; in parentheses, how many times as long as cyce's. MB are what the first call adds to "
-        "the peak of the process; torch's gradient is a new array, cyce's is there before;",
-        report.describe_run(settings.threads, versions),
+        "the peak of the process; torch's gradient is a new array, cyce's is there before"
     )
-    return int(failed)
 
 
 if __name__ == "__main__":

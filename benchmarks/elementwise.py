@@ -5,12 +5,12 @@ are compared with NumPy in float64 first. Rounds are interleaved; a time is the 
 round's shortest call.
 """
 
-import argparse
+import itertools
 import sys
 
 import numpy as np
 
-from benchmarks import report, turns
+from benchmarks import tables, turns
 
 MODES = ("loss", "gradient")
 
@@ -126,50 +126,29 @@ class Worker:
 
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.elementwise",
-        description="Time binary cross-entropies and the Kullback-Leibler divergence beside torch's.",
+    parser = tables.make_parser(
+        "benchmarks.elementwise",
+        "Time binary cross-entropies and the Kullback-Leibler divergence beside torch's.",
+        rounds=5,
+        seconds=0.3,
+        contenders=CONTENDERS,
+        levels=True,
     )
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--shape", default="4096 x 1000", metavar="'ROWS x COLUMNS'")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32"])
-    parser.add_argument(
-        "--contenders", nargs="+", default=list(CONTENDERS), help="also cyce:LEVEL for a level"
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of one contender's turn in a round")
-    parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args(arguments)
-    for name in settings.contenders:
-        if name.partition(":")[0] not in CONTENDERS:
-            parser.error(f"argument --contenders: {name!r} is none of {', '.join(CONTENDERS)}")
-    versions, failed = {}, False
-    columns = ["loss", "dtype", "mode", *settings.contenders]
-    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    run = tables.Run("benchmarks.elementwise", settings, arguments)
+    run.begin_table(settings.shape, ["loss", "dtype", "mode", *settings.contenders])
     shape = tuple(map(int, settings.shape.split(" x ")))
-    for loss in settings.losses:
-        for dtype in settings.dtypes:
-            for mode in settings.modes:
-                outcome = turns.take_turns(
-                    loss,
-                    settings.contenders,
-                    Worker,
-                    settings.threads,
-                    settings.rounds,
-                    (loss, shape, dtype, mode),
-                    versions,
-                    [settings.seconds],
-                )
-                failed |= any(name.startswith("cyce") for name in outcome.troubles)
-                cells = [loss, dtype, mode, *turns.cells(outcome, settings.contenders)]
-                print("| " + " | ".join(cells) + " |", flush=True)
-    print(
-        f"\nMilliseconds at {settings.shape}, medians over {settings.rounds} rounds of each round's shortest "
-        "call; in parentheses, how many times as long as cyce's;",
-        report.describe_run(settings.threads, versions),
+    for labels in itertools.product(settings.losses, settings.dtypes, settings.modes):
+        loss, dtype, mode = labels
+        run.time(loss, labels, Worker, (loss, shape, dtype, mode), [settings.seconds])
+    return run.end(
+        f"Milliseconds at {settings.shape}, medians over {settings.rounds} rounds of each round's shortest "
+        "call; in parentheses, how many times as long as cyce's"
     )
-    return int(failed)
 
 
 if __name__ == "__main__":

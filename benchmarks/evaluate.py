@@ -5,7 +5,6 @@ and maps the file anew for each pass, as a user's first call does. Those that wo
 memory than there is, evaluate the first positions only.
 """
 
-import argparse
 import os
 import re
 import subprocess
@@ -17,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import report
-from benchmarks.compare import ContenderError
+from benchmarks import tables
 from benchmarks.turns import take_turns
 
 N_CLASSES = 128_256
@@ -200,51 +198,37 @@ def peak_memory(folder, n_bytes):
 
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if a contender was wrong or failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evaluate", description="Time evaluations of files of logits."
+    parser = tables.make_parser(
+        "benchmarks.evaluate", "Time evaluations of files of logits.", rounds=5, contenders=CONTENDERS
     )
     parser.add_argument("--gigabytes", type=float, default=4.2, help="size of each file (default: 4.2)")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"], choices=("float32", "float16"))
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to write the files (default: a temporary one)")
     parser.add_argument(
         "--memory",
         type=float,
         metavar="GB",
-        help="evaluate a file of bfloat16 by the command, tell its memory",
+        help="also evaluate a file of bfloat16 by the command, and tell its memory",
     )
     settings = parser.parse_args(arguments)
-    versions, status = {}, 0
+    run = tables.Run("benchmarks.evaluate", settings, arguments)
     with tempfile.TemporaryDirectory(dir=settings.folder) as temporary:
         folder = Path(temporary)
-        if settings.memory:
-            peak = peak_memory(folder, int(settings.memory * 1e9))
-            print(f"{settings.memory:g} GB of bfloat16: {peak:.0f} MB beside the file's own pages, at most")
-            return 0
-        print(
-            "| GB/s | " + " | ".join(settings.contenders) + " |",
-            "|---" * (len(settings.contenders) + 1) + "|",
-        )
+        run.begin_table("GB/s", ["", *settings.contenders])
         for dtype in settings.dtypes:
             n_positions = int(settings.gigabytes * 1e9 / np.dtype(dtype).itemsize / N_CLASSES) // 2 * 2
             write_files(folder, dtype, n_positions)
-            try:
-                turns = take_turns(
-                    dtype,
-                    settings.contenders,
-                    Worker,
-                    settings.threads,
-                    settings.rounds,
-                    (os.fspath(folder), n_positions),
-                    versions,
-                )
-            except ContenderError as error:
-                print(f"{error.kind}: {error}", file=sys.stderr)
-                return 1
-            status |= bool(turns.troubles)
-            rates = {name: np.median(rates) for name, rates in turns.seconds.items() if rates}
+            outcome = take_turns(
+                dtype,
+                settings.contenders,
+                Worker,
+                settings.threads,
+                settings.rounds,
+                (os.fspath(folder), n_positions),
+                run.versions,
+            )
+            run.failed |= bool(outcome.troubles)
+            rates = {name: np.median(rates) for name, rates in outcome.seconds.items() if rates}
             base = rates.get("sum")
             row = [
                 "-"
@@ -252,9 +236,13 @@ def main(arguments=None):
                 else f"{rates[name]:.3g}" + (f" ({rates[name] / base:.2f})" if base and name != "sum" else "")
                 for name in settings.contenders
             ]
-            print(f"| {dtype}, {n_positions} x {N_CLASSES} | " + " | ".join(row) + " |", flush=True)
-    print("\nIn brackets: relative to the sum;", report.describe_run(settings.threads, versions))
-    return status
+            run.row(f"{dtype}, {n_positions} x {N_CLASSES}", *row)
+        if settings.memory:
+            (folder / "logits.npy").unlink()
+            peak = peak_memory(folder, int(settings.memory * 1e9))
+            run.begin_table("Memory of the command", ["GB of bfloat16", "MB beside the file's own pages"])
+            run.row(f"{settings.memory:g}", f"{peak:.0f}")
+    return run.end("GB/s of files in the page cache; in parentheses, relative to the sum")
 
 
 if __name__ == "__main__":

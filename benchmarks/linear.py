@@ -5,7 +5,6 @@ memory is that of its first call: the most that its process had, beyond what it 
 the gradients, which all of them return. Rounds are interleaved, one call each; a time is the median.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import report, turns
+from benchmarks import tables
 
 STATUS = Path("/proc/self/status")
 CLEAR_PEAK = Path("/proc/self/clear_refs")
@@ -235,9 +234,11 @@ def clear_peak():
 
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.linear",
-        description="Time the cross-entropy of a linear layer's logits, and its gradients, beside torch's.",
+    parser = tables.make_parser(
+        "benchmarks.linear",
+        "Time the cross-entropy of a linear layer's logits, and its gradients, beside torch's.",
+        rounds=5,
+        contenders=CONTENDERS,
     )
     parser.add_argument(
         "--shapes",
@@ -245,33 +246,17 @@ def main(arguments=None):
         default=[sizes.name for sizes in SHAPES],
         metavar="'ROWS x FEATURES x CLASSES'",
     )
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args(arguments)
-    versions, failed = {}, False
-    columns = ["shape", *settings.contenders]
-    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    run = tables.Run("benchmarks.linear", settings, arguments)
+    run.begin_table("Rows x features x classes", ["shape", *settings.contenders])
     for text in settings.shapes:
         sizes = Sizes(*map(int, text.split(" x ")))
-        outcome = turns.take_turns(
-            sizes.name,
-            settings.contenders,
-            Worker,
-            settings.threads,
-            settings.rounds,
-            (sizes, Expected.of(*make_inputs(sizes))),
-            versions,
-        )
-        failed |= any(name.startswith("cyce") for name in outcome.troubles)
-        cells = [sizes.name, *turns.cells(outcome, settings.contenders, unit=1, suffix=" s", digits=2)]
-        print("| " + " | ".join(cells) + " |", flush=True)
-    print(
-        f"\nSeconds, medians of {settings.rounds} calls; how many times as long as cyce's; and the memory "
-        "beyond inputs and gradients;",
-        report.describe_run(settings.threads, versions),
+        prepare = sizes, Expected.of(*make_inputs(sizes))
+        run.time(sizes.name, [sizes.name], Worker, prepare, unit=1, suffix=" s", digits=2)
+    return run.end(
+        f"Seconds, medians of {settings.rounds} calls; how many times as long as cyce's; and the memory "
+        "beyond inputs and gradients"
     )
-    return int(failed)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """What came out of a run, as text, JSON and a picture."""
 
-import contextlib
-import os
-import platform
 import statistics
-from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import tables
 from benchmarks.cases import MODES, Case
 
 
@@ -57,10 +54,8 @@ class Outcome(NamedTuple):
     results: list
     missing: dict
     left_out: list
-    machine: dict
-    versions: dict
-    command: str
-    date: str
+    measured: dict
+    """Command, commit, date, machine and versions."""
     n_rounds: int
     seconds: float
 
@@ -81,38 +76,12 @@ def milliseconds(seconds):
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"
 
 
-def describe_run(n_threads, versions):
-    """Return the CPU, the number of threads and the versions of a run, in one line."""
-    machine = describe_machine()
-    packages = " ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{machine.get('model name', machine['system'])}, {n_threads} threads, {packages}"
-
-
-def describe_machine():
-    """Return what the times depend on."""
-    machine = {
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        lines = [line.partition(":") for line in cpu_info.read_text().splitlines()]
-        fields = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-        wanted = ("model name", "cpu family", "model", "cpu MHz")
-        machine.update({key: fields[key] for key in wanted if key in fields})
-    for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        # Virtual machines may hide them.
-        with contextlib.suppress(OSError):
-            level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
-            machine[f"L{level} {kind.lower()} cache"] = size
-    return machine
-
-
-def as_json(outcome):
-    """Return everything, for other programs."""
-    return {
-        **{key: getattr(outcome, key) for key in ("command", "date", "machine", "versions", "missing")},
+def write_json(outcome, path):
+    """Write everything, for other programs."""
+    measured = {
+        **outcome.measured,
+        "note": NOTE,
+        "missing": outcome.missing,
         "n_rounds": outcome.n_rounds,
         "seconds": round(outcome.seconds, 1),
         "left_out": [case_as_json(case) for case in outcome.left_out],
@@ -135,6 +104,7 @@ def as_json(outcome):
             for result in outcome.results
         ],
     }
+    tables.write(path, measured, make_tables(outcome))
 
 
 def case_as_json(case):
@@ -142,18 +112,18 @@ def case_as_json(case):
     return {**case._asdict(), "shape": list(case.shape.sizes), "name": case.shape.name}
 
 
+NOTE = (
+    "Milliseconds, medians over rounds of each round's shortest call; in parentheses, how many times as long "
+    "as cyce. GB/s and share of the limit are of cyce; the limit reads, or copies, the same bytes"
+)
+
+
 def text(outcome):
     """Return tables in Markdown, one for each mode of each kind of case."""
     parts = []
-    groups = {}
-    for result in outcome.results:
-        groups.setdefault((result.case.describe(), result.case.mode), []).append(result)
-    for (description, mode), results in groups.items():
-        parts += [f"### {MODES[mode]}; {description}", "", *table(results), ""]
-    parts.append(
-        "Milliseconds, medians over rounds of each round's shortest call; in parentheses, how many times as "
-        "long as cyce. GB/s and share of the limit are of cyce; the limit reads, or copies, the same bytes."
-    )
+    for table in make_tables(outcome):
+        parts += [f"### {table.title}", "", *table.markdown(), ""]
+    parts.append(f"{NOTE}.")
     parts += [f"Missing: {name} ({reason})" for name, reason in outcome.missing.items()]
     parts += [
         f"Left out for lack of memory: {case.shape.name}, {case.mode}, {case.describe()}"
@@ -166,30 +136,31 @@ def text(outcome):
             for name, trouble in result.troubles.items()
             if not trouble.startswith("unsupported")
         ]
-    parts.append(f"{describe_versions(outcome)}; {outcome.date}; {outcome.seconds:.0f} s: {outcome.command}")
+    measured = outcome.measured
+    about = tables.describe_run(measured["machine"]["cpus"], measured["versions"])
+    parts.append(f"{about}; {measured['date']}; {outcome.seconds:.0f} s: {measured['command']}")
     return "\n".join(parts)
 
 
-def describe_versions(outcome):
-    """Return machine and versions in a line."""
-    machine = [
-        str(outcome.machine.get("model name", outcome.machine["system"])),
-        f"{outcome.machine['cpus']} CPUs",
+def make_tables(outcome):
+    """Return a table for each mode of each kind of case."""
+    groups = {}
+    for result in outcome.results:
+        groups.setdefault((result.case.describe(), result.case.mode), []).append(result)
+    return [
+        make_table(f"{MODES[mode]}; {description}", results)
+        for (description, mode), results in groups.items()
     ]
-    return ", ".join(machine + [f"{name} {version}" for name, version in outcome.versions.items()])
 
 
-def table(results):
-    """Return the lines of a table of some cases."""
+def make_table(title, results):
+    """Return the table of some cases."""
     names = list(dict.fromkeys(name for result in results for name in result.rounds))
     others = [name for name in names if name not in ("cyce", "limit")]
-    lines = [
-        " | ".join(["| shape", "limit", "cyce", "GB/s", "of the limit", *others, "fastest peer |"]),
-        "|---" * (len(others) + 6) + "|",
-    ]
+    rows = []
     for result in results:
         own, limit, peer = result.seconds("cyce"), result.seconds("limit"), result.fastest_peer()
-        cells = [
+        row = [
             result.case.shape.name,
             milliseconds(limit) if limit else "-",
             milliseconds(own) if own else "-",
@@ -198,14 +169,14 @@ def table(results):
         ]
         for name in others:
             ratio = result.ratio(name)
-            cells.append(
+            row.append(
                 "-"
                 if not result.seconds(name)
                 else milliseconds(result.seconds(name)) + (f" ({ratio:.2g}x)" if ratio else "")
             )
-        cells.append(f"{peer}, {result.ratio(peer):.2g}x" if peer and own else "-")
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append([*row, f"{peer}, {result.ratio(peer):.2g}x" if peer and own else "-"])
+    columns = ["shape", "limit", "cyce", "GB/s", "of the limit", *others, "fastest peer"]
+    return tables.Table(title, columns, rows)
 
 
 def draw(outcome, path):
@@ -250,7 +221,7 @@ def draw(outcome, path):
     figure.axes[0].invert_yaxis()
     label = {"limit": "reading (loss) or copying (gradient) the logits", "cyce": "cyce's"}[base]
     figure.supxlabel(f"time, as a multiple of {label}", fontsize="medium")
-    figure.suptitle(f"{first}; {outcome.machine.get('model name', '')}", fontsize="medium")
+    figure.suptitle(f"{first}; {outcome.measured['machine'].get('model name', '')}", fontsize="medium")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, dpi=110)
     return True

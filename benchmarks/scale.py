@@ -4,7 +4,6 @@ The file of logits is in the page cache. "plain" is `cross_entropy` of the mappe
 process of its own; the cluster has two workers of one thread each. All map the file once, and keep the map.
 """
 
-import argparse
 import functools
 import multiprocessing
 import resource
@@ -22,7 +21,7 @@ from distributed import Client, LocalCluster
 import cyce
 import cyce.dask
 import cyce.functional as F
-from benchmarks import report
+from benchmarks import report, tables
 
 N_CLASSES = 32_000
 # Positions and classes of a chunk.
@@ -66,9 +65,9 @@ def from_file(path, chunks):
     )
 
 
-def plain(folder, connection):
+def plain(folder, connection, n_threads):
     """Time the plain call whenever that is asked for."""
-    cyce.set_num_threads(2)
+    cyce.set_num_threads(n_threads)
     logits, target = mapped(f"{folder}/logits.npy"), np.load(f"{folder}/target.npy")
     while connection.recv():
         start = time.perf_counter()
@@ -76,16 +75,19 @@ def plain(folder, connection):
         connection.send((time.perf_counter() - start, loss))
 
 
-def time_losses(folder, n_rounds):
-    """Print the times of the plain call and of the cluster, in turns."""
+def time_losses(run, folder, n_rounds, n_threads):
+    """Time the plain call and the cluster, in turns."""
     target = np.load(folder / "target.npy")
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=plain, args=(str(folder), theirs))
+    arguments = (str(folder), theirs, n_threads)
+    process = multiprocessing.get_context("spawn").Process(target=plain, args=arguments)
     process.start()
     path = str(folder / "logits.npy")
-    print("| chunks of positions x classes | cluster, ms | plain, ms | ratio |\n|---|---|---|---|")
+    run.begin_table(
+        "The loss of a mapped file", ["chunks of positions x classes", "cluster", "plain", "ratio"]
+    )
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=n_threads, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster),
     ):
         for chunks in CHUNKS:
@@ -104,11 +106,8 @@ def time_losses(folder, n_rounds):
                     seconds["cluster"].append(again)
             medians = {name: statistics.median(times) for name, times in seconds.items()}
             ratio = medians["cluster"] / medians["plain"]
-            print(
-                f"| {chunks[0]} x {chunks[1]} | {report.milliseconds(medians['cluster'])} | "
-                f"{report.milliseconds(medians['plain'])} | {ratio:.2f} |",
-                flush=True,
-            )
+            times = [report.milliseconds(medians[name]) for name in ("cluster", "plain")]
+            run.row(f"{chunks[0]} x {chunks[1]}", *times, f"{ratio:.2f}")
     ours.send(False)
     process.join()
 
@@ -118,11 +117,12 @@ def moved_bytes(dask_worker):
     return sum(transfer["total"] for transfer in dask_worker.transfer_incoming_log)
 
 
-def count_bytes(folder):
-    """Print what moves between workers, per position: states, and logits that are gathered."""
+def count_bytes(run, folder):
+    """Count what moves between workers, per position: states, and logits that are gathered."""
     target = np.load(folder / "target.npy")[:N_COUNTED]
     path = str(folder / "logits.npy")
-    print("| workers | bytes per position, of states | of logits, rechunked to whole rows |\n|---|---|---|")
+    columns = ["workers", "of states", "of logits, rechunked to whole rows"]
+    run.begin_table("Bytes per position that move", columns)
     for n_workers in (2, 4):
         counts = []
         for gathered in (False, True):
@@ -137,11 +137,11 @@ def count_bytes(folder):
                     logits = logits.rechunk((SHARDS[0], N_CLASSES))
                 cyce.dask.cross_entropy(logits, target).compute()
                 counts.append(sum(client.run(moved_bytes).values()) / len(target))
-        print(f"| {n_workers} | {counts[0]:.0f} | {counts[1]:,.0f} |", flush=True)
+        run.row(str(n_workers), f"{counts[0]:.0f}", f"{counts[1]:,.0f}")
 
 
-def evaluate_random(n_bytes):
-    """Evaluate random logits that are made chunk by chunk; print the peak of the process's memory."""
+def evaluate_random(run, n_bytes):
+    """Evaluate random logits that are made chunk by chunk; tell the peak of the process's memory."""
     n_positions = int(n_bytes / 4 / N_CLASSES)
     logits = da.random.default_rng(0).standard_normal(
         (n_positions, N_CLASSES), dtype=np.float32, chunks=(1024, N_CLASSES)
@@ -151,34 +151,34 @@ def evaluate_random(n_bytes):
         result = cyce.dask.evaluate(logits, target).compute()
     assert result.n_positions == n_positions
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{n_bytes / 1e9:g} GB of random logits: loss {result.loss:.4f}, {peak / 1e9:.2f} GB at most")
+    run.begin_table(
+        "Memory of an evaluation of random logits", ["GB of logits", "GB of the process, at most"]
+    )
+    run.row(f"{n_bytes / 1e9:g}", f"{peak / 1e9:.2f}")
 
 
 def main(arguments=None):
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
+    parser = tables.make_parser("benchmarks.scale", __doc__.splitlines()[0].partition(":")[0], rounds=9)
     parser.add_argument("--gigabytes", type=float, default=4, help="of the file (default: 4)")
     parser.add_argument("--folder", help="for the file; by default, that of temporary files")
-    parser.add_argument("--rounds", type=int, default=9, help="(default: 9)")
     parser.add_argument(
         "--memory",
         type=float,
         metavar="GB",
-        help="evaluate that many random logits by Dask's threads, tell the process's memory",
+        help="also evaluate that many random logits by Dask's threads, and tell the process's memory",
     )
     settings = parser.parse_args(arguments)
-    if settings.memory:
-        evaluate_random(settings.memory * 1e9)
-        return 0
+    run = tables.Run("benchmarks.scale", settings, arguments)
+    run.versions |= {"cyce": cyce.__version__, "dask": dask.__version__}
     with tempfile.TemporaryDirectory(dir=settings.folder) as temporary:
         folder = Path(temporary)
         write_files(folder, round(settings.gigabytes * 1e9 / 4 / N_CLASSES))
-        time_losses(folder, settings.rounds)
-        print()
-        count_bytes(folder)
-    versions = {"cyce": cyce.__version__, "dask": dask.__version__}
-    print("\n" + report.describe_run(2, versions))
-    return 0
+        time_losses(run, folder, settings.rounds, settings.threads)
+        count_bytes(run, folder)
+    if settings.memory:
+        evaluate_random(run, settings.memory * 1e9)
+    return run.end(f"Milliseconds, medians over {settings.rounds} rounds; workers have one thread each")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ process of its own, which is stopped while another one is at work; answers are c
 `--rounds-of-boosting` times whole rounds of the libraries, with their own objectives and cyce's.
 """
 
-import argparse
+import itertools
 import sys
 import time
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import report, turns
+from benchmarks import tables, turns
 
 SHAPES = ("500000 x 10", "10000 x 1000")
 LAYOUTS = {"xgboost": ("float32", "C"), "lightgbm": ("float64", "F")}
@@ -162,16 +162,15 @@ def time_boosting(library, shape, n_threads, n_rounds):
 
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.second_order",
-        description="Time gradients together with Hessians, and rounds of boosting.",
+    parser = tables.make_parser(
+        "benchmarks.second_order",
+        "Time gradients together with Hessians, and rounds of boosting.",
+        rounds=3,
+        seconds=0.5,
+        contenders=CONTENDERS,
     )
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), metavar="'ROWS x CLASSES'")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one contender's turn in a round")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--rounds-of-boosting",
         type=int,
@@ -180,37 +179,22 @@ def main(arguments=None):
         help="also time N rounds of boosting on as many rows and classes as the first shape",
     )
     settings = parser.parse_args(arguments)
-    shapes = [tuple(map(int, shape.split(" x "))) for shape in settings.shapes]
-    versions, failed = {}, False
-    columns = ["", "layout", *settings.contenders]
-    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
-    for name, shape in zip(settings.shapes, shapes, strict=True):
-        for library in settings.layouts:
-            outcome = turns.take_turns(
-                name,
-                settings.contenders,
-                Worker,
-                settings.threads,
-                settings.rounds,
-                (library, shape),
-                versions,
-                [settings.seconds],
-            )
-            failed |= any(contender.startswith("cyce") for contender in outcome.troubles)
-            cells = [name, " ".join(LAYOUTS[library]), *turns.cells(outcome, settings.contenders)]
-            print("| " + " | ".join(cells) + " |", flush=True)
+    run = tables.Run("benchmarks.second_order", settings, arguments)
+    run.begin_table("Gradient and Hessian", ["", "layout", *settings.contenders])
+    shapes = {name: tuple(map(int, name.split(" x "))) for name in settings.shapes}
+    for name, library in itertools.product(settings.shapes, settings.layouts):
+        labels = name, " ".join(LAYOUTS[library])
+        run.time(name, labels, Worker, (library, shapes[name]), [settings.seconds])
+    if settings.rounds_of_boosting:
+        run.begin_table("A round of boosting", ["", "its own objective", "cyce's"])
     for library in settings.layouts if settings.rounds_of_boosting else ():
-        built_in, ours = time_boosting(library, shapes[0], settings.threads, settings.rounds_of_boosting)
-        print(
-            f"\nA round of {library}: {built_in:.0f} ms with its own objective, {ours:.0f} ms with cyce's "
-            f"({ours / built_in - 1:+.0%})."
-        )
-    print(
-        f"\nMilliseconds of gradient and Hessian, medians over {settings.rounds} rounds of each round's "
-        "shortest call; in parentheses, how many times as long as cyce's;",
-        report.describe_run(settings.threads, versions),
+        shape = shapes[settings.shapes[0]]
+        built_in, ours = time_boosting(library, shape, settings.threads, settings.rounds_of_boosting)
+        run.row(library, f"{built_in:.0f}", f"{ours:.0f} ({ours / built_in:.2f}x)")
+    return run.end(
+        f"Milliseconds, medians over {settings.rounds} rounds of each round's shortest call; in parentheses, "
+        f"how many times as long as the first. Boosting is of {settings.shapes[0]}, the shorter of two means"
     )
-    return int(failed)
 
 
 if __name__ == "__main__":

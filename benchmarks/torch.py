@@ -8,12 +8,11 @@ median over the rounds of each round's shortest call. Memory is the most that a 
 beyond what it had before.
 """
 
-import argparse
 import math
 import sys
 from typing import NamedTuple
 
-from benchmarks import report, turns
+from benchmarks import tables, turns
 from benchmarks.linear import clear_peak, memory
 
 
@@ -160,39 +159,23 @@ class Worker:
 
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if cyce was wrong or failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.torch",
-        description="Time forward and backward passes in torch, with cyce's loss and with torch's.",
+    parser = tables.make_parser(
+        "benchmarks.torch",
+        "Time forward and backward passes in torch, with cyce's loss and with torch's.",
+        rounds=5,
+        seconds=0.5,
+        contenders=CONTENDERS,
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one contender's turn in a round")
-    parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args(arguments)
-    versions, failed = {}, False
-    columns = ["forward + backward", *settings.contenders]
-    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    run = tables.Run("benchmarks.torch", settings, arguments)
+    run.begin_table("Forward and backward pass", ["", *settings.contenders])
     for case in settings.cases:
-        outcome = turns.take_turns(
-            case,
-            settings.contenders,
-            Worker,
-            settings.threads,
-            settings.rounds,
-            [CASES[case]],
-            versions,
-            [settings.seconds],
-        )
-        failed |= any(name.startswith("cyce") for name in outcome.troubles)
-        cells = [case, *turns.cells(outcome, settings.contenders)]
-        print("| " + " | ".join(cells) + " |", flush=True)
-    print(
-        f"\nMilliseconds, medians over {settings.rounds} rounds of each round's shortest call; in "
-        "parentheses, how many times as long as cyce's; and the memory of a call beyond what was before;",
-        report.describe_run(settings.threads, versions),
+        run.time(case, [case], Worker, [CASES[case]], [settings.seconds])
+    return run.end(
+        f"Milliseconds, medians over {settings.rounds} rounds of each round's shortest call; in "
+        "parentheses, how many times as long as cyce's; and the memory of a call beyond what was before"
     )
-    return int(failed)
 
 
 if __name__ == "__main__":

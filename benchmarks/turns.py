@@ -5,7 +5,7 @@ import statistics
 import time
 from typing import NamedTuple
 
-from benchmarks.compare import ContenderError, Process, note
+from benchmarks.processes import ContenderError, Process, note
 
 
 class Turns(NamedTuple):

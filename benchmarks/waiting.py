@@ -5,15 +5,14 @@ over all calls of some seconds, not the shortest call. Every contender has a pro
 stopped while another one is at work.
 """
 
-import argparse
 import subprocess
 import sys
 import time
 
 import numpy as np
 
-from benchmarks import report
-from benchmarks.compare import ContenderError, Process
+from benchmarks import tables
+from benchmarks.processes import ContenderError, Process
 
 CONTENDERS = ("cyce", "torch")
 
@@ -96,26 +95,25 @@ class BusyProcesses:
 
 def main(arguments=None):
     """Run the bench; return the exit status: 1 if a contender was wrong or failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.waiting", description="Time calls beside busy processes."
+    parser = tables.make_parser(
+        "benchmarks.waiting",
+        "Time calls beside busy processes.",
+        rounds=3,
+        seconds=3,
+        contenders=CONTENDERS,
+        levels=True,
     )
     parser.add_argument("--shape", default="1024 x 1000", metavar="'POSITIONS x CLASSES'")
     parser.add_argument("--gradient", action="store_true", help="with the gradient")
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), help="also cyce:LEVEL")
     parser.add_argument("--busy", type=int, default=1, help="number of busy processes")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3, help="of one contender's turn in a round")
-    parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args(arguments)
-    for name in settings.contenders:
-        if name.partition(":")[0] not in CONTENDERS:
-            parser.error(f"argument --contenders: {name!r} is none of {', '.join(CONTENDERS)}")
+    run = tables.Run("benchmarks.waiting", settings, arguments)
     shape = tuple(map(int, settings.shape.split(" x ")))
-    processes, versions, took = {}, {}, {}
+    processes, took = {}, {}
     try:
         for name in settings.contenders:
             processes[name] = Process(name, settings.threads, Worker)
-            versions |= processes[name].versions
+            run.versions |= processes[name].versions
             processes[name].ask("prepare", shape, settings.gradient)
         for _ in range(settings.rounds):
             for n_busy in (0, settings.busy):
@@ -129,15 +127,11 @@ def main(arguments=None):
         for process in processes.values():
             process.end()
     columns = ["contender", "busy processes", "mean", "median", "99th percentile", "longest"]
-    print("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", sep="\n")
+    run.begin_table(settings.shape, columns)
     for (name, n_busy), times in sorted(took.items()):
         figures = [np.mean(times), *np.quantile(times, [0.5, 0.99, 1])]
-        print(f"| {name} | {n_busy} | " + " | ".join(f"{1e3 * figure:.3g}" for figure in figures) + " |")
-    print(
-        f"\nMilliseconds at {settings.shape};",
-        report.describe_run(settings.threads, versions),
-    )
-    return 0
+        run.row(name, str(n_busy), *(f"{1e3 * figure:.3g}" for figure in figures))
+    return run.end(f"Milliseconds of all calls at {settings.shape}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -10,7 +11,18 @@ import torch
 
 import benchmarks.torch as training
 import oracle
-from benchmarks import cases, compare, compositions, elementwise, linear, report, second_order, waiting
+from benchmarks import (
+    cases,
+    compare,
+    compositions,
+    elementwise,
+    linear,
+    record,
+    report,
+    second_order,
+    tables,
+    waiting,
+)
 from benchmarks.contenders import Cyce, Expected, Limit, NumPy, Torch, Unsupported, address
 
 
@@ -159,7 +171,7 @@ def test_a_contender_that_fails_is_named_and_fails_the_run_if_it_is_cyce(capsys)
     result = report.Result(
         cases.Case(SMALL, "loss"), {"NumPy": [1e-3]}, {"cyce": "wrong: loss", "JAX": "failed: x"}
     )
-    outcome = report.Outcome([result], {}, [], report.describe_machine(), {}, "command", "date", 1, 0.0)
+    outcome = report.Outcome([result], {}, [], tables.measured("benchmarks.compare", [], {}), 1, 0.0)
     assert report.failed(outcome) == {"cyce", "JAX"}
     assert "cyce: small, loss" in report.text(outcome)
     assert (
@@ -311,17 +323,35 @@ def test_a_run_of_second_orders_reports_times(capsys):
     for layout in (" ".join(layout) for layout in second_order.LAYOUTS.values()):
         assert re.search(rf"\| 300 x 3 \| {layout} (\| \S+ \(\S+x\) ){{3}}\|", out)
     for library in second_order.LAYOUTS:
-        assert re.search(rf"A round of {library}: -?\d+ ms with its own objective, -?\d+ ms with cyce's", out)
+        assert re.search(rf"\| {library} \| -?\d+ \| -?\d+ \(-?\S+x\) \|", out)
 
 
 @pytest.mark.integration
-def test_a_run_of_elementwise_reports_times(capsys):
-    arguments = ["--shape", "30 x 70", "--rounds", "2", "--seconds", "0.01", "--losses", "kl_div"]
+def test_a_run_of_elementwise_reports_times(tmp_path, capsys):
+    path = tmp_path / "out.json"
+    arguments = [
+        "--json",
+        str(path),
+        "--shape",
+        "30 x 70",
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.01",
+        "--losses",
+        "kl_div",
+    ]
     assert elementwise.main([*arguments, "--contenders", "cyce", "cyce:baseline"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| loss | dtype | mode | cyce | cyce:baseline |"
     for line, mode in zip(lines[2:4], elementwise.MODES, strict=True):
         assert re.fullmatch(rf"\| kl_div \| float32 \| {mode} \| \S+ \(1.0x\) \| \S+ \(\S+x\) \|", line)
+    outcome = json.loads(path.read_text("utf-8"))
+    (table,) = outcome["tables"]
+    assert tables.Table(**table).markdown() == lines[:4]
+    assert outcome["command"].startswith("python -m benchmarks.elementwise --shape '30 x 70' --rounds 2")
+    assert set(outcome["versions"]) == {"cyce"}
+    assert outcome["machine"] == tables.describe_machine() | {"cpu MHz": outcome["machine"].get("cpu MHz")}
     with pytest.raises(SystemExit):
         elementwise.main([*arguments, "--contenders", "nobody"])
     assert "'nobody' is none of cyce, torch, torch.compile" in capsys.readouterr().err
@@ -332,7 +362,7 @@ def test_a_run_in_torch_reports_times_and_memory(capsys):
     arguments = ["--cases", "64 x 10", "step: 64 x 64 -> 10", "--rounds", "1", "--seconds", "0.01"]
     assert training.main([*arguments, "--contenders", "cyce", "cyce, in place", "torch"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| forward + backward | cyce | cyce, in place | torch |"
+    assert lines[0] == "|  | cyce | cyce, in place | torch |"
     for line in lines[2:4]:
         assert re.fullmatch(r"\| [^|]+ (\| \S+ \(\S+x\), -?\d+ MB ){3}\|", line)
 
@@ -346,3 +376,24 @@ def test_contenders_of_waiting_are_right(name, gradient):
     times = worker.round(0.01)
     assert len(times) >= 1
     assert min(times) > 0
+
+
+def test_what_the_documentation_states_is_measured_by_commands_that_exist():
+    for name, command in record.RUNS.items():
+        bench, *arguments = shlex.split(command)
+        if bench == "compare":
+            assert compare.parse(arguments).cases, name
+        else:
+            assert (tables.ROOT / "benchmarks" / f"{bench}.py").exists(), name
+
+
+def test_recorded_results_are_those_of_these_commands():
+    paths = sorted(record.RESULTS.glob("*/*.json"))
+    assert {path.stem for path in paths} <= set(record.RUNS)
+    for path in paths:
+        results = json.loads(path.read_text("utf-8"))
+        bench, *arguments = shlex.split(record.RUNS[path.stem])
+        assert results["command"] == shlex.join(["python", "-m", f"benchmarks.{bench}", *arguments])
+        assert re.fullmatch(r"[0-9a-f]{7,}", results["commit"])
+        for table in results["tables"]:
+            assert {len(row) for row in table["rows"]} == {len(table["columns"])}
