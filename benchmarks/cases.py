@@ -192,7 +192,7 @@ def quick() -> list[Case]:
 
 
 def usual() -> list[Case]:
-    """Return all shapes in all modes, in float32 with 2 threads: what the README shows."""
+    """Return all shapes in all modes, in float32 with 2 threads."""
     return [Case(shape, mode) for shape in SHAPES.values() for mode in MODES]
 
 

@@ -21,7 +21,8 @@ from distributed import Client, LocalCluster
 import cyce
 import cyce.dask
 import cyce.functional as F
-from benchmarks import report, tables
+from benchmarks import report, tables, turns
+from cyce import sharded
 
 N_CLASSES = 32_000
 # Positions and classes of a chunk.
@@ -140,6 +141,17 @@ def count_bytes(run, folder):
         run.row(str(n_workers), f"{counts[0]:.0f}", f"{counts[1]:,.0f}")
 
 
+def time_merging(run):
+    """Time how long states of two shards take to merge, and to be finished."""
+    rng = np.random.default_rng(0)
+    logits, target = rng.standard_normal((N_COUNTED, 200), np.float32), rng.integers(200, size=N_COUNTED)
+    parts = [sharded.partial(logits[:, a : a + 100], target, a, n_classes=200) for a in (0, 100)]
+    state = sharded.merge(*parts)
+    calls = (lambda: sharded.merge(*parts)), (lambda: sharded.finish(state))
+    run.begin_table("Nanoseconds per position", ["merging two states", "finishing one"])
+    run.row(*(f"{turns.shortest(call, 0.5) / N_COUNTED * 1e9:.0f}" for call in calls))
+
+
 def evaluate_random(run, n_bytes):
     """Evaluate random logits that are made chunk by chunk; tell the peak of the process's memory."""
     n_positions = int(n_bytes / 4 / N_CLASSES)
@@ -176,6 +188,7 @@ def main(arguments=None):
         write_files(folder, round(settings.gigabytes * 1e9 / 4 / N_CLASSES))
         time_losses(run, folder, settings.rounds, settings.threads)
         count_bytes(run, folder)
+    time_merging(run)
     if settings.memory:
         evaluate_random(run, settings.memory * 1e9)
     return run.end(f"Milliseconds, medians over {settings.rounds} rounds; workers have one thread each")

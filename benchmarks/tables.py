@@ -151,7 +151,7 @@ def describe_run(n_threads, versions):
 def describe_machine():
     """Return what the times depend on."""
     machine = {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }

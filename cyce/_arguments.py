@@ -792,11 +792,14 @@ def as_out(
         raise ValueError(f"{name}: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
     flags = array.flags
     if not flags.writeable:
-        raise ValueError(f"{name}: is read-only")
+        raise ValueError(f"{name}: is read-only; pass an array that can be written, such as np.empty_like(input)")
     if not flags.aligned:
-        raise ValueError(f"{name}: its memory is not aligned to its dtype")
+        raise ValueError(f"{name}: its memory is not aligned to its dtype; pass a copy, {name}.copy()")
     if not flags.forc and _overlaps_itself(array):
-        raise ValueError(f"{name}: several of its elements share memory, such as those of a broadcast array")
+        raise ValueError(
+            f"{name}: several of its elements share memory, such as those of a broadcast array; pass an array "
+            "of its own memory, such as np.empty_like(input)"
+        )
     if share_memory(array, logits) and not _same_memory(array, logits):
         raise ValueError(
             f"{name}: shares a part of its memory with input; it must be input itself or separate from it"

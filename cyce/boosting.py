@@ -182,8 +182,8 @@ def _check_native(data: Any) -> None:
     """Raise unless this is the data of a native interface."""
     if not hasattr(data, "get_label"):
         raise TypeError(
-            "interface: this is the native one, which is called with scores and data; for an estimator of "
-            "scikit-learn's kind, pass interface='sklearn'"
+            "interface: this objective has the native signature, (scores, data), and was called with arrays; "
+            "for an estimator such as XGBClassifier or LGBMClassifier, pass interface='sklearn'"
         )
 
 
@@ -191,8 +191,8 @@ def _check_arrays(y_pred: Any) -> None:
     """Raise if this is the data of a native interface."""
     if hasattr(y_pred, "get_label"):
         raise TypeError(
-            "interface: this is that of scikit-learn's kind, which is called with labels and scores; for "
-            "train, pass interface='native'"
+            "interface: this objective has scikit-learn's signature, (labels, scores), and was called with "
+            "the data of a library; for xgboost.train or lightgbm.train, pass interface='native'"
         )
 
 

@@ -1,6 +1,12 @@
-"""Boost trees on digits, with losses that XGBoost and LightGBM lack: smoothed labels, and the focal loss.
+"""
+Boosting with other losses
+==========================
 
-Usage: python examples/boost_digits.py
+Boost trees on digits, with losses that XGBoost and LightGBM lack: smoothed labels, and the focal loss.
+
+Usage::
+
+    python examples/boost_digits.py
 
 The objectives come from cyce.boosting. With the plain cross-entropy, the trees are those of the libraries'
 own objectives. Smoothing and focus make the probabilities less sharp. It needs xgboost-cpu and lightgbm.

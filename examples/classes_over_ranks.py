@@ -1,7 +1,13 @@
-"""The loss of a language model's head whose vocabulary is split over ranks, of MPI or of torch.distributed.
+"""
+A vocabulary over ranks
+=======================
 
-Usage: mpiexec -n 4 python examples/classes_over_ranks.py
-       torchrun --nproc-per-node 4 examples/classes_over_ranks.py --torch
+The loss of a language model's head whose vocabulary is split over ranks, of MPI or of torch.distributed.
+
+Usage::
+
+    mpiexec -n 4 python examples/classes_over_ranks.py
+    torchrun --nproc-per-node 4 examples/classes_over_ranks.py --torch
 
 Each rank has the weights of a part of the vocabulary, and the hidden states of all positions. What the ranks
 exchange is a state of 52 bytes per position, and the gradient of the hidden states.

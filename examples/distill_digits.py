@@ -1,6 +1,12 @@
-"""Distil the demo's classifier of digits into a smaller one, which sees a quarter of the pixels.
+"""
+Distillation
+============
 
-Usage: python examples/distill_digits.py
+Distil the demo's classifier of digits into a smaller one, which sees a quarter of the pixels.
+
+Usage::
+
+    python examples/distill_digits.py
 
 There are labels for 60 digits only. A student that learns from these alone is compared with students that
 learn a teacher's probabilities, for all digits: of all classes, or of the two highest of each (a sparse

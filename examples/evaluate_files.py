@@ -1,8 +1,14 @@
-"""Train on the demo's digits, save the logits of those held out, and evaluate the files.
+"""
+Evaluating files of logits
+==========================
 
-Usage: python examples/evaluate_files.py [FOLDER]
+Train on the demo's digits, save the logits of those held out, and evaluate the files.
 
-The same from the shell: python -m cyce evaluate FOLDER/logits.npy FOLDER/target.npy --html page.html
+Usage::
+
+    python examples/evaluate_files.py [FOLDER]
+
+The same from the shell: ``python -m cyce evaluate FOLDER/logits.npy FOLDER/target.npy --html page.html``.
 """
 
 import sys

@@ -1,8 +1,14 @@
-"""Evaluate saved logits in several workers: each updates its own evaluator, and these merge in a tree.
+"""
+Evaluating in several workers
+=============================
 
-Usage: python examples/evaluate_in_workers.py multiprocessing [N_WORKERS]
-       python examples/evaluate_in_workers.py dask [N_WORKERS]
-       mpiexec -n 4 python examples/evaluate_in_workers.py mpi
+Evaluate saved logits in several workers: each updates its own evaluator, and these merge in a tree.
+
+Usage::
+
+    python examples/evaluate_in_workers.py multiprocessing [N_WORKERS]
+    python examples/evaluate_in_workers.py dask [N_WORKERS]
+    mpiexec -n 4 python examples/evaluate_in_workers.py mpi
 """
 
 import functools

@@ -1,6 +1,12 @@
-"""Fit softmax regression by Newton's method: SciPy's trust region, with Hessian-vector products of cyce.
+"""
+Softmax regression by Newton's method
+=====================================
 
-Usage: python examples/newton_softmax_regression.py
+Fit softmax regression by Newton's method: SciPy's trust region, with Hessian-vector products of cyce.
+
+Usage::
+
+    python examples/newton_softmax_regression.py
 
 The objective is that of scikit-learn's LogisticRegression(C=1.0). Probabilities and times are compared with
 scikit-learn's, on dense and on sparse pixels, in one thread. It needs scipy and scikit-learn.

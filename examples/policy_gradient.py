@@ -1,6 +1,12 @@
-"""Learn to name digits from rewards alone: a clipped policy gradient (PPO) with an entropy bonus.
+"""
+A policy gradient
+=================
 
-Usage: python examples/policy_gradient.py
+Learn to name digits from rewards alone: a clipped policy gradient (PPO) with an entropy bonus.
+
+Usage::
+
+    python examples/policy_gradient.py
 
 The policy draws a class for each image and is told whether it is right. The objective needs the
 log-probabilities of what was drawn, under the policy that drew it and under the one that learns, and the

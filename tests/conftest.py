@@ -68,8 +68,15 @@ def pytest_collection_modifyitems(items):
         if item.path.name == "plotting.py":
             item.add_marker("matplotlib")
         for name in ("torch", "dask"):
-            if item.path.parent.parts[-2:] == ("cyce", name) or item.path.name == "README.md":
+            if item.path.parent.parts[-2:] == ("cyce", name):
                 item.add_marker(name)
+        if item.path.suffix == ".md":
+            imported = re.findall(r"^>>> (?:import|from) (\w+)", item.path.read_text("utf-8"), re.M)
+            for name in FOREIGN:
+                if name in imported:
+                    item.add_marker(name)
+            if "scipy" in imported:
+                item.add_marker("integration")
         # For the report (--junitxml).
         item.user_properties += [
             ("mark", name) for name in ("levels", "torch") if item.get_closest_marker(name)

@@ -425,7 +425,7 @@ class TestWhatItTakes:
 
     def test_softcap(self):
         for call in (of_cross_entropy, lambda *a, **named: product_of_cross_entropy(*a, a[0], **named)):
-            with pytest.raises(ValueError, match="softcap: there is no second derivative"):
+            with pytest.raises(ValueError, match="softcap: second derivatives are not available"):
                 call(np.zeros((2, 3)), [0, 1], softcap=30.0)
 
     def test_the_vector(self):

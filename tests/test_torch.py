@@ -480,7 +480,7 @@ def test_empty_batches(shape):
 
 
 class TestWhereTheTwoDiffer:
-    """The table "Differs from torch" of the README: what torch does, and what cyce does."""
+    """The table of docs/torch_differences.md: what torch does, and what cyce does."""
 
     def test_tiny_losses(self):
         logits, target = torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([0])

@@ -424,7 +424,8 @@ def _fit(source: LabelledLogits, ignore_index: int, class_weight: Array | None) 
             side, what = ("lower", "right") if is_down else ("higher", "no better than chance")
             raise ValueError(
                 f"logits: no temperature from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g} minimises the "
-                f"loss: it falls the {side} that is, as where all predictions are {what}"
+                f"loss, which falls as long as the temperature gets {side}: predictions are all {what}, or "
+                "nearly so; fit it on other data"
             )
         low, high = (beta, high) if is_down else (low, beta)
         step = MOST_FACTOR if is_down else -MOST_FACTOR

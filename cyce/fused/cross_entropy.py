@@ -155,8 +155,8 @@ def _set_second_order(
     """Set what is wanted of the Hessian; return the gradient and the diagonal, or the product."""
     if call.softcap:
         raise ValueError(
-            "softcap: there is no second derivative of it; apply it to input, softcap * np.tanh(input / "
-            "softcap), for derivatives with respect to the result"
+            "softcap: second derivatives are not available with it; for those with respect to the capped "
+            "logits, pass input = softcap * np.tanh(logits / softcap) and no softcap"
         )
     if request.vector is None:
         grad_out, hessian_out = as_hessian_outs(request[1], logits, read)

@@ -336,11 +336,11 @@ class TestTemperature:
         assert result.loss == pytest.approx(result.entropy, rel=1e-6)
 
     def test_what_has_no_temperature(self, logits, target):
-        with pytest.raises(ValueError, match="falls the lower that is, as where all predictions are right"):
+        with pytest.raises(ValueError, match="as long as the temperature gets lower: predictions are all right"):
             cyce.fit_temperature(logits, logits.argmax(axis=1))
         for factor in (1e-4, 1, 1e4):
             for scores in (logits * np.float32(factor), logits.astype(float) * factor, [[1.0, 0.0]] * 5):
-                with pytest.raises(ValueError, match="are right"):
+                with pytest.raises(ValueError, match="are all right"):
                     cyce.fit_temperature(scores, np.argmax(scores, axis=1))
         with pytest.raises(ValueError, match="are the same for all classes"):
             cyce.fit_temperature(np.ones((3, 4)), [0, 1, 2])
@@ -363,7 +363,7 @@ class TestTemperature:
         logits = np.array([[1, 0], [0, 1]], dtype)
         for factor in (0.01, 1, 30):
             with pytest.raises(
-                ValueError, match=r"it falls the higher that is, as where .* no better than chance"
+                ValueError, match=r"as long as the temperature gets higher: .* all no better than chance"
             ):
                 cyce.fit_temperature(logits * dtype(factor), [0, 0])
         for _ in range(20):

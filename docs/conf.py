@@ -1,0 +1,134 @@
+"""Configuration of the documentation: `python -m sphinx -W --keep-going docs build/site`."""
+
+import json
+import sys
+from pathlib import Path
+
+import cyce
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+
+project = "cyce"
+author = "cyce developers"
+copyright = "cyce developers"
+version = release = cyce.__version__
+
+extensions = [
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
+    "sphinx-mathjax-offline",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_templates", "pictures", "generated/examples/**.ipynb", "**/README.md", "**/sg_execution_times.rst"]
+nitpicky = True
+nitpick_ignore_regex = [
+    # Other projects: no inventory is fetched when this is built.
+    ("py:.*", r"(torch|numpy|threadpoolctl|contextvars|jax|mlx|matplotlib|dask|xgboost|lightgbm)(\..*)?"),
+    # Arguments that are called like a module beside their function.
+    ("py:obj", r"(logits|state|out|weight|options|target)"),
+]
+
+# Markdown
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# Docstrings. Without types in signatures: numpydoc's lists have them, and overloads would each be a signature.
+autodoc_typehints = "none"
+# Methods of torch.nn.Module have torch's.
+autodoc_inherit_docstrings = False
+autosummary_generate = True
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+# Single backticks: a link where there is something to link to.
+default_role = "autolink"
+
+# Pictures that the pages draw
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_formats = [("png", 110)]
+plot_basedir = str(HERE)
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "generated/examples",
+    # The others need ranks or workers.
+    "filename_pattern": r"/(boost_digits|distill_digits|evaluate_files|newton_softmax_regression|policy_gradient)\.py",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "min_reported_time": 1e9,
+    "remove_config_comments": True,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"cyce {release}"
+html_show_sourcelink = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "navbar_align": "left",
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+}
+
+
+def describe_machine(results):
+    """Return a heading and a sentence on the machine of some results."""
+    machines = [result["machine"] for result in results.values()]
+    machine = machines[0]
+    name = machine.get("model name", machine["system"])
+    caches = ", ".join(f"{key.removesuffix(' cache')} {size}" for key, size in machine.items() if "cache" in key)
+    kind = ", ".join(f"{key} {machine[key]}" for key in ("cpu family", "model") if key in machine)
+    heading = f"{name} ({kind})" if kind else name
+    return heading, f"{machine['cpus']} CPUs; caches of the first: {caches}; {machine['system']}."
+
+
+def results_page():
+    """Return the recorded results of all machines, in Markdown."""
+    lines = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        results = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+        heading, sentence = describe_machine(results)
+        lines += [f"## {heading}", "", sentence, ""]
+        for name, result in results.items():
+            lines += [f"### {name.replace('_', ' ').capitalize()}", ""]
+            for table in result["tables"]:
+                cells = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+                lines += [f"**{table['title']}**", ""]
+                lines += ["| " + " | ".join(row) + " |" for row in cells]
+                lines.append("")
+            versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
+            lines += [
+                f"{result['note']}.",
+                "",
+                f"```sh\n{result['command']}\n```",
+                "",
+                f"{result['date'][:10]}, commit {result['commit']}; {versions}.",
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def insert_results(app, docname, source):
+    """Add the results to the page on performance."""
+    if docname == "performance":
+        source[0] += "\n" + results_page()
+
+
+def setup(app):
+    """Connect what is done at build time."""
+    app.connect("source-read", insert_results)
+    # Pictures and examples draw to files.
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    return {"parallel_read_safe": True}
