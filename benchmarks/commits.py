@@ -1,7 +1,7 @@
 """Compare the times of two commits: `python -m benchmarks.commits --help`.
 
-Both are built in folders of their own and timed in turns by pytest-benchmark, with the cases of this checkout.
-Its files stay in `.benchmarks`, named for the commits, as a history.
+Both are built in folders of their own and timed in turns by pytest-benchmark, with the cases of this
+checkout. Its files stay in `.benchmarks`, named for the commits, as a history.
 """
 
 import argparse

@@ -124,8 +124,8 @@ def main(arguments=None):
         return 0
     if not before:
         print(
-            f"There are no counts of {name}: run `python -m benchmarks.instructions --update` at the commit to "
-            "compare with, and again without --update at this one.",
+            f"There are no counts of {name}: run `python -m benchmarks.instructions --update` at the commit "
+            "to compare with, and again without --update at this one.",
             file=sys.stderr,
         )
         return 1

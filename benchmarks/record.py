@@ -28,8 +28,9 @@ RUNS = {
     f" --contenders cyce torch torch.compile JAX limit --shapes '1024 x 1000' '1,000,000 x 10' {ROWS}",
     "half_precision": "compare --rounds 3 --modes loss reused --dtypes bfloat16 float16"
     f" --contenders cyce torch limit --shapes {ROWS}",
-    "threads": "compare --selection full --rounds 3 --dtypes float32 --targets indices --data normal --threads 1 2"
-    f" --modes loss reused --contenders cyce limit --shapes '1024 x 1000' '1,000,000 x 10' {ROWS} {IMAGES}",
+    "threads": "compare --selection full --rounds 3 --modes loss reused --dtypes float32 --targets indices"
+    " --data normal --threads 1 2 --contenders cyce limit"
+    f" --shapes '1024 x 1000' '1,000,000 x 10' {ROWS} {IMAGES}",
     "elementwise": "elementwise",
     "compositions": "compositions",
     "second_order": "second_order --rounds-of-boosting 5",

@@ -162,10 +162,11 @@ def make_table(title, results):
         own, limit, peer = result.seconds("cyce"), result.seconds("limit"), result.fastest_peer()
         row = [
             result.case.shape.name,
-            milliseconds(limit) if limit else "-",
             milliseconds(own) if own else "-",
-            f"{result.case.moved_bytes / own / 1e9:.1f}" if own else "-",
+            f"{peer}, {result.ratio(peer):.2g}x" if peer and own else "-",
+            milliseconds(limit) if limit else "-",
             f"{100 * limit / own:.0f} %" if own and limit else "-",
+            f"{result.case.moved_bytes / own / 1e9:.1f}" if own else "-",
         ]
         for name in others:
             ratio = result.ratio(name)
@@ -174,8 +175,8 @@ def make_table(title, results):
                 if not result.seconds(name)
                 else milliseconds(result.seconds(name)) + (f" ({ratio:.2g}x)" if ratio else "")
             )
-        rows.append([*row, f"{peer}, {result.ratio(peer):.2g}x" if peer and own else "-"])
-    columns = ["shape", "limit", "cyce", "GB/s", "of the limit", *others, "fastest peer"]
+        rows.append(row)
+    columns = ["shape", "cyce", "fastest peer", "limit", "of the limit", "GB/s", *others]
     return tables.Table(title, columns, rows)
 
 

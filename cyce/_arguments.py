@@ -792,13 +792,15 @@ def as_out(
         raise ValueError(f"{name}: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
     flags = array.flags
     if not flags.writeable:
-        raise ValueError(f"{name}: is read-only; pass an array that can be written, such as np.empty_like(input)")
+        raise ValueError(
+            f"{name}: is read-only; pass an array that can be written, such as np.empty_like(input)"
+        )
     if not flags.aligned:
         raise ValueError(f"{name}: its memory is not aligned to its dtype; pass a copy, {name}.copy()")
     if not flags.forc and _overlaps_itself(array):
         raise ValueError(
-            f"{name}: several of its elements share memory, such as those of a broadcast array; pass an array "
-            "of its own memory, such as np.empty_like(input)"
+            f"{name}: several of its elements share memory, such as those of a broadcast array; pass an "
+            "array of its own memory, such as np.empty_like(input)"
         )
     if share_memory(array, logits) and not _same_memory(array, logits):
         raise ValueError(

@@ -61,8 +61,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> Config:
         built with CYCE_DEBUG=1, slow and checked), "threads" (int: of a call from this thread, if it is the
         only one), "serial after fork" (bool: whether this process was forked from one whose calls had used
         threads), "idle memory" and "idle memory limit" (int, bytes: what is kept of large arrays that are
-        gone, for the next ones, and the most that is, see `CYCE_POOL` in the documentation). ``str(config)`` is the
-        printed table; notebooks show the dict as a table.
+        gone, for the next ones, and the most that is, see `CYCE_POOL` in the documentation).
+        ``str(config)`` is the printed table; notebooks show the dict as a table.
 
     Raises
     ------

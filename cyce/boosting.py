@@ -416,8 +416,9 @@ def xgboost_objective(
     Give 0.5 to both for several classes; for two, 0.5 to ``binary:logistic``, which is a probability there,
     and 0 to "binary".
 
-    ``Booster.predict`` returns raw scores for such objectives: `cyce.softmax` and `cyce.sigmoid` make
-    probabilities of them. ``XGBClassifier`` applies its own softmax, and predicts classes and probabilities.
+    ``Booster.predict`` returns raw scores for such objectives: `cyce.functional.softmax` and
+    `cyce.functional.sigmoid` make probabilities of them. ``XGBClassifier`` applies its own softmax, and
+    predicts classes and probabilities.
 
     References
     ----------

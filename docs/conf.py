@@ -7,7 +7,9 @@ from pathlib import Path
 import cyce
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "results"
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.record import RESULTS, RUNS  # noqa: E402
 
 project = "cyce"
 author = "cyce developers"
@@ -26,20 +28,20 @@ extensions = [
     "sphinx-mathjax-offline",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_templates", "pictures", "generated/examples/**.ipynb", "**/README.md", "**/sg_execution_times.rst"]
+exclude_patterns = ["_templates", "pictures", "generated/examples/**.ipynb"]
 nitpicky = True
 nitpick_ignore_regex = [
     # Other projects: no inventory is fetched when this is built.
     ("py:.*", r"(torch|numpy|threadpoolctl|contextvars|jax|mlx|matplotlib|dask|xgboost|lightgbm)(\..*)?"),
-    # Arguments that are called like a module beside their function.
-    ("py:obj", r"(logits|state|out|weight|options|target)"),
+    # In single backticks, names without a dot may be arguments.
+    ("py:obj", r"[^.]+"),
 ]
 
 # Markdown
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
-# Docstrings. Without types in signatures: numpydoc's lists have them, and overloads would each be a signature.
+# Docstrings. Without types in signatures: numpydoc's lists have them, and each overload would be shown.
 autodoc_typehints = "none"
 # Methods of torch.nn.Module have torch's.
 autodoc_inherit_docstrings = False
@@ -59,19 +61,26 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "generated/examples",
     # The others need ranks or workers.
-    "filename_pattern": r"/(boost_digits|distill_digits|evaluate_files|newton_softmax_regression|policy_gradient)\.py",
+    "ignore_pattern": "__init__",
+    "filename_pattern": r"/(boost|distill|evaluate_files|newton|policy)\w*\.py",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,
     "min_reported_time": 1e9,
+    "write_computation_times": False,
     "remove_config_comments": True,
 }
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"cyce {release}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_favicon = "logo.svg"
+html_context = {"default_mode": "auto"}
 html_theme_options = {
+    "logo": {"text": "cyce", "image_light": "logo.svg", "image_dark": "logo.svg"},
     "navigation_with_keys": False,
     "show_prev_next": True,
     "navbar_align": "left",
@@ -86,7 +95,9 @@ def describe_machine(results):
     machines = [result["machine"] for result in results.values()]
     machine = machines[0]
     name = machine.get("model name", machine["system"])
-    caches = ", ".join(f"{key.removesuffix(' cache')} {size}" for key, size in machine.items() if "cache" in key)
+    caches = ", ".join(
+        f"{key.removesuffix(' cache')} {size}" for key, size in machine.items() if "cache" in key
+    )
     kind = ", ".join(f"{key} {machine[key]}" for key in ("cpu family", "model") if key in machine)
     heading = f"{name} ({kind})" if kind else name
     return heading, f"{machine['cpus']} CPUs; caches of the first: {caches}; {machine['system']}."
@@ -96,7 +107,8 @@ def results_page():
     """Return the recorded results of all machines, in Markdown."""
     lines = []
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
-        results = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+        paths = {name: folder / f"{name}.json" for name in RUNS}
+        results = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
         heading, sentence = describe_machine(results)
         lines += [f"## {heading}", "", sentence, ""]
         for name, result in results.items():
@@ -118,7 +130,7 @@ def results_page():
     return "\n".join(lines)
 
 
-def insert_results(app, docname, source):
+def insert_results(_app, docname, source):
     """Add the results to the page on performance."""
     if docname == "performance":
         source[0] += "\n" + results_page()

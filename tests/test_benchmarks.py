@@ -16,6 +16,7 @@ from benchmarks import (
     compare,
     compositions,
     elementwise,
+    instructions,
     linear,
     record,
     report,
@@ -397,3 +398,46 @@ def test_recorded_results_are_those_of_these_commands():
         assert re.fullmatch(r"[0-9a-f]{7,}", results["commit"])
         for table in results["tables"]:
             assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+
+
+CALLGRIND = """\
+fn=(1) 0x1000
+ob=(2) /lib/libc.so.6
+16 100
+ob=(3) /a/cyce/kernels/_cross_entropy_x86_64_v3.cpython-311-x86_64-linux-gnu.so
+fn=(4) 0x2000
+0 30
++3 20
+cob=(2)
+cfn=(5) memcpy
+calls=1 0
+0 5000
+* 7
+ob=(2)
+0 1000
+ob=(6) /a/cyce/kernels/_elementwise_x86_64_v3.cpython-311-x86_64-linux-gnu.so
+0 400
+totals: 6557
+"""
+
+
+def test_instructions_are_those_of_the_kernels_alone():
+    assert instructions.self_cost(CALLGRIND) == 30 + 20 + 7 + 400
+
+
+@pytest.mark.parametrize(("growth", "status"), [(1.029, 0), (1.031, 1), (0.5, 0)])
+def test_a_kernel_that_grew_is_an_error(growth, status, tmp_path, monkeypatch, capsys):
+    counts = tmp_path / "counts.json"
+    name = instructions.compiler()
+    counts.write_text(json.dumps({name: dict.fromkeys(instructions.KERNELS, 100_000)}))
+    monkeypatch.setattr(instructions, "COUNTS", counts)
+    monkeypatch.setattr(
+        instructions, "count", lambda program: int(instructions.N_CALLS * 100_000 * growth) if program else 0
+    )
+    assert instructions.main([]) == status
+    assert ("Grown by more than 3%: rows, loss" in capsys.readouterr().err) == bool(status)
+    assert instructions.main(["--update"]) == 0
+    assert instructions.main([]) == 0
+    counts.write_text("{}")
+    assert instructions.main([]) == 1
+    assert f"There are no counts of {name}: run" in capsys.readouterr().err

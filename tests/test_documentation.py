@@ -33,11 +33,14 @@ MODULES = [
 
 def listed_names():
     """Return the names that the reference lists, with their modules."""
-    names = set()
-    for block in re.findall(r"```\{eval-rst\}\n(.*?)```", REFERENCE, re.S):
-        module = re.search(r"currentmodule:: (\S+)", block)
-        for name in re.findall(r"^   (\w[\w.]+)$", block, re.M):
-            names.add(name if module is None else f"{module[1]}.{name}")
+    names, module = set(), None
+    for line in REFERENCE.splitlines():
+        if line.startswith("```"):
+            module = None
+        elif found := re.match(r"\.\. (?:currentmodule|automodule):: (\S+)", line):
+            module = found[1]
+        elif found := re.fullmatch(r"   (\w[\w.]*)", line):
+            names.add(found[1] if module is None else f"{module}.{found[1]}")
     return names
 
 

@@ -19,7 +19,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.thread_unsafe]
 ROOT = Path(__file__).parents[1]
 BROWSER = [
     *["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
-    *["--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+    *[
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    ],
 ]
 
 
@@ -70,18 +74,22 @@ def browser():
 
 def pages_of(site):
     """Return the addresses of all pages, below the site's own."""
-    return sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html") if "_static" not in path.parts)
+    return sorted(
+        path.relative_to(site).as_posix() for path in site.rglob("*.html") if "_static" not in path.parts
+    )
 
 
 def test_every_page_without_an_error(site, address, browser):
-    """No error in the console, no exception, nothing that is missing, nothing from elsewhere, formulas set."""
+    """No error in the console, nothing that is missing, nothing from elsewhere, formulas set."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     troubles, where = [], ""
     page.on("console", lambda m: m.type in ("error", "warning") and troubles.append((where, m.text)))
     page.on("pageerror", lambda error: troubles.append((where, str(error))))
     page.on("requestfailed", lambda request: troubles.append((where, f"failed: {request.url}")))
     page.on("response", lambda r: r.status >= 400 and troubles.append((where, f"{r.status}: {r.url}")))
-    page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or troubles.append((where, r.url)))
+    page.on(
+        "request", lambda r: r.url.startswith((address, "data:", "blob:")) or troubles.append((where, r.url))
+    )
     names = pages_of(site)
     assert len(names) > 100
     n_formulas = 0
@@ -94,6 +102,9 @@ def test_every_page_without_an_error(site, address, browser):
         n_formulas += formulas
         if "genindex" not in where and "search" not in where:
             assert page.locator("h1").count() >= 1, where
+            assert page.evaluate(
+                "[...document.querySelectorAll('h1')].every(h => h.scrollWidth <= h.clientWidth)"
+            )
         # Nothing sticks out but what scrolls by itself.
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), where
     assert not troubles

@@ -336,7 +336,9 @@ class TestTemperature:
         assert result.loss == pytest.approx(result.entropy, rel=1e-6)
 
     def test_what_has_no_temperature(self, logits, target):
-        with pytest.raises(ValueError, match="as long as the temperature gets lower: predictions are all right"):
+        with pytest.raises(
+            ValueError, match="as long as the temperature gets lower: predictions are all right"
+        ):
             cyce.fit_temperature(logits, logits.argmax(axis=1))
         for factor in (1e-4, 1, 1e4):
             for scores in (logits * np.float32(factor), logits.astype(float) * factor, [[1.0, 0.0]] * 5):
