@@ -6,7 +6,6 @@ process of its own; the cluster has two workers of one thread each. All map the 
 
 import functools
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import cyce
 import cyce.dask
 import cyce.functional as F
 from benchmarks import report, tables, turns
+from benchmarks.linear import memory
 from cyce import sharded
 
 N_CLASSES = 32_000
@@ -162,7 +162,8 @@ def peak_of_random(n_bytes):
     with dask.config.set(scheduler="threads"):
         result = cyce.dask.evaluate(logits, target).compute()
     assert result.n_positions == n_positions
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not from getrusage: it counts what the parent had when it forked.
+    return memory("VmHWM")
 
 
 def main(arguments=None):
