@@ -12,7 +12,6 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 pytestmark = [pytest.mark.integration, pytest.mark.thread_unsafe]
 
@@ -64,6 +63,9 @@ def address(site):
 @pytest.fixture(scope="module")
 def browser():
     """Return Chromium, without a screen."""
+    # Of the extra "integration".
+    from playwright.sync_api import sync_playwright
+
     path = shutil.which("chromium")
     assert path, "install chromium: apt-get install chromium"
     with sync_playwright() as playwright:
