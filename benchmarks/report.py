@@ -3,7 +3,7 @@
 import statistics
 from typing import NamedTuple
 
-from benchmarks import tables
+from benchmarks import tables, turns
 from benchmarks.cases import MODES, Case
 
 
@@ -114,7 +114,7 @@ def case_as_json(case):
 
 NOTE = (
     "Milliseconds, medians over rounds of each round's shortest call; in parentheses, how many times as long "
-    "as cyce. GB/s and share of the limit are of cyce; the limit reads, or copies, the same bytes"
+    "as cyce. GB/s are of cyce; the limit reads, or copies, the same bytes"
 )
 
 
@@ -157,26 +157,21 @@ def make_table(title, results):
     """Return the table of some cases."""
     names = list(dict.fromkeys(name for result in results for name in result.rounds))
     others = [name for name in names if name not in ("cyce", "limit")]
+    has_peers = any(is_peer(name) for name in names)
     rows = []
     for result in results:
         own, limit, peer = result.seconds("cyce"), result.seconds("limit"), result.fastest_peer()
-        row = [
-            result.case.shape.name,
-            milliseconds(own) if own else "-",
-            f"{peer}, {result.ratio(peer):.2g}x" if peer and own else "-",
-            milliseconds(limit) if limit else "-",
-            f"{100 * limit / own:.0f} %" if own and limit else "-",
-            f"{result.case.moved_bytes / own / 1e9:.1f}" if own else "-",
-        ]
+        row = [result.case.shape.name, milliseconds(own) if own else "-"]
+        if has_peers:
+            row.append(f"{peer}, {turns.rounded(result.ratio(peer), 2)}x" if peer and own else "-")
+        row.append(milliseconds(limit) if limit else "-")
+        row.append(f"{result.case.moved_bytes / own / 1e9:.1f}" if own else "-")
         for name in others:
-            ratio = result.ratio(name)
-            row.append(
-                "-"
-                if not result.seconds(name)
-                else milliseconds(result.seconds(name)) + (f" ({ratio:.2g}x)" if ratio else "")
-            )
+            seconds, ratio = result.seconds(name), result.ratio(name)
+            share = f" ({turns.rounded(ratio, 2)}x)" if ratio else ""
+            row.append(f"{milliseconds(seconds)}{share}" if seconds else "-")
         rows.append(row)
-    columns = ["shape", "cyce", "fastest peer", "limit", "of the limit", "GB/s", *others]
+    columns = ["shape", "cyce", *(["fastest peer"] if has_peers else []), "limit", "GB/s", *others]
     return tables.Table(title, columns, rows)
 
 

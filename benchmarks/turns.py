@@ -63,6 +63,11 @@ def shortest(call, seconds, before=None):
     return best
 
 
+def rounded(value, n=3):
+    """Return a number with n digits, and no exponent where it is large."""
+    return f"{value:.0f}" if value >= 10 ** (n - 1) else f"{value:.{n}g}"
+
+
 def cells(turns, names, unit=1e3, suffix="", digits=1):
     """Return the cells of a table: medians, how many times as long as cyce's, and memory if that is known."""
     base = statistics.median(turns.seconds["cyce"]) if turns.seconds.get("cyce") else None
@@ -75,5 +80,5 @@ def cells(turns, names, unit=1e3, suffix="", digits=1):
         ratio = f" ({median / base:.{digits}f}x)" if base else ""
         peak = turns.prepared[name]
         memory = "" if peak is None else f", {peak / 1e6:.0f} MB"
-        row.append(f"{median * unit:.3g}{suffix}{ratio}{memory}")
+        row.append(f"{rounded(median * unit)}{suffix}{ratio}{memory}")
     return row

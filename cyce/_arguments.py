@@ -111,6 +111,8 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
     except Exception as error:
         # A foreign __array__ may raise anything; torch raises RuntimeError if a tensor requires a gradient.
         advice = f"; convert it: {name}.detach().cpu()" if _is_tensor(value) else ""
+        if advice and value.requires_grad:
+            advice = f"; for a loss with a backward pass, use cyce.torch; for arrays{advice[1:]}"
         raise TypeError(f"{name}: cannot be read as an array: {error}{advice}") from error
 
 
@@ -336,22 +338,28 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 
 def as_target(
-    value: Any, logits: NDArray[Any], axis: int, name: str = "input"
+    value: Any, logits: NDArray[Any], axis: int, name: str = "input", has_axis: bool = True
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Return (class indices, None) or (None, class probabilities).
 
     As in torch, a target of the logits' shape holds class probabilities, any other class indices.
-    name: name of the logits in errors, here and in the functions below.
+    name: name of the logits in errors, here and in the functions below. has_axis: whether the caller may
+    choose the axis of the classes.
     """
     target = as_array(value, "target")
     if target.ndim == logits.ndim and target.shape == logits.shape:
         return None, _as_probabilities(target, logits, axis, name)
     # An empty list has no dtype of its own: pass on what was given.
-    return as_indices(target if target.size else value, logits, axis, name, value), None
+    return as_indices(target if target.size else value, logits, axis, name, value, has_axis), None
 
 
 def as_indices(
-    value: Any, logits: NDArray[Any], axis: int, name: str = "input", given: Any = None
+    value: Any,
+    logits: NDArray[Any],
+    axis: int,
+    name: str = "input",
+    given: Any = None,
+    has_axis: bool = False,
 ) -> NDArray[Any]:
     """Return class indices as a native, C-contiguous array of an integer dtype.
 
@@ -374,7 +382,8 @@ def as_indices(
             "np.asarray(target, dtype=int)"
         )
     if target.shape != expected:
-        _check_target_shape(target.shape, logits, axis, name)
+        advice = _other_axis(target.shape, logits.shape, axis) if has_axis else ""
+        _check_target_shape(target.shape, logits, axis, name, advice)
     if kind not in "iu":
         raise TypeError(
             f"expected target dtype to be Long or Byte, but got {_torch_name(target.dtype)}: target must "
@@ -408,7 +417,17 @@ def _as_probabilities(target: NDArray[Any], logits: NDArray[Any], axis: int, nam
     return _native(target, arithmetic_dtype(logits.dtype))
 
 
-def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int, name: str) -> None:
+def _other_axis(target: tuple[int, ...], logits: tuple[int, ...], axis: int) -> str:
+    """Return advice to pass another axis, if the target's shape is that of the positions then."""
+    for other in reversed(range(len(logits))):
+        if other != axis and logits[:other] + logits[other + 1 :] == target:
+            return f"; if the classes are at axis {other}, pass axis={other}"
+    return ""
+
+
+def _check_target_shape(
+    target: tuple[int, ...], logits: NDArray[Any], axis: int, name: str, advice: str
+) -> None:
     """Raise unless class indices have the positions' shape; for a single position, (1,) is allowed, too."""
     n_dims, shape = logits.ndim, _sizes(logits.shape)
     expected = position_shape(logits, axis)
@@ -429,7 +448,7 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
         raise ValueError(
             f"Expected input batch_size ({batch}) to match target batch_size ({target_batch}). "
             f"For {name} of shape {shape}, target must have shape {_sizes(expected)}; got "
-            f"{_sizes(target) if target else 'a scalar'}"
+            f"{_sizes(target) if target else 'a scalar'}{advice}"
         )
     if n_dims == 2:
         message = "0D or 1D target tensor expected, multi-target not supported"
@@ -445,6 +464,7 @@ def _check_target_shape(target: tuple[int, ...], logits: NDArray[Any], axis: int
     raise ValueError(
         f"{message}: for {name} of shape {shape}, target must be class indices of shape "
         f"{_sizes(expected)} or class probabilities of the shape of {name}; got shape {_sizes(target)}"
+        f"{advice}"
     )
 
 

@@ -113,6 +113,8 @@ class _Computation:
             advice = "leave out the parameter num_class, or use loss='cross_entropy'"
         else:
             advice = f"set the parameter num_class to {self.n_scores}"
+            if len(columns) == 1:
+                advice = f"if there are {columns[0]} classes, pass n_classes={columns[0]}, else {advice}"
         if self.n_scores == 2:
             advice = f"use loss='binary' for two classes, or {advice}"
         raise ValueError(
@@ -416,9 +418,10 @@ def xgboost_objective(
     Give 0.5 to both for several classes; for two, 0.5 to ``binary:logistic``, which is a probability there,
     and 0 to "binary".
 
-    ``Booster.predict`` returns raw scores for such objectives: `cyce.functional.softmax` and
-    `cyce.functional.sigmoid` make probabilities of them. ``XGBClassifier`` applies its own softmax, and
-    predicts classes and probabilities.
+    ``Booster.predict(data, output_margin=True)`` returns raw scores, of which `cyce.functional.softmax` and
+    `cyce.functional.sigmoid` make probabilities; without `output_margin`, boosters of several classes return
+    the predicted classes, those of two the scores. ``XGBClassifier`` predicts classes and probabilities. To
+    it, `base_score` is a probability for two classes with any objective: leave it out, or give 0.5.
 
     References
     ----------

@@ -1,6 +1,8 @@
 """Configuration of the documentation: `python -m sphinx -W --keep-going docs build/site`."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,7 +114,7 @@ def results_page():
         heading, sentence = describe_machine(results)
         lines += [f"## {heading}", "", sentence, ""]
         for name, result in results.items():
-            lines += [f"### {name.replace('_', ' ').capitalize()}", ""]
+            lines += [f"### {name.replace('_', ' ').capitalize()}", "", f"{result['note']}.", ""]
             for table in result["tables"]:
                 cells = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
                 lines += [f"**{table['title']}**", ""]
@@ -120,8 +122,6 @@ def results_page():
                 lines.append("")
             versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
             lines += [
-                f"{result['note']}.",
-                "",
                 f"```sh\n{result['command']}\n```",
                 "",
                 f"{result['date'][:10]}, commit {result['commit']}; {versions}.",
@@ -130,15 +130,30 @@ def results_page():
     return "\n".join(lines)
 
 
-def insert_results(_app, docname, source):
-    """Add the results to the page on performance."""
-    if docname == "performance":
-        source[0] += "\n" + results_page()
+def commands_page():
+    """Return what the commands print of themselves, in Markdown."""
+    lines = []
+    for name in ("demo", "info", "compare", "evaluate", "divergence"):
+        command = [sys.executable, "-m", "cyce", name, "--help"]
+        environment = {**os.environ, "COLUMNS": "90", "NO_COLOR": "1"}
+        text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        lines += [f"## {name}", "", "```text", text.rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+MADE_PARTS = {"performance": results_page, "reference/command_line": commands_page}
+"""By page: what returns its last part."""
+
+
+def insert_made_parts(_app, docname, source):
+    """Add what is made at build time to a page."""
+    if docname in MADE_PARTS:
+        source[0] += "\n" + MADE_PARTS[docname]()
 
 
 def setup(app):
     """Connect what is done at build time."""
-    app.connect("source-read", insert_results)
+    app.connect("source-read", insert_made_parts)
     # Pictures and examples draw to files.
     import matplotlib as mpl
 

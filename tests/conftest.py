@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(items):
             for name in FOREIGN:
                 if name in imported:
                     item.add_marker(name)
-            if "scipy" in imported:
+            if not {"scipy", "xgboost", "lightgbm"}.isdisjoint(imported):
                 item.add_marker("integration")
         # For the report (--junitxml).
         item.user_properties += [

@@ -174,7 +174,7 @@ class TestErrors:
                 [0] * 4,
                 None,
                 ValueError,
-                r"preds: 3 for each row .*\(4, 5\); set the parameter num_class to 3",
+                r"preds: 3 for each row .*\(4, 5\); if there are 5 classes, pass n_classes=5, else set",
             ),
             ((12,), [0] * 4, None, ValueError, "preds: .* num_class"),
             ((4, 3), [0, 1, 2, 3], None, ValueError, r"labels: .* from 0 to 2, got 3.0 at 3"),

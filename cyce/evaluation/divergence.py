@@ -43,7 +43,7 @@ class Divergence(Record):
     kl_standard_error : float
         Standard error of that mean.
     kl_quantiles : dict of float to float
-        For shares of the positions, the divergence that so many do not exceed; relative error 2**-8.
+        Quantiles of the divergences, by probability (0.5 is the median), with a relative error of 2**-8.
     max_kl : float
         The largest, exactly.
     kl_histogram : Histogram
@@ -59,9 +59,11 @@ class Divergence(Record):
     perplexity : float or None
         Of the model.
     perplexity_standard_error : float or None
+        Of the model's perplexity.
     reference_perplexity : float or None
         Of the reference.
     reference_perplexity_standard_error : float or None
+        Of the reference's perplexity.
     perplexity_ratio : float or None
         Model / reference.
     perplexity_ratio_standard_error : float or None
@@ -69,6 +71,7 @@ class Divergence(Record):
     probability_change : float or None
         Mean of the target's probability by the model, less that by the reference.
     probability_change_standard_error : float or None
+        Of that mean.
     probability_change_rms : float or None
         Root of the mean square of the same.
     probability_change_quantiles : dict of float to float or None
@@ -310,7 +313,7 @@ def divergence(
         array or a file, as in `cyce.evaluate`.
     reference_logits : array_like or path
         Those of the reference on the same positions; they may have another dtype. A file that llama.cpp's
-        perplexity tool wrote by --kl-divergence-base brings its targets; what that rounded shows in the
+        perplexity tool wrote by ``--kl-divergence-base`` brings its targets; what that rounded shows in the
         divergences: about 1e-5, or more where logits are 16 below the maximum.
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk), or path, default=None
         The true classes, for perplexities and the change of their probability.

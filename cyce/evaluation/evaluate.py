@@ -194,9 +194,9 @@ def evaluate(
     logits : array_like, path, or iterable of (logits, target)
         Logits of shape (C,), (N, C) or (N, C, d1, ..., dk), or with the classes at `axis`: an array, which
         may be memory-mapped; the path of a .npy file; of a .safetensors file, or FILE.safetensors:NAME for
-        one of its tensors; of a file that llama.cpp's perplexity tool wrote by --kl-divergence-base, which
-        brings its targets; of a file without a header, with `dtype` and `shape`. Or, without `target`, an
-        iterable of pieces (logits, target) or (logits, target, sample_weight).
+        one of its tensors; of a file that llama.cpp's perplexity tool wrote by ``--kl-divergence-base``,
+        which brings its targets; of a file without a header, with `dtype` and `shape`. Or, without `target`,
+        an iterable of pieces (logits, target) or (logits, target, sample_weight).
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk), or path, default=None
         The true classes.
     sample_weight : array_like of the shape of `target`, default=None

@@ -312,7 +312,7 @@ class Evaluator:
     top_k : sequence of int, default=(1, 5)
         For which k to compute the share of positions whose target is among the k highest logits.
     n_bins : int, default=15
-        Number of bins of the confidence, from 1 to 1000.
+        Number of bins of the confidence, of equal width, from 1 to 1000.
     class_weight : array_like of shape (C,), default=None
         A weight for each class; applies to `Evaluation.loss` and its standard error alone.
     temperature : float, default=1.0

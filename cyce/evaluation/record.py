@@ -91,7 +91,7 @@ class Reliability:
     confidence : ndarray of float64
         Mean confidence in each bin; NaN in empty ones, as below.
     accuracy : ndarray of float64
-        Share of positions in each bin that are predicted right.
+        Fraction of positions in each bin that are predicted right.
     """
 
     edges: NDArray[np.float64]
@@ -130,7 +130,7 @@ class PerClass:
     loss : ndarray of float64
         Mean loss of the positions of the class, (C,).
     accuracy : ndarray of float64
-        Share of these that are predicted right (recall), (C,).
+        Fraction of these that are predicted right (recall), (C,).
     iou : ndarray of float64
         Intersection over union of the positions of the class and those predicted to be, (C,); by their sample
         weights, as the two before.
@@ -172,7 +172,7 @@ class Evaluation(Record):
     bits_per_position : float
         Mean cross-entropy without class weights, in bits.
     accuracy : float
-        Share of positions whose target is the class of the highest logit, the first one of equal ones.
+        Fraction of positions whose target is the class of the highest logit, the first one of equal ones.
     top_k : dict of int to float
         For each k, the share of positions whose target is among the k highest logits.
     entropy : float
@@ -190,7 +190,7 @@ class Evaluation(Record):
     per_class : PerClass
         Statistics of each class.
     loss_quantiles : dict of float to float
-        For shares of the positions, the loss that so many do not exceed; to a relative error of 2**-8.
+        Quantiles of the losses, by probability (0.5 is the median), with a relative error of 2**-8.
     loss_histogram : Histogram
         How the losses are distributed.
     nan_positions : int

@@ -138,8 +138,10 @@ def cross_entropy(
         A weight for each position, cast to the dtype of the result. A position of weight 2 counts as two
         positions, also in the mean's denominator; one of weight 0 as ignored.
     normalizer : float, default=None
-        Denominator of "mean", such as the number of positions of all micro-batches over which a gradient
-        is accumulated; positive.
+        Denominator of "mean"; positive. Gradients of micro-batches add up to that of the whole batch if each
+        divides by what the mean of all divides by: the sum of the targets' class weights times the sample
+        weights, over the positions that are not ignored, which is their number if there are no weights; for
+        class probabilities, without the class weights. A batch in which all is ignored then has a loss of 0.
     empty : {"nan", "zero"}, default="nan"
         The mean of no positions, that is, with a denominator of 0: NaN as in torch, or 0 with gradient 0.
     z_loss : float, default=0.0

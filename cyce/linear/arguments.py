@@ -100,7 +100,8 @@ def as_layer(input: Any, linear_weight: Any, linear_bias: Any) -> Layer:
     if hidden.ndim not in (1, 2):
         raise ValueError(
             f"expected input with dimensionality 1 or 2, got {hidden.ndim}: input must have shape "
-            "(in_features,) or (N, in_features)"
+            "(in_features,) or (N, in_features); make rows of sequences: input.reshape(-1, in_features), "
+            "target.reshape(-1)"
         )
     weights = _as_parameter(linear_weight, "linear_weight", hidden.dtype)
     bias = None if linear_bias is None else _as_parameter(linear_bias, "linear_bias", hidden.dtype)
@@ -157,7 +158,7 @@ def as_loss(
     axis = call.axis = class_axis(logits)
     indices = probabilities = None
     if not isinstance(target, SparseTarget):
-        indices, probabilities = as_target(target, logits, axis, "the logits")
+        indices, probabilities = as_target(target, logits, axis, "the logits", has_axis=False)
     if probabilities is not None:
         call.probabilities = as_stored(probabilities)
     call.weight = as_weight(weight, logits, axis, "the logits")

@@ -169,10 +169,16 @@ def scaled_by(gradient: Tensor, upstream: Tensor, axis: int | None, keeps: bool)
     return gradient.mul_(factor)
 
 
-def refuse_extensions(extensions: dict[str, Any], input: Any) -> None:
+def refuse_extensions(extensions: dict[str, Any], input: Any, target: Any) -> None:
     """Raise if there are arguments that torch does not have, for tensors that cyce does not take."""
     if extensions:
-        what = f"{input.dtype} on {input.device}" if isinstance(input, Tensor) else type(input).__name__
+        given = {"input": input, "target": target}
+        what = " and ".join(
+            f"{name} of {value.dtype} on {value.device}"
+            if isinstance(value, Tensor)
+            else f"{name}, {type(value).__name__}"
+            for name, value in given.items()
+        )
         raise TypeError(
             f"{', '.join(extensions)}: not in torch, and cyce does not compute this call; it takes ordinary, "
             "non-empty CPU tensors of one floating point dtype, with int64 targets or probabilities of that "

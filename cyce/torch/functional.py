@@ -141,7 +141,7 @@ def cross_entropy(
         and size_average is reduce is None
         and are_options(ignore_index, label_smoothing)
     ):
-        refuse_extensions(extensions, input)
+        refuse_extensions(extensions, input, target)
         return by_torch(input)
     of_classes = class_axis(input, axis)
     if torch.compiler.is_compiling():
@@ -503,7 +503,7 @@ def linear_cross_entropy(
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     ):
-        refuse_extensions(extensions, input)
+        refuse_extensions(extensions, input, target)
         return by_torch(*inputs)
 
     def evaluate(gradient: GradientRequest | None) -> tuple[Any, Any]:

@@ -110,6 +110,10 @@ class TestWhatGoesToTorch:
                 TypeError, match=f"^{name}: not in torch, and cyce does not compute this call"
             ):
                 CT.cross_entropy(LOGITS, TARGET.int(), **named)
+        with pytest.raises(
+            TypeError, match=r"; got input of torch\.float32 on cpu and target of torch\.int32"
+        ):
+            CT.cross_entropy(LOGITS, TARGET.int(), axis=-1)
         with pytest.raises(ValueError, match="z_loss: must be a finite number"):
             CT.cross_entropy(LOGITS, TARGET, z_loss=float("nan"))
 

@@ -95,6 +95,17 @@ class TestTargetShape:
         with raises(ValueError, "for input of shape [2, 3, 5], target must be class indices of shape [2, 5]"):
             F.cross_entropy(logits(2, 3, 5), indices(2, 4))
 
+    @pytest.mark.parametrize(("shape", "axis"), [((2, 5, 4), 2), ((5, 2, 4), 2), ((4, 2, 5), 0)])
+    def test_the_axis_that_would_be_right(self, shape, axis):
+        target = indices(*(size for k, size in enumerate(shape) if k != axis))
+        with raises(ValueError, f"; if the classes are at axis {axis}, pass axis={axis}"):
+            F.cross_entropy(logits(*shape), target)
+        F.cross_entropy(logits(*shape), target, axis=axis)
+        # nll_loss has no such argument.
+        with pytest.raises(ValueError, match=r"target must be class indices|batch_size") as error:
+            F.nll_loss(logits(*shape), target)
+        assert "axis" not in str(error.value)
+
 
 class TestTargetDtype:
     @pytest.mark.parametrize(

@@ -159,6 +159,11 @@ class TestErrors:
         ("named", "error", "message"),
         [
             ({"input": np.ones((2, 3, 3))}, ValueError, "expected input with dimensionality 1 or 2, got 3"),
+            (
+                {"input": np.ones((2, 3, 3))},
+                ValueError,
+                r"input\.reshape\(-1, in_features\), target\.reshape",
+            ),
             ({"input": 1.0}, ValueError, "expected input with dimensionality 1 or 2, got 0"),
             ({"input": np.ones((2, 3), int)}, TypeError, "input: hidden states must be floating point"),
             ({"input": [["a"]]}, TypeError, "input: hidden states must be"),
