@@ -13,6 +13,7 @@ import benchmarks.torch as training
 import oracle
 from benchmarks import (
     cases,
+    commits,
     compare,
     compositions,
     elementwise,
@@ -441,3 +442,32 @@ def test_a_kernel_that_grew_is_an_error(growth, status, tmp_path, monkeypatch, c
     counts.write_text("{}")
     assert instructions.main([]) == 1
     assert f"There are no counts of {name}: run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.05, 0), (1.2, 1), (0.5, 0)])
+def test_two_commits_are_compared_by_their_shortest_times(factor, status, tmp_path, monkeypatch, capsys):
+    built, timed = [], []
+
+    def time_once(folder, path, keyword):
+        timed.append((folder.name, path.name, keyword))
+        # The first round is noisy.
+        return {"loss": (0.002 if folder.name == "before" else 0.002 * factor) * (2 if len(timed) < 3 else 1)}
+
+    monkeypatch.setattr(commits, "STORAGE", tmp_path / "history")
+    monkeypatch.setattr(commits, "short_name", {"HEAD~1": "before", "HEAD": "after"}.get)
+    monkeypatch.setattr(commits, "build", lambda commit, _folder: built.append(commit))
+    monkeypatch.setattr(commits, "time_once", time_once)
+    assert commits.main(["HEAD~1", "--rounds", "2", "-k", "loss"]) == status
+    assert built == ["before", "after"]
+    assert [names[:2] for names in timed] == [
+        ("before", "before-0.json"),
+        ("after", "after-0.json"),
+        ("after", "after-1.json"),
+        ("before", "before-1.json"),
+    ]
+    assert f"| loss | 2 | {2 * factor:.4g} | {factor:.2f} |" in capsys.readouterr().out
+
+
+def test_a_commit_that_does_not_exist(capsys):
+    with pytest.raises(SystemExit, match=r"rev-parse .* failed"):
+        commits.main(["no-such-commit"])
