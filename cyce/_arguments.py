@@ -568,7 +568,7 @@ def check_probabilities(array: NDArray[Any], name: str) -> None:
 def _check_no_reduction(value: Any, name: str) -> None:
     """Raise if a reduction was passed as the weights, which are the third argument."""
     if isinstance(value, str) and value in ("none", "mean", "sum", "balanced"):
-        advice = f"The third argument is weight; pass reduction by name: reduction={value!r}"
+        advice = f"To choose the reduction, pass it by keyword: reduction={value!r}"
         if value == "balanced":
             advice = (
                 "Balanced class weights are len(target) / (n_classes * np.bincount(target, "
@@ -828,7 +828,10 @@ def as_out(
         )
     for other_name, other in others.items():
         if other is not None and share_memory(array, other):
-            raise ValueError(f"{name}: shares memory with {other_name}, which is read while it is written")
+            raise ValueError(
+                f"{name}: shares memory with {other_name}, which is read while {name} is written; pass "
+                "another array"
+            )
     return array
 
 

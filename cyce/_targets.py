@@ -28,7 +28,7 @@ BLOCK = 1 << 20
 class SparseTarget:
     """Probabilities of a few classes, a target of `cyce.functional.cross_entropy`.
 
-    Such as the most probable tokens of a teacher, without the array of all classes that they would be in.
+    For example, the most probable tokens of a teacher, without an array over all classes.
 
     Parameters
     ----------
@@ -37,7 +37,8 @@ class SparseTarget:
         classes. A class that is named twice carries both probabilities. Entries of -1, or of the loss's
         `ignore_index`, are empty; a position without any other is ignored.
     probabilities : array_like of the shape of `indices`
-        What these classes carry. All others carry nothing; the sum need not be 1.
+        Probability of each of these classes, of any real dtype. All other classes have probability 0; the sum
+        need not be 1.
 
     Raises
     ------
@@ -167,8 +168,8 @@ def as_class_mask(value: Any, logits: NDArray[Any]) -> NDArray[np.bool_]:
     mask = as_array(value, "class_mask")
     if mask.dtype != bool:
         raise TypeError(
-            f"class_mask: must be bool, True where there is the class, got dtype {mask.dtype.name}; compare: "
-            "np.asarray(class_mask) != 0"
+            f"class_mask: must be bool, True where a position has the class, got dtype {mask.dtype.name}; "
+            "convert it: np.asarray(class_mask) != 0"
         )
     if not can_be_broadcast(mask.shape, logits.shape):
         raise ValueError(

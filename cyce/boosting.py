@@ -366,8 +366,8 @@ def xgboost_objective(
         Number of classes; XGBoost's parameter ``num_class`` must be the same. Not needed for the binary
         losses, where there must be no ``num_class``. For two classes, "binary" is simplest.
     hessian : {"library", "exact"}, default="library"
-        "exact": the diagonal of the loss's Hessian. "library": as XGBoost's own objectives have it, with
-        several classes twice that, and at least 1e-16, after weighting.
+        "exact": the diagonal of the loss's Hessian. "library": scaled as in XGBoost's own objectives: with
+        several classes, twice the exact diagonal; in all cases at least 1e-16, after weighting.
     interface : {"native", "sklearn"}, default="native"
         "native": for ``xgboost.train(params, data, obj=objective, custom_metric=objective.eval_metric)``.
         "sklearn": for ``XGBClassifier(objective=objective, eval_metric=objective.eval_metric)``.
@@ -471,10 +471,11 @@ def lightgbm_objective(
     Parameters
     ----------
     loss, n_classes, target, weight, label_smoothing, gamma, poly1, pos_weight, alpha
-        As of `xgboost_objective`.
+        As in `xgboost_objective`.
     hessian : {"library", "exact"}, default="library"
-        "exact": the diagonal of the loss's Hessian. "library": as LightGBM's own objectives have it, with
-        several classes ``n_classes / (n_classes - 1)`` times that; of the focal losses, at least 1e-16.
+        "exact": the diagonal of the loss's Hessian. "library": scaled as in LightGBM's own objectives: with
+        several classes, ``n_classes / (n_classes - 1)`` times the exact diagonal; for the focal losses, at
+        least 1e-16.
     interface : {"native", "sklearn"}, default="native"
         "native": for ``lightgbm.train({"objective": objective, ...}, data, feval=objective.eval_metric)``.
         "sklearn": for ``LGBMClassifier(objective=objective, metric="None")``, and
@@ -483,7 +484,7 @@ def lightgbm_objective(
     Returns
     -------
     callable
-        As of `xgboost_objective`. LightGBM's scores are float64 and in Fortran order; gradient and Hessian
+        As in `xgboost_objective`. LightGBM's scores are float64 and in Fortran order; gradient and Hessian
         are computed in float64 and rounded once, to float32 in that order, as it stores them.
 
     Raises
@@ -501,9 +502,10 @@ def lightgbm_objective(
     :math:`\frac{K}{K - 1} w p_c (1 - p_c)` [1]_. The trees are the same as here with ``boost_from_average``
     false; else LightGBM's objectives start at the logarithms of the classes' frequencies, and others at 0.
 
-    Predictions of LightGBM are raw scores for objectives of one's own, those of ``LGBMClassifier``, too: its
-    ``score``, and searches that call it, need a scorer that takes the highest score. Its default metric would
-    take raw scores for probabilities, also for early stopping: pass ``metric="None"``.
+    With custom objectives, LightGBM predicts raw scores, and so does ``LGBMClassifier``. Its ``score`` method
+    takes these for classes: pass searches such as ``GridSearchCV`` a scorer that takes the class of the
+    highest score. Its default metric would take raw scores for probabilities, also for early stopping: pass
+    ``metric="None"``.
 
     References
     ----------

@@ -24,9 +24,11 @@ def of_a_loss_alone(function: Function) -> Function:
     @functools.wraps(function)
     def check(loss: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         if arguments or named:
+            name = function.__name__
+            given = "input, target, vector" if name == "hessian_vector_product" else "input, target"
             raise TypeError(
-                f"{function.__name__} takes only a loss and returns a function of the loss's arguments: "
-                f"{function.__name__}(cross_entropy)(input, target)"
+                f"{name} takes only a loss and returns a function of the loss's arguments: "
+                f"{name}(cross_entropy)({given})"
             )
         return function(loss)
 
@@ -68,10 +70,10 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     Parameters
     ----------
     loss : function or module
-        A loss function of `cyce.functional`, such as `cyce.functional.cross_entropy`, or a loss
-        module, such as an instance of `cyce.CrossEntropyLoss`. Also softmax, log_softmax, logsumexp,
-        selective_log_softmax, linear_selective_log_softmax, entropy, sigmoid and logsigmoid, whose gradient
-        is a product of `grad_output`, of the result's shape, with their Jacobian.
+        A loss function of `cyce.functional`, such as `cyce.functional.cross_entropy`, or a loss module, such
+        as an instance of `cyce.CrossEntropyLoss`. Also softmax, log_softmax, logsumexp,
+        selective_log_softmax, linear_selective_log_softmax, entropy, sigmoid and logsigmoid. Their gradient
+        is the vector-Jacobian product with `grad_output`, which has the shape of the result.
 
     Returns
     -------
@@ -84,9 +86,9 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
             ``reduction="none"``, one number per position or one for all; else one number. None
             means 1.
         out : ndarray of the shape and dtype of `input`, default=None
-            Array to write the gradient to, with any strides; of half precision, it may be float32, which is
-            not rounded. It may be `input` itself, which is then
-            overwritten; any other overlap with an argument is an error. None means a new array, whose
+            Array to write the gradient to, with any strides. If `input` is half precision, `out` may be
+            float32; the gradient is then not rounded to half precision. `out` may be `input` itself, which is
+            then overwritten; any other overlap with an argument is an error. None means a new array, whose
             memory is kept for the next ones when nothing refers to it any more.
 
         `value` is what `loss` returns: the same bits, or up to rounding if the class strides of `out` and

@@ -49,8 +49,8 @@ def value_grad_and_hess(loss: Callable[..., Any]) -> Callable[..., tuple[Any, An
         arguments of `loss`, and:
 
         grad_output : float or array_like of the loss's shape, default=None
-            Upstream gradient, as of `value_and_grad`: gradient and Hessian are those of
-            ``(grad_output * loss).sum()``.
+            Upstream gradient, as in `value_and_grad`: gradient and Hessian are those of ``(grad_output *
+            loss).sum()``.
         out : tuple of two ndarrays of the shape of `input`, default=None
             Where to write the gradient and the Hessian, with any strides and of any of the dtypes float16,
             bfloat16, float32 and float64, each rounded once. Each may be None, for a new array of the dtype
@@ -172,10 +172,10 @@ def hessian_vector_product(loss: Callable[..., Any]) -> Callable[..., Any]:
             What to multiply the Hessian by; converted to float64 if `input` is, else to float32. Its numbers
             do not matter at ignored positions.
         grad_output : float or array_like of the loss's shape, default=None
-            Upstream gradient, as of `value_and_grad`: the Hessian is that of ``(grad_output * loss).sum()``.
+            Upstream gradient, as in `value_and_grad`: the Hessian is that of ``(grad_output * loss).sum()``.
         out : ndarray of the shape of `input`, default=None
-            Where to write the product, with any strides and of any of the dtypes float16, bfloat16, float32
-            and float64. It must not overlap an argument. None means a new array of the dtype of `input`.
+            Array to write the product to, with any strides and of dtype float16, bfloat16, float32 or
+            float64. It must not overlap an argument. None means a new array of the dtype of `input`.
 
     Raises
     ------
@@ -193,8 +193,8 @@ def hessian_vector_product(loss: Callable[..., Any]) -> Callable[..., Any]:
 
     Notes
     -----
-    The Hessian consists of one block for each position. With :math:`M`, :math:`p`, :math:`z` and
-    :math:`\ell` as of `value_grad_and_hess`, its product with a vector :math:`v` is
+    The Hessian consists of one block for each position. With :math:`M`, :math:`p`, :math:`z` and :math:`\ell`
+    as in `value_grad_and_hess`, its product with a vector :math:`v` is
 
     .. math:: p_c \bigl( (M + 2 z \ell) (v_c - \bar v) + 2 z \bar v \bigr), \qquad
         \bar v = \sum_j p_j v_j.

@@ -430,11 +430,11 @@ class LinearCrossEntropyLoss(LossModule):
     weight : array_like of shape (C,), default=None
         A weight for each class.
     ignore_index : int, default=None
-        Class index of ignored positions.
+        Class index of ignored positions. None means -100, and is required with class probabilities.
     label_smoothing : float in [0, 1], default=0.0
         Fraction of each target that is spread evenly over all classes.
     options : LinearCrossEntropyOptions, default=None
-        How the rows are cut into chunks.
+        How the rows are cut into chunks. None means ``LinearCrossEntropyOptions()``.
     sample_weight : array_like of the positions' shape, default=None
         A weight for each position; a call may give its own. This and all further arguments are not in
         torch; see `cyce.functional.cross_entropy`.
@@ -451,7 +451,8 @@ class LinearCrossEntropyLoss(LossModule):
     class_mask : array_like of bool, default=None
         False where a position does not have a class; a call may give its own.
     rng : None, int or numpy.random.Generator, default=None
-        Source of the initial parameters: a generator, or a seed for `numpy.random.default_rng`.
+        Source of the initial parameters: a generator, or a seed for `numpy.random.default_rng`. None means a
+        different seed each time.
 
     Raises
     ------
@@ -658,7 +659,7 @@ class Softmax(_Normalizer):
     Parameters
     ----------
     dim : int, default=None
-        The axis of the classes.
+        The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
 
     See Also
     --------
@@ -680,7 +681,7 @@ class LogSoftmax(_Normalizer):
     Parameters
     ----------
     dim : int, default=None
-        The axis of the classes.
+        The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
 
     See Also
     --------
@@ -702,7 +703,7 @@ class Softmin(_Normalizer):
     Parameters
     ----------
     dim : int, default=None
-        The axis of the classes.
+        The axis of the classes. None means 0 for 0, 1 or 3 dimensions, else 1, with a warning.
 
     See Also
     --------

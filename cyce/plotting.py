@@ -63,7 +63,7 @@ def probabilities(
     logits : array_like of shape (C,) or (N, C)
         Logits of C classes, of any dtype that `cross_entropy` takes, not probabilities.
     target : array_like of int of shape () or (N,), default=None
-        The true classes. None marks no class, and -100 none of its sample.
+        The true classes. With None, no class is marked; with -100 for a sample, none of that sample.
     class_names : sequence of str, default=None
         Names of the C classes, for the legend; None means their numbers.
     ax : matplotlib Axes, default=None

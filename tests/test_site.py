@@ -87,7 +87,11 @@ def test_every_page_without_an_error(site, address, browser):
     troubles, where = [], ""
     page.on("console", lambda m: m.type in ("error", "warning") and troubles.append((where, m.text)))
     page.on("pageerror", lambda error: troubles.append((where, str(error))))
-    page.on("requestfailed", lambda request: troubles.append((where, f"failed: {request.url}")))
+    # What is under way when the next page is asked for is aborted.
+    page.on(
+        "requestfailed",
+        lambda r: r.failure == "net::ERR_ABORTED" or troubles.append((where, f"{r.failure}: {r.url}")),
+    )
     page.on("response", lambda r: r.status >= 400 and troubles.append((where, f"{r.status}: {r.url}")))
     page.on(
         "request", lambda r: r.url.startswith((address, "data:", "blob:")) or troubles.append((where, r.url))

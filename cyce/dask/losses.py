@@ -90,7 +90,8 @@ def cross_entropy(
     ValueError
         If shapes do not fit, if the number of classes is not known, and as `cyce.functional.cross_entropy`.
     IndexError
-        When it is computed, if a class index is neither in [0, C) nor `ignore_index`.
+        If a class index is neither in [0, C) nor `ignore_index`: at once if `target` is in memory, else when
+        the result is computed. If `input` has no such `axis`.
 
     See Also
     --------
@@ -99,7 +100,8 @@ def cross_entropy(
     Notes
     -----
     The same chunks give the same bits, whatever runs the tasks. Other chunks of the classes round
-    differently, within the bounds of docs/accuracy.md, as do the sums of other chunks of positions.
+    differently, within the bounds that the documentation states ("Accuracy"), as do the sums of other chunks
+    of positions.
 
     Examples
     --------

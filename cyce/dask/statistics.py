@@ -74,7 +74,8 @@ def evaluate(
     TypeError, ValueError
         As `cyce.Evaluator`; and if `logits` is no Dask array.
     IndexError
-        When it is computed, if a target is neither in [0, C) nor `ignore_index`.
+        If a target is neither in [0, C) nor `ignore_index`: at once if `target` and `sample_weight` are in
+        memory, else when the result is computed.
 
     Notes
     -----
@@ -213,8 +214,8 @@ def _evaluate_chunk(
         result = copy.copy(evaluator).update(logits, target, sample_weight)
     if result.n_classes != n_classes:
         raise ValueError(
-            f"logits: a chunk has {result.n_classes} classes, its Dask array {n_classes}; say the chunks of "
-            "what map_blocks returns: chunks="
+            f"logits: a chunk has {result.n_classes} classes, its Dask array {n_classes}; if map_blocks made "
+            "it, pass the chunks of its result: map_blocks(..., chunks=...)"
         )
     return result
 

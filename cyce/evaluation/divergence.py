@@ -35,7 +35,7 @@ class Divergence(Record):
     Attributes
     ----------
     n_positions : int
-        Number of positions that count.
+        Number of positions that are not ignored.
     n_ignored : int
         Number of positions with `ignore_index`, or of sample weight 0.
     kl : float
@@ -67,13 +67,14 @@ class Divergence(Record):
     perplexity_ratio : float or None
         Model / reference.
     perplexity_ratio_standard_error : float or None
-        From the differences of the losses, so that what both have in common does not count.
+        Standard error of the ratio, from the differences of the losses at each position: variation that both
+        models share cancels.
     probability_change : float or None
-        Mean of the target's probability by the model, less that by the reference.
+        Mean change of the target's probability: that of the model minus that of the reference.
     probability_change_standard_error : float or None
-        Of that mean.
+        Standard error of `probability_change`.
     probability_change_rms : float or None
-        Root of the mean square of the same.
+        Root mean square of the change of the target's probability.
     probability_change_quantiles : dict of float to float or None
         Quantiles of the same, to a relative error of 2**-8.
 
@@ -153,7 +154,7 @@ class Divergence(Record):
         ]
 
     def plot(self) -> "Figure":
-        """Draw the histogram of the divergences, and their quantiles.
+        """Draw the histogram of the divergences, and their mean.
 
         Returns
         -------
@@ -313,8 +314,9 @@ def divergence(
         array or a file, as in `cyce.evaluate`.
     reference_logits : array_like or path
         Those of the reference on the same positions; they may have another dtype. A file that llama.cpp's
-        perplexity tool wrote by ``--kl-divergence-base`` brings its targets; what that rounded shows in the
-        divergences: about 1e-5, or more where logits are 16 below the maximum.
+        perplexity tool wrote by ``--kl-divergence-base`` contains the targets. The tool rounds
+        log-probabilities, which changes the divergences by about 1e-5, or by more where logits are 16 below
+        the maximum.
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk), or path, default=None
         The true classes, for perplexities and the change of their probability.
     sample_weight : array_like of the shape of the positions, default=None

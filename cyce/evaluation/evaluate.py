@@ -192,11 +192,12 @@ def evaluate(
     Parameters
     ----------
     logits : array_like, path, or iterable of (logits, target)
-        Logits of shape (C,), (N, C) or (N, C, d1, ..., dk), or with the classes at `axis`: an array, which
-        may be memory-mapped; the path of a .npy file; of a .safetensors file, or FILE.safetensors:NAME for
-        one of its tensors; of a file that llama.cpp's perplexity tool wrote by ``--kl-divergence-base``,
-        which brings its targets; of a file without a header, with `dtype` and `shape`. Or, without `target`,
-        an iterable of pieces (logits, target) or (logits, target, sample_weight).
+        Logits of shape (C,), (N, C) or (N, C, d1, ..., dk), or with the classes at `axis`. Either an array,
+        which may be memory-mapped, or the path of a file: a .npy file; a .safetensors file, with
+        FILE.safetensors:NAME for one of its tensors; a file that llama.cpp's perplexity tool wrote by
+        ``--kl-divergence-base``, which contains the targets; or a file without a header, with `dtype` and
+        `shape`. Without `target`, also an iterable of pieces (logits, target) or (logits, target,
+        sample_weight).
     target : array_like of int of shape (), (N,) or (N, d1, ..., dk), or path, default=None
         The true classes.
     sample_weight : array_like of the shape of `target`, default=None
@@ -309,7 +310,7 @@ def fit_temperature(
     ----------
     logits, target, sample_weight, ignore_index, axis, n_classes, class_weight, dtype, shape, progress
         As in `cyce.evaluate`. Logits are read several times, mostly four to eight: an iterable of pieces must
-        be one that can be, such as a list.
+        be one that can be iterated repeatedly, such as a list, not a generator.
 
     Returns
     -------

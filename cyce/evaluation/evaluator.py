@@ -413,8 +413,8 @@ class Evaluator:
         TypeError
             If `logits` is not floating point, or `target` not integer.
         ValueError
-            If shapes do not fit, the number of classes is another one than before, or a weight is negative,
-            not finite, or beyond 1e100.
+            If shapes do not fit, the number of classes differs from that of earlier updates, or a weight is
+            neither 0 nor from 1e-100 to 1e100.
         IndexError
             If a target is neither a class nor `ignore_index`, or `axis` is no dimension of `logits`.
         """

@@ -89,9 +89,9 @@ class Reliability:
     weight : ndarray of float64
         Their sample weights.
     confidence : ndarray of float64
-        Mean confidence in each bin; NaN in empty ones, as below.
+        Mean confidence in each bin, (n_bins,); NaN in empty bins.
     accuracy : ndarray of float64
-        Fraction of positions in each bin that are predicted right.
+        Fraction of positions in each bin that are predicted right, (n_bins,); NaN in empty bins.
     """
 
     edges: NDArray[np.float64]
@@ -130,10 +130,10 @@ class PerClass:
     loss : ndarray of float64
         Mean loss of the positions of the class, (C,).
     accuracy : ndarray of float64
-        Fraction of these that are predicted right (recall), (C,).
+        Fraction of the positions of the class that are predicted right (recall), (C,).
     iou : ndarray of float64
-        Intersection over union of the positions of the class and those predicted to be, (C,); by their sample
-        weights, as the two before.
+        Intersection over union of the positions of the class and those predicted to be, (C,). Like `loss` and
+        `accuracy`, weighted by the sample weights.
     mean_iou : float
         Mean of `iou` over the classes that occur, as targets or predictions.
     confusion_matrix : ndarray of int64 or None
@@ -158,7 +158,7 @@ class Evaluation(Record):
     Attributes
     ----------
     n_positions : int
-        Number of positions that count.
+        Number of positions that are not ignored.
     n_ignored : int
         Number of positions with `ignore_index`, or of sample weight 0.
     loss : float

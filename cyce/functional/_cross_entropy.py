@@ -107,10 +107,11 @@ def cross_entropy(
     Parameters
     ----------
     input : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
-        Logits of C classes, float16, bfloat16 (of ml_dtypes), float32 or float64, at 1, N, or
-        N * d1 * ... * dk positions. Arrays of any strides, read-only arrays, detached CPU tensors of torch
-        and arrays that speak DLPack are read without a copy; arrays of another byte order are copied.
-        Half precision is computed in float32, a block at a time.
+        Logits of C classes, float16, bfloat16 (of ml_dtypes), float32 or float64, at 1, N, or N * d1 * ... *
+        dk positions. The positions' shape is that of `input` without the axis of the classes. Arrays of any
+        strides, read-only arrays, detached CPU tensors of torch and arrays that support DLPack are read
+        without a copy; arrays of another byte order are copied. Half precision is computed in float32, a
+        block at a time.
     target : array_like
         Either class indices in [0, C) of shape (), (N,) or (N, d1, ..., dk) and any integer dtype,
         or class probabilities of the shape of `input` and a floating point dtype, or a `cyce.SparseTarget`
@@ -120,8 +121,9 @@ def cross_entropy(
     size_average : bool, default=None
         Deprecated: with `reduce`, overrides `reduction`.
     ignore_index : int, default=-100
-        Class index of ignored positions: their loss and gradient are 0, even if their logits are NaN. It
-        may lie in [0, C). For class indices and sparse targets, whose entries of that index are empty.
+        Class index of ignored positions: their loss and gradient are 0, even if their logits are NaN. It may
+        lie in [0, C). In a sparse target, entries of this index are empty. With class probabilities, it must
+        be negative and has no effect.
     reduce : bool, default=None
         Deprecated: with `size_average`, overrides `reduction`.
     reduction : {"mean", "sum", "none"}, default="mean"
@@ -131,17 +133,18 @@ def cross_entropy(
     label_smoothing : float in [0, 1], default=0.0
         Fraction of every target that is spread evenly over the classes [2]_.
     axis : int, default=None
-        The axis of the classes, such as -1 for logits of shape (N, L, C), which are neither transposed
-        nor copied. The other axes are the positions, in their order. None means torch's axis: 1, or 0 if
-        there is only one. This and all further arguments are not in torch.
+        The axis of the classes, such as -1 for logits of shape (N, L, C), which are neither transposed nor
+        copied. The other axes are the positions, in their order. None means 0 for one dimension, else 1, as
+        in torch. This and all further arguments are not in torch.
     sample_weight : array_like of the positions' shape, default=None
         A weight for each position, cast to the dtype of the result. A position of weight 2 counts as two
         positions, also in the mean's denominator; one of weight 0 as ignored.
     normalizer : float, default=None
-        Denominator of "mean"; positive. Gradients of micro-batches add up to that of the whole batch if each
-        divides by what the mean of all divides by: the sum of the targets' class weights times the sample
-        weights, over the positions that are not ignored, which is their number if there are no weights; for
-        class probabilities, without the class weights. A batch in which all is ignored then has a loss of 0.
+        Denominator of "mean"; positive. None means the one described at `reduction`. To accumulate gradients
+        over micro-batches, pass the denominator of the whole batch to each: the sum, over the positions that
+        are not ignored, of the target's class weight times the sample weight; for class probabilities and
+        sparse targets, of the sample weight. Without weights, it is the number of these positions. A
+        micro-batch whose positions are all ignored then has a loss of 0.
     empty : {"nan", "zero"}, default="nan"
         The mean of no positions, that is, with a denominator of 0: NaN as in torch, or 0 with gradient 0.
     z_loss : float, default=0.0
@@ -161,7 +164,7 @@ def cross_entropy(
     -------
     scalar or ndarray
         In float64 if `input` is, else in float32: a NumPy scalar, or an array of the positions' shape with
-        ``reduction="none"``. The mean of no positions is NaN.
+        ``reduction="none"``. The mean of no positions is NaN, or 0 with ``empty="zero"``.
 
     Raises
     ------

@@ -41,7 +41,7 @@ def distillation_loss(
         number of positions, or by the sum of `sample_weight`; "mean" is the same. (In `kl_div`, positions
         are unknown: "batchmean" divides by the size of the first axis, "mean" by the number of elements.)
     beta : float in [0, 1], default=0.5
-        The teacher's share in the mixture of "js". At 0 and 1, that is 0.
+        The teacher's weight in the mixture of "js". At 0 and 1, the divergence "js" is 0.
     scale_by_temperature : bool, default=False
         Whether to multiply by the square of the temperature, which keeps the size of gradients [1]_.
     axis : int, default=None
@@ -68,7 +68,7 @@ def distillation_loss(
 
     See Also
     --------
-    cross_entropy : Of class probabilities or of a `cyce.SparseTarget`, a teacher's highest classes.
+    cross_entropy : Takes the teacher's probabilities, or a `cyce.SparseTarget` of its most probable classes.
     cyce.divergence : Statistics of the divergences of two models.
 
     Notes

@@ -53,15 +53,16 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     r"""Binary cross-entropy of logits, as `torch.nn.functional.binary_cross_entropy_with_logits`.
 
-    For independent yes-no questions: one logit per sample (binary classification), or one per sample and
-    label (multi-label classification). If exactly one of several classes is right, use `cross_entropy`.
+    One logit per sample (binary classification), or one per sample and label (multi-label classification). If
+    exactly one of several classes is right, use `cross_entropy`.
 
     Parameters
     ----------
     input : array_like
-        Logits of yes, of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64.
+        Logits of the positive class, of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64.
     target : array_like of the shape of `input`
-        1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
+        1 for positive, 0 for negative, or probabilities of the positive class, of any real dtype, bool
+        included.
     weight : array_like, default=None
         Weights of the elements; must broadcast to the shape of `input`.
     size_average : bool, default=None
@@ -71,8 +72,8 @@ def binary_cross_entropy_with_logits(
     reduction : {"mean", "sum", "none"}, default="mean"
         "none" returns the losses of the elements, "sum" their sum, "mean" divides that by their number.
     pos_weight : array_like, default=None
-        Factor of the loss of yes, such as the ratio of no to yes in unbalanced data; must broadcast to the
-        shape of `input`, such as (n_labels,) for one number per label.
+        Weight of the positive class, such as the ratio of negatives to positives in unbalanced data; must
+        broadcast to the shape of `input`, such as (n_labels,) for one weight per label.
 
     Returns
     -------
@@ -188,9 +189,11 @@ def binary_cross_entropy(
     Parameters
     ----------
     input : array_like
-        Probabilities of yes, of any shape, in [0, 1], float16, bfloat16 (of ml_dtypes), float32 or float64.
+        Probabilities of the positive class, of any shape, in [0, 1], float16, bfloat16 (of ml_dtypes),
+        float32 or float64.
     target : array_like of the shape of `input`
-        1 for yes, 0 for no, or probabilities of yes, of any real dtype, bool included.
+        1 for positive, 0 for negative, or probabilities of the positive class, of any real dtype, bool
+        included.
     weight : array_like, default=None
         Weights of the elements; must broadcast to the shape of `input`.
     size_average : bool, default=None
@@ -283,7 +286,7 @@ def kl_div(
     reduction: KLDivReduction = "mean",
     log_target: bool = False,
 ) -> Any:
-    r"""Kullback-Leibler divergence of `input` from `target`, as `torch.nn.functional.kl_div`.
+    r"""Kullback-Leibler divergence KL(target || input), as `torch.nn.functional.kl_div`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Focal losses, which weigh down what is classified well already."""
+"""Focal losses, which down-weight what is classified well already."""
 
 from typing import Any, Literal
 
@@ -65,8 +65,8 @@ def focal_loss(
 
     See Also
     --------
-    cross_entropy : The loss that is weighed.
-    sigmoid_focal_loss : The same for independent yes-no questions.
+    cross_entropy : The loss that is weighted.
+    sigmoid_focal_loss : The same for binary and multi-label classification.
 
     Notes
     -----
@@ -126,16 +126,18 @@ def focal_loss(
 def sigmoid_focal_loss(
     inputs: Any, targets: Any, alpha: float = 0.25, gamma: float = 2, reduction: Reduction = "none"
 ) -> Any:
-    r"""Focal loss of yes-no questions, as `torchvision.ops.sigmoid_focal_loss`.
+    r"""Focal loss of binary and multi-label classification, as `torchvision.ops.sigmoid_focal_loss`.
 
     Parameters
     ----------
     inputs : array_like
-        Logits of yes, of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64.
+        Logits of the positive class, of any shape, float16, bfloat16 (of ml_dtypes), float32 or float64.
     targets : array_like of the shape of `inputs`
-        1 for yes, 0 for no, or probabilities of yes.
+        1 for positive, 0 for negative, or probabilities of the positive class, of any real dtype, bool
+        included.
     alpha : float, default=0.25
-        Weight of yes; that of no is ``1 - alpha``. Negative: none.
+        Weight of the positive class; the negative class has the weight ``1 - alpha``. If `alpha` is negative,
+        no weights are applied.
     gamma : float, default=2
         The exponent, not negative; 0 is `binary_cross_entropy_with_logits`.
     reduction : {"none", "mean", "sum"}, default="none"
@@ -157,7 +159,7 @@ def sigmoid_focal_loss(
     See Also
     --------
     focal_loss : One of several classes.
-    binary_cross_entropy_with_logits : The loss that is weighed.
+    binary_cross_entropy_with_logits : The loss that is weighted.
 
     Notes
     -----

@@ -99,8 +99,8 @@ def linear_cross_entropy(
     reduction : {"mean", "sum", "none"}, default="mean"
         As in `cross_entropy`.
     ignore_index : int, default=None
-        Class index of ignored positions, for class indices only. None means -100. Rows with ignored
-        positions only take no part in any product.
+        Class index of ignored positions, for class indices and sparse targets; must be None with class
+        probabilities. None means -100. Rows whose positions are all ignored take no part in any product.
     label_smoothing : float in [0, 1], default=0.0
         As in `cross_entropy`.
     options : LinearCrossEntropyOptions, default=None

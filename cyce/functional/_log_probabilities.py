@@ -42,8 +42,8 @@ def selective_log_softmax(
     Returns
     -------
     ndarray, or tuple of two
-        Log-probabilities, of the shape of `index`, and entropies, of the positions' shape, in float64 if
-        `logits` are, else in float32.
+        Log-probabilities of the shape of `index`; with `return_entropy`, the tuple of these and the entropies
+        in nats, of the positions' shape. In float64 if `logits` are, else in float32.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def entropy(
     logits : array_like of shape (C,), (N, C) or (N, C, d1, ..., dk)
         Logits, as in `cross_entropy`; float16, bfloat16 (of ml_dtypes), float32 or float64.
     axis : int, default=None
-        The axis of the classes. None means 1, or 0 if there is only one.
+        The axis of the classes. None means 0 for one dimension, else 1.
     softcap, temperature, class_mask
         As in `cross_entropy`.
 
@@ -165,9 +165,9 @@ def topk_log_softmax(
     temperature: float = 1.0,
     class_mask: Any = None,
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Log-probabilities of the k highest classes, and which these are.
+    """Log-probabilities and indices of the k most probable classes.
 
-    What to keep of a teacher: with ``np.exp``, it fills a `cyce.SparseTarget`.
+    With ``np.exp`` of the log-probabilities, they make a `cyce.SparseTarget` from a teacher's logits.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def topk_log_softmax(
     k : int
         How many classes, from 1 to C.
     axis : int, default=None
-        The axis of the classes. None means 1, or 0 if there is only one.
+        The axis of the classes. None means 0 for one dimension, else 1.
     softcap, temperature, class_mask
         As in `cross_entropy`.
 
@@ -186,8 +186,8 @@ def topk_log_softmax(
         Log-probabilities, the highest first, of the logits' shape with k in place of C; in float64 if
         `logits` are, else in float32.
     indices : ndarray of int64
-        Their classes; of equal logits, the first. NaN counts as the highest, a class that `class_mask` leaves
-        out as one of a logit of -inf.
+        Class indices of `values`, in the same shape; of equal logits, the lower index comes first. NaN counts
+        as the highest logit, a class that `class_mask` leaves out as a logit of -inf.
 
     Raises
     ------

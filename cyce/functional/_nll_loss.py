@@ -88,6 +88,11 @@ def nll_loss(
     IndexError
         If a class index is neither in [0, C) nor `ignore_index`.
 
+    Warns
+    -----
+    DeprecationWarning
+        If `size_average` or `reduce` is given.
+
     See Also
     --------
     cross_entropy : The same loss of logits.

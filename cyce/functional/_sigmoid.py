@@ -8,7 +8,7 @@ from cyce.fused import elementwise as fused
 
 @has_gradient(fused.sigmoid)
 def sigmoid(input: Any, *, out: Any = None) -> Any:
-    r"""Probabilities of yes from their logits, as `torch.nn.functional.sigmoid`.
+    r"""Logistic sigmoid of each element, as `torch.nn.functional.sigmoid`.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def sigmoid(input: Any, *, out: Any = None) -> Any:
 
 @has_gradient(fused.logsigmoid)
 def logsigmoid(input: Any, *, out: Any = None) -> Any:
-    r"""Logarithms of probabilities of yes from their logits, as `torch.nn.functional.logsigmoid`.
+    r"""Logarithm of the logistic sigmoid of each element, as `torch.nn.functional.logsigmoid`.
 
     Parameters
     ----------

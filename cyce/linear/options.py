@@ -28,7 +28,7 @@ class LinearCrossEntropyOptions:
         "aspect_ratio:n" are torch's: as many rows as make the logits about as large as `input`, or an n-th
         of that. None takes all rows at once.
     acc_policy : {"auto", "accurate", "balanced", "compact"}, default="auto"
-        Accepted for compatibility with torch and ignored: it matters for half precision only.
+        Accepted for compatibility with torch and ignored: half precision is always accumulated in float32.
     acc_dtype : dtype, default=None
         None or the dtype that is computed with, that of `input` or float32 for half precision.
 

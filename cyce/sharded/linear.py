@@ -146,7 +146,7 @@ def linear_gradient(
     input, linear_weight, target, first_class, linear_bias, options
         As in `linear_partial`.
     state : Partial
-        Merged from those of all shards.
+        The merged partials of all shards, from `merge`.
     weight, ignore_index, label_smoothing, z_loss, softcap, temperature, sample_weight, grad_output
         As in `cyce.sharded.gradient`.
     out : tuple of ndarray, default=None
@@ -155,9 +155,9 @@ def linear_gradient(
     Returns
     -------
     tuple of ndarray
-        The gradient with respect to `input`, of which this is the part of the shard: that of the loss is the
-        sum over the shards. Then those with respect to `linear_weight` and, if it is given, `linear_bias`,
-        which are whole.
+        The gradients with respect to `input`, `linear_weight` and, if it is given, `linear_bias`, each of the
+        shape and dtype of that array. The first is the contribution of this shard: add those of all shards.
+        The others are complete.
 
     Raises
     ------

@@ -68,7 +68,7 @@ def partial(
         Class indices among the classes of all shards, one for each position; or class probabilities of the
         shape of `logits`.
     first_class : int, default=0
-        The number of the first class of `logits` among all.
+        Index, among the classes of all shards, of the first class of `logits`.
     n_classes : int, default=None
         Number of the classes of all shards; `weight` of all classes tells it, too. With it, class indices are
         checked at once, and `finish` and `gradient` notice any shard that is missing. Without it, they notice
@@ -159,7 +159,7 @@ def finish(state: Any, *, sample_weight: Any = None) -> Array:
     Parameters
     ----------
     state : Partial
-        Merged from those of all classes.
+        The merged partials of all shards, from `merge`.
     sample_weight : array_like of the positions' shape, default=None
         A weight for each position, as in `cyce.functional.cross_entropy`.
 
@@ -231,7 +231,7 @@ def gradient(
     logits, target, first_class, axis
         As in `partial`.
     state : Partial
-        Merged from those of all shards.
+        The merged partials of all shards, from `merge`.
     weight : array_like, default=None
         As in `partial`; needed if that had one.
     ignore_index, label_smoothing, z_loss, softcap, temperature : default=None
@@ -239,8 +239,8 @@ def gradient(
     sample_weight : array_like of the positions' shape, default=None
         As in `finish`.
     grad_output : number or array_like of the positions' shape, default=None
-        The upstream gradient of the losses. One divided by what their mean is divided by, see `finish`, gives
-        the gradient of the mean.
+        The upstream gradient of the losses. None means 1. To get the gradient of the mean, pass 1 divided by
+        the denominator of the mean, see `finish`.
     out : ndarray of the shape and dtype of `logits`, default=None
         Where to write the gradient; it may be `logits`.
 
@@ -496,7 +496,7 @@ def check_state(
         raise ValueError("target: ignores other positions than in the partials; pass the same target")
     of_state, of_call = merged.target_weight[counts & is_own], weights[own[counts & is_own]]
     if not np.array_equal(of_state, of_call, equal_nan=True):
-        raise ValueError("target or weight: is another one than in the partials; pass the same in both")
+        raise ValueError("target or weight: differs from that of the partials; pass the same as to partial")
 
 
 def targets_logits(
@@ -541,5 +541,5 @@ def check_logits(merged: Partial, logits: Array, call: CrossEntropyArguments, ro
         bad = np.unravel_index(int(differs.argmax()), differs.shape)
         raise ValueError(
             f"logits, target or first_class: the logit of a target is {picked[bad]} here, and was "
-            f"{expected[bad]} in the partials; pass the same as there"
+            f"{expected[bad]} in the partials; pass the same arguments as to partial"
         )

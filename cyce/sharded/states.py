@@ -229,7 +229,8 @@ def merge(a: Any, b: Any, *others: Any) -> Partial:
     -------
     Partial
         A new one. ``merge(a, b)`` and ``merge(b, a)`` are the same bits. Other trees of merges round
-        differently, within the bounds of docs/accuracy.md; the same tree gives the same bits.
+        differently, within the bounds that the documentation states ("Accuracy"); the same tree gives the
+        same bits.
 
     Raises
     ------

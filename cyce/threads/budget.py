@@ -160,9 +160,9 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. At most 64, or eight times the number of CPUs, are used. If OpenMP's own number for the
-        calling thread is lowered, as by `threadpoolctl.threadpool_limits` or `torch.set_num_threads`, before
-        or afterwards, calls use at most that.
+        At least 1. At most 64 or eight times the number of CPUs are used, whichever is larger. If OpenMP's
+        own number for the calling thread is lowered, as by `threadpoolctl.threadpool_limits` or
+        `torch.set_num_threads`, before or afterwards, calls use at most that.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def set_num_threads(n: int) -> None:
 
 @contextlib.contextmanager
 def num_threads(n: int) -> Iterator[None]:
-    """Set the number of threads that calls may use in a block of code.
+    """Context manager that sets the number of threads that calls may use in a block of code.
 
     It applies to calls from the current context (`contextvars`), not to those from other Python threads or
     other tasks of an event loop, and takes precedence over `set_num_threads`.

@@ -5,9 +5,9 @@ backward pass. What cyce does not compute goes to torch's own function: other de
 forward mode, subclasses of tensors, and whatever torch raises an error for. So nothing that works with torch
 fails, and errors are torch's.
 
-`distillation_loss`, `focal_loss`, `selective_log_softmax` and `entropy` are not in torch. What cyce does not
-compute of these is composed of torch's functions, and errors are cyce's. The last two compute their gradient
-in the backward pass.
+`distillation_loss`, `focal_loss`, `selective_log_softmax` and `entropy` are not in torch. Calls of these that
+cyce does not compute are composed of torch's functions, and errors are cyce's. `selective_log_softmax` and
+`entropy` compute their gradient in the backward pass.
 
 Needs torch (the extra `torch`). `cyce.functional` takes tensors, too, but returns arrays.
 """

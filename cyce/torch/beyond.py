@@ -292,7 +292,7 @@ def entropy(logits: Tensor, *, axis: int | None = None, temperature: float = 1.0
     logits : Tensor of shape (C,), (N, C) or (N, C, d1, ..., dk)
         Logits, float16, bfloat16, float32 or float64.
     axis : int, default=None
-        The axis of the classes. None means 1, or 0 if there is only one.
+        The axis of the classes. None means 0 for one dimension, else 1.
     temperature : float, default=1.0
         Divisor of the logits.
 

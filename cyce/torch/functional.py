@@ -92,7 +92,7 @@ def cross_entropy(
     Returns
     -------
     Tensor
-        In the dtype that torch's loss has, rounded once.
+        In the dtype of `input`, rounded once; float32 for half precision under autocast.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def nll_loss(
     Returns
     -------
     Tensor
-        In the dtype that torch's loss has.
+        In the dtype of `input`; float32 for half precision under autocast.
 
     Raises
     ------
@@ -281,7 +281,7 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     Tensor
-        In the dtype that torch's loss has, rounded once.
+        In the dtype of `input`, rounded once; float32 for half precision under autocast.
 
     Raises
     ------
@@ -356,7 +356,7 @@ def kl_div(
     Returns
     -------
     Tensor
-        In the dtype that torch's loss has, rounded once.
+        In the dtype of `input`, rounded once; float32 for half precision under autocast.
 
     Raises
     ------
@@ -531,17 +531,17 @@ def linear_cross_entropy(
 def causal_lm_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
     """Loss of a causal language model, for transformers' ``Trainer(compute_loss_func=causal_lm_loss)``.
 
-    The logits of a position are those of the next word; labels of -100 are ignored.
+    The logits of a position are those of the next token; labels of -100 are ignored.
 
     Parameters
     ----------
     outputs : mapping or object with `logits`, or Tensor
-        Logits of shape (batch, length, words), of any floating point dtype.
+        Logits of shape (batch, length, vocabulary), of any floating point dtype.
     labels : Tensor of int64, of shape (batch, length)
         The words.
     num_items_in_batch : int or Tensor, default=None
-        What the sum of the losses is divided by, such as the number of words in all accumulated batches; None
-        means the number of words that count.
+        What the sum of the losses is divided by, such as the number of tokens in all accumulated batches.
+        None means the number of tokens that are not ignored.
 
     Returns
     -------

@@ -219,7 +219,7 @@ class TestWhatAMaskMustBe:
         ("target", "mask", "error", "message"),
         [
             ([0, 2], [True, True, False], ValueError, r"leaves out the class of target\[1\], which is 2"),
-            ([0, 1], [1, 1, 0], TypeError, "class_mask: must be bool, .* got dtype int64; compare"),
+            ([0, 1], [1, 1, 0], TypeError, "class_mask: must be bool, .* got dtype int64; convert it"),
             ([0, 1], [True, False], ValueError, r"class_mask: its shape \[2\] cannot be broadcast"),
             ([0, 7], [True, True, False], IndexError, "Target 7 is out of bounds"),
             (

@@ -416,7 +416,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"^target: ignores other positions than in the partials; pass"):
             sharded.gradient(LOGITS, [0, 1, 2], state, weight=weight)
         for target, other in (([0, -100, 3], weight), ([0, -100, 2], weight[::-1])):
-            with pytest.raises(ValueError, match=r"^target or weight: is another one than in the partials"):
+            with pytest.raises(ValueError, match=r"^target or weight: differs from that of the partials"):
                 sharded.gradient(LOGITS, target, state, weight=other)
 
     def test_a_gradient_of_another_shard(self, rng, dtype):
