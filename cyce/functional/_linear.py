@@ -74,9 +74,9 @@ def linear_cross_entropy(
 ) -> Any:
     r"""Cross-entropy of the logits of a linear layer, as `torch.nn.functional.linear_cross_entropy`.
 
-    The same loss as ``cross_entropy(input @ linear_weight.T + linear_bias, target)``, but the logits are
-    never in memory as a whole: for the last layer of language models, whose logits take more memory than
-    everything else.
+    The same loss as ``cross_entropy(input @ linear_weight.T + linear_bias, target)``, but with the logits of
+    a chunk of rows in memory at a time (see `options`): for the last layer of language models, whose logits
+    take more memory than everything else.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def linear_selective_log_softmax(
     temperature: float = 1.0,
     class_mask: Any = None,
 ) -> Any:
-    r"""Log-probabilities of chosen classes of a linear layer, without its logits in memory.
+    r"""Log-probabilities of chosen classes of a linear layer, a chunk of its logits at a time.
 
     The same as ``selective_log_softmax(input @ linear_weight.T + linear_bias, index)``, a chunk of rows at a
     time: for policies over the vocabulary of a language model.
@@ -302,7 +302,7 @@ def linear_cross_entropy_stats(
     temperature: float = 1.0,
     class_mask: Any = None,
 ) -> CrossEntropyStats:
-    """Cross-entropy, predictions, ranks and more of a linear layer, without its logits in memory.
+    """Cross-entropy, predictions, ranks and more of a linear layer, a chunk of its logits at a time.
 
     Parameters
     ----------
