@@ -64,6 +64,8 @@ def main(arguments=None):
     )
     settings = parser.parse_args(arguments)
     commits = [short_name(settings.before), short_name(settings.after)]
+    if commits[0] == commits[1]:
+        parser.error(f"{settings.before} and {settings.after} are one commit, {commits[0]}")
     STORAGE.mkdir(exist_ok=True)
     best = {commit: {} for commit in commits}
     with tempfile.TemporaryDirectory() as temporary:

@@ -137,8 +137,9 @@ def text(outcome):
             if not trouble.startswith("unsupported")
         ]
     measured = outcome.measured
-    about = tables.describe_run(measured["machine"]["cpus"], measured["versions"])
-    parts.append(f"{about}; {measured['date']}; {outcome.seconds:.0f} s: {measured['command']}")
+    about = [measured["machine"].get("model name", ""), f"{measured['machine']['cpus']} CPUs"]
+    about += [f"{name} {version}" for name, version in measured["versions"].items()]
+    parts.append(f"{', '.join(about)}; {measured['date']}; {outcome.seconds:.0f} s: {measured['command']}")
     return "\n".join(parts)
 
 

@@ -138,14 +138,28 @@ def commit():
 def write(path, about, tables):
     """Write a file of results: what they are of, and tables."""
     contents = {**about, "tables": [table._asdict() for table in tables]}
-    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(as_lines(contents) + "\n", "utf-8")
+
+
+def as_lines(contents):
+    """Return JSON with a line for each field and, of lists, for each item."""
+
+    def line(value):
+        return json.dumps(value, ensure_ascii=False)
+
+    fields = []
+    for name, value in contents.items():
+        items = ",\n  ".join(map(line, value)) if isinstance(value, list) and value else None
+        fields.append(f" {line(name)}: " + (line(value) if items is None else f"[\n  {items}\n ]"))
+    return "{\n" + ",\n".join(fields) + "\n}"
 
 
 def describe_run(n_threads, versions):
     """Return the CPU, the number of threads and the versions of a run, in one line."""
     machine = describe_machine()
     packages = " ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{machine.get('model name', machine['system'])}, {n_threads} threads, {packages}"
+    words = [machine.get("model name", machine["system"]), f"{n_threads} threads", packages]
+    return ", ".join(word for word in words if word)
 
 
 def describe_machine():

@@ -468,6 +468,10 @@ def test_two_commits_are_compared_by_their_shortest_times(factor, status, tmp_pa
     assert f"| loss | 2 | {2 * factor:.4g} | {factor:.2f} |" in capsys.readouterr().out
 
 
-def test_a_commit_that_does_not_exist(capsys):
+def test_a_commit_that_does_not_exist_or_is_the_same(monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r"rev-parse .* failed"):
         commits.main(["no-such-commit"])
+    monkeypatch.setattr(commits, "short_name", lambda _: "1234567")
+    with pytest.raises(SystemExit):
+        commits.main(["HEAD"])
+    assert "HEAD and HEAD are one commit, 1234567" in capsys.readouterr().err
