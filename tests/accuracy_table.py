@@ -42,6 +42,7 @@ BOUNDS = {
     "binary_cross_entropy_with_logits, gradient": (1, 3),
     "binary_cross_entropy_with_logits, Hessian": (1, 4),
     "binary_cross_entropy, loss": (1, 2),
+    "binary_cross_entropy, gradient": (3, 3),
     "kl_div, where nothing cancels": (1, 4),
 }
 """What cyce promises of each quantity at every level; `test_accuracy` holds it to that."""
@@ -332,9 +333,11 @@ def errors(libraries, dtype):
 
     probabilities = np.concatenate([rng.uniform(0, 1, 100_000), np.exp(rng.uniform(-40, 0, 100_000))])
     probabilities = np.clip(probabilities.astype(dtype), dtype.type(1e-37), 1 - np.finfo(dtype).epsneg)
-    losses, _ = losses_and_gradients("binary_cross_entropy", probabilities, labels)
+    losses, gradients = losses_and_gradients("binary_cross_entropy", probabilities, labels)
     p = probabilities.astype(LONG)
     note("binary_cross_entropy, loss", losses, -np.where(labels == 1, np.log(p), np.log1p(-p)))
+    slopes = (p - labels) / np.maximum(p * (1 - p), LONG("1e-12"))
+    note("binary_cross_entropy, gradient", gradients, slopes)
 
     target = rng.uniform(0, 1, logits.size).astype(dtype)
     losses, _ = losses_and_gradients("kl_div", logits, target)

@@ -184,6 +184,7 @@ def evaluate_elements(
     for name in operands:
         setattr(call, name, next(laid_out))
     call.loss_out, call.grad_out, call.grad_output, call.hessian_out, call.vector = laid_out
+    call.is_grad_new = is_broadcast or (gradient is not None and gradient[1] is None)
     if isinstance(gradient, HessianRequest):
         call.hessian_factor, call.hessian_floor = gradient.factor, gradient.floor
     for name, number in (settings or {}).items():

@@ -71,6 +71,7 @@ cdef class ElementwiseArguments:
     cdef public object grad_output
     cdef public object loss_out
     cdef public object grad_out
+    cdef public bint is_grad_new
     cdef public object hessian_out
     cdef public double hessian_factor
     cdef public double hessian_floor

@@ -118,6 +118,8 @@ class ElementwiseArguments:
     loss_out: Any
     grad_out: Any
     """May be the input."""
+    is_grad_new: bool
+    """Whether it is dropped where an error is raised, and need not keep what it has."""
     hessian_out: Any
     hessian_factor: float
     hessian_floor: float

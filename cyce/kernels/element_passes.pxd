@@ -8,14 +8,21 @@ change a bit.
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.element_points cimport (
-    bce, bce_with_logits, curvature_of_bce_with_logits, curvature_of_focal, exp_of, focal, kl, kl_of_log,
-    logsigmoid, sigmoid, slope_of_bce, slope_of_bce_with_logits, slope_of_focal, tail_of, weighed,
+    at_least_minus_100, bce, bce_of_plain_logits, bce_with_logits, curvature_of_bce_with_logits,
+    curvature_of_focal, exp_of, focal, kl, kl_of_log, logsigmoid, sigmoid, slope_of_bce,
+    slope_of_bce_with_logits, slope_of_focal, slope_of_plain_logits, spread_of, tail_of, weighed,
 )
-from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
-from cyce.kernels.storage cimport convert_back, load, load_positions, store_one
+from cyce.kernels.logarithms cimport (
+    log_of_parts, split_numbers, split_opposites, split_probabilities, split_where,
+)
+from cyce.kernels.machine cimport (
+    cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream, cyce_stream_end, multiply_add,
+)
+from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one
 from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
@@ -27,6 +34,8 @@ cdef enum:
     ELEMENT_ROOM = 576
     # Elements that one thread takes at a time, and the fewest that are worth a thread.
     SHARE = 8192
+    # Gradients of calls whose arrays have at least as many bytes stream: their memory need not be read then.
+    MIN_STREAM = 32 << 20
 
 
 cdef enum ElementLoss:
@@ -56,6 +65,8 @@ cdef struct ElementCall:
     Operand grad_output
     Operand loss_out
     Operand grad_out
+    bint is_grad_new                # nothing is lost if it is written before an error is found
+    bint streams                    # the gradient goes past the caches
     Operand hessian_out             # of BCE_WITH_LOGITS and FOCAL: the second derivatives
     Operand vector                  # times which
     double hessian_factor           # what they are multiplied by, too
@@ -94,6 +105,33 @@ cdef inline void scatter(
             store_one(values[k], target, at[k])
 
 
+cdef inline bint may_stream(const ElementCall* call) noexcept nogil:
+    """Whether the gradient may go past the caches."""
+    cdef const Operand* grad = &call.grad_out
+    cdef Py_ssize_t bytes_of_element = size_of(call.input.format) + size_of(grad.format)
+    if grad.start == NULL or grad.start == call.input.start:
+        return False
+    if grad.positions.n_dims != 1 or grad.positions.stride[0] != 1:
+        return False
+    if call.target.start != NULL:
+        bytes_of_element += size_of(call.target.format)
+    return call.n_elements * bytes_of_element >= MIN_STREAM
+
+
+cdef inline void stream(
+    const double* values, Py_ssize_t first, Py_ssize_t n, const Operand* target
+) noexcept nogil:
+    """Write values to neighbours, elements first to first + n, past the caches."""
+    cdef double converted[ELEMENT_CHUNK]
+    cdef Operand there
+    there.start = <char*> converted
+    there.format = target.format
+    convert_back(values, n, <const Operand*> &there, 0)
+    cyce_stream(
+        target.start + first * size_of(target.format), <const void*> converted, n * size_of(target.format)
+    )
+
+
 cdef inline void copy_elements(const Operand* source, const Operand* target, floating like) noexcept nogil:
     """Copy all elements, from one storage to another, rounded once."""
     cdef floating gathered[ELEMENT_CHUNK]
@@ -110,22 +148,75 @@ cdef inline void copy_elements(const Operand* source, const Operand* target, flo
     cyce_leave(&found)
 
 
+cdef inline bint all_labels(const float* values, Py_ssize_t n) noexcept nogil:
+    """Whether all values are 0 or 1."""
+    cdef int n_labels = 0
+    cdef Py_ssize_t k
+    for k in range(n):
+        n_labels += (values[k] == 0) | (values[k] == 1)
+    return n_labels == n
+
+
+cdef inline void bce_of_floats(
+    const float* input, const float* target, Py_ssize_t n, double* loss_out
+) noexcept nogil:
+    """Binary cross-entropies of n probabilities; half the logarithms where the targets are labels."""
+    cdef int32_t power[2][ELEMENT_ROOM]
+    cdef float fraction[2][ELEMENT_ROOM]
+    cdef float rest[2][ELEMENT_ROOM]
+    cdef double log, log_of_opposite, weight_of_opposite
+    cdef Py_ssize_t k
+    if all_labels(target, min(n, <Py_ssize_t> LANES)) and all_labels(target, n):
+        split_where(input, target, n, power[0], fraction[0], rest[0])
+        for k in range(n):
+            loss_out[k] = 0.0 - at_least_minus_100(log_of_parts(power[0][k], fraction[0][k], rest[0][k]))
+        return
+    split_probabilities(input, n, power[0], fraction[0], rest[0])
+    split_opposites(input, n, power[1], fraction[1], rest[1])
+    for k in range(n):
+        log = at_least_minus_100(log_of_parts(power[0][k], fraction[0][k], rest[0][k]))
+        log_of_opposite = log_of_parts(power[1][k], fraction[1][k], rest[1][k])
+        # 0 - x: not -0.
+        weight_of_opposite = 1.0 - <double> target[k]
+        loss_out[k] = 0.0 - multiply_add[double](weight_of_opposite, log_of_opposite, target[k] * log)
+
+
+cdef inline void kl_of_floats(
+    const float* input, const float* target, Py_ssize_t n, double* loss_out
+) noexcept nogil:
+    """Kullback-Leibler divergences of n log-probabilities."""
+    cdef int32_t power[ELEMENT_ROOM]
+    cdef float fraction[ELEMENT_ROOM]
+    cdef float rest[ELEMENT_ROOM]
+    cdef Py_ssize_t k
+    split_numbers(target, n, power, fraction, rest)
+    for k in range(n):
+        loss_out[k] = weighed(target[k], log_of_parts(power[k], fraction[k], rest[k]) - <double> input[k])
+
+
 cdef inline void chunk_losses(
     const ElementCall* call, const floating* input, const floating* target, Py_ssize_t first, Py_ssize_t n,
     floating* gathered, double* loss, double* slope, double* curvature,
 ) noexcept nogil:
-    """Losses of n elements, and their slopes and curvatures if wanted, before weights and scales."""
+    """Losses of n elements, and, if wanted, slopes times `grad_scale` and curvatures, before weights."""
     cdef bint has_gradient = call.grad_out.start != NULL
     cdef bint has_hessian = call.hessian_out.start != NULL
+    cdef double scale = call.grad_scale
     cdef const floating* factor
     cdef Py_ssize_t k
-    if call.loss == BCE_WITH_LOGITS:
-        if call.pos_weight.start != NULL:
-            factor = gather(&call.pos_weight, first, n, gathered)
-        else:
-            factor = gathered
+    if call.loss == BCE_WITH_LOGITS and call.pos_weight.start == NULL:
+        for k in range(n):
+            slope[k] = tail_of(input[k])
+        for k in range(n):
+            loss[k] = bce_of_plain_logits(input[k], target[k], slope[k])
+        if has_hessian:
             for k in range(n):
-                gathered[k] = 1
+                curvature[k] = spread_of(input[k], slope[k])
+        if has_gradient:
+            for k in range(n):
+                slope[k] = scale * slope_of_plain_logits(input[k], target[k], slope[k])
+    elif call.loss == BCE_WITH_LOGITS:
+        factor = gather(&call.pos_weight, first, n, gathered)
         for k in range(n):
             slope[k] = tail_of(input[k])
         for k in range(n):
@@ -135,13 +226,16 @@ cdef inline void chunk_losses(
                 curvature[k] = curvature_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
         if has_gradient:
             for k in range(n):
-                slope[k] = slope_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
+                slope[k] = scale * slope_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
     elif call.loss == BCE:
-        for k in range(n):
-            loss[k] = bce(input[k], target[k])
+        if floating is float:
+            bce_of_floats(input, target, n, loss)
+        else:
+            for k in range(n):
+                loss[k] = bce(input[k], target[k])
         if has_gradient:
             for k in range(n):
-                slope[k] = slope_of_bce(input[k], target[k])
+                slope[k] = scale * slope_of_bce(input[k], target[k])
     elif call.loss == FOCAL:
         for k in range(n):
             slope[k] = tail_of(input[k])
@@ -152,7 +246,7 @@ cdef inline void chunk_losses(
                 curvature[k] = curvature_of_focal(input[k], target[k], call.alpha, call.gamma, slope[k])
         if has_gradient:
             for k in range(n):
-                slope[k] = slope_of_focal(input[k], target[k], call.alpha, call.gamma, slope[k])
+                slope[k] = scale * slope_of_focal(input[k], target[k], call.alpha, call.gamma, slope[k])
     elif call.loss == SIGMOID:
         for k in range(n):
             slope[k] = tail_of(input[k])
@@ -160,7 +254,7 @@ cdef inline void chunk_losses(
             loss[k] = sigmoid(input[k], slope[k])
         if has_gradient:
             for k in range(n):
-                slope[k] = loss[k] * sigmoid(-input[k], slope[k])
+                slope[k] = scale * (loss[k] * sigmoid(-input[k], slope[k]))
     elif call.loss == LOGSIGMOID:
         for k in range(n):
             slope[k] = tail_of(input[k])
@@ -168,25 +262,37 @@ cdef inline void chunk_losses(
             loss[k] = logsigmoid(input[k], slope[k])
         if has_gradient:
             for k in range(n):
-                slope[k] = sigmoid(-input[k], slope[k])
+                slope[k] = scale * sigmoid(-input[k], slope[k])
     elif call.loss == KL:
-        for k in range(n):
-            loss[k] = kl(input[k], target[k])
+        if floating is float:
+            kl_of_floats(input, target, n, loss)
+        else:
+            for k in range(n):
+                loss[k] = kl(input[k], target[k])
         if has_gradient:
             for k in range(n):
-                slope[k] = -target[k]
+                slope[k] = -scale * target[k]
     else:
         for k in range(n):
             loss[k] = kl_of_log(input[k], target[k])
         if has_gradient:
             for k in range(n):
-                slope[k] = -exp_of(target[k])
+                slope[k] = -scale * exp_of(target[k])
 
 
 cdef inline bint all_probabilities(const floating* values, Py_ssize_t n) noexcept nogil:
     """Whether all values are in [0, 1]."""
     cdef int n_right = 0
+    cdef uint32_t highest = 0
+    cdef uint32_t bits
     cdef Py_ssize_t k
+    if floating is float:
+        # The bits of these are in order, before those of all others: but for -0.
+        for k in range(n):
+            bits = <uint32_t> cyce_float_bits(values[k])
+            highest = bits if bits > highest else highest
+        if highest <= <uint32_t> 0x3f800000:
+            return True
     for k in range(n):
         n_right += (values[k] >= 0) & (values[k] <= 1)
     return n_right == n
@@ -272,13 +378,14 @@ cdef inline double run_chunk(
     if call.loss_out.start != NULL:
         scatter(<const double*> loss, first, n, &call.loss_out)
     if call.grad_out.start != NULL:
-        for k in range(n):
-            slope[k] *= call.grad_scale
         if call.grad_output.start != NULL:
             factor = gather(&call.grad_output, first, n, gathered[2])
             for k in range(n):
                 slope[k] *= factor[k]
-        scatter(<const double*> slope, first, n, &call.grad_out)
+        if call.streams:
+            stream(slope, first, n, &call.grad_out)
+        else:
+            scatter(<const double*> slope, first, n, &call.grad_out)
     if call.hessian_out.start != NULL:
         write_hessian(call, first, n, gathered[2], curvature)
     return sum_of_chunk(loss, n, like)
@@ -297,11 +404,14 @@ cdef inline void run_share(
     result.is_wrong = False
     while first < end and not result.is_wrong:
         n = min(<Py_ssize_t> ELEMENT_CHUNK, end - first)
-        result.is_wrong = checks and is_wrong_chunk(call, first, n, like)
-        if computes and not result.is_wrong:
+        if computes:
             add[double](&total, &lost, run_chunk(call, first, n, like))
+        # Now that they are in L1.
+        result.is_wrong = checks and is_wrong_chunk(call, first, n, like)
         first += ELEMENT_CHUNK
     result.loss = settled(total, lost)
+    if call.streams:
+        cyce_stream_end()
     cyce_leave(&found)
 
 
@@ -329,7 +439,8 @@ cdef inline bint run_elements(
 ) except -1 nogil:
     """Compute all elements; loss_out[0] becomes the sum of the losses.
 
-    Returns whether something that must be a probability is none; then the gradient has not been written.
+    Returns whether something that must be a probability is none; then the gradient has not been written,
+    unless it is new.
     """
     cdef Py_ssize_t n_shares = (call.n_elements + SHARE - 1) // SHARE
     cdef ShareResult* results = <ShareResult*> PyMem_RawMalloc(n_shares * sizeof(ShareResult))
@@ -339,8 +450,8 @@ cdef inline bint run_elements(
     if results == NULL:
         with gil:
             raise MemoryError("no memory for the sums of the loss")
-    # Before a gradient is written, everything is checked.
-    if call.loss == BCE and call.grad_out.start != NULL:
+    # Before a gradient is written that is not new, everything is checked.
+    if call.loss == BCE and call.grad_out.start != NULL and not call.is_grad_new:
         is_wrong = run_shares(call, n_threads, True, False, results, n_shares, like)
         is_wrong = is_wrong or run_shares(call, n_threads, False, True, results, n_shares, like)
     else:

@@ -1,8 +1,8 @@
 """Formulas of one element: its loss or function, and the slope of that with respect to the input.
 
-Everything is computed in double; for floats, functions are only as precise as results in float need. Binary
-cross-entropies are sums of mass * cost with cost >= 0, so that nothing cancels and tiny losses keep their
-precision. A mass or weight of 0 adds nothing, whatever the cost.
+Losses are computed in double; for floats, functions are only as precise as results in float need, and
+logarithms are those of logarithms.pxd. Binary cross-entropies are sums of mass * cost with cost >= 0, so that
+nothing cancels and tiny losses keep their precision. A mass or weight of 0 adds nothing, whatever the cost.
 """
 from cython cimport floating
 from libc.float cimport DBL_MAX
@@ -11,7 +11,7 @@ from libc.math cimport INFINITY, NAN
 from cyce.kernels.machine cimport multiply_add
 from cyce.kernels.math cimport (
     exp_clamped, exp_for_float, exp_nonpositive, inverse_for_float, log1p_nonnegative, log1p_of_fraction,
-    log1p_of_fraction_for_float, log_for_float, log_nonnegative, power_of,
+    log1p_of_fraction_for_float, log_nonnegative, power_of,
 )
 
 
@@ -57,11 +57,30 @@ cdef inline double bce_with_logits(
     return weighed(1.0 - target, cost) + weighed(pos_weight * target, cost_of_negative)
 
 
+cdef inline double bce_of_plain_logits(floating logit, double target, double tail) noexcept nogil:
+    """bce_with_logits for a pos_weight of 1: the tail's share does not depend on the target."""
+    cdef double wide = logit
+    cdef bint positive = wide > 0
+    cdef double distance = wide if positive else -wide
+    cdef double rest = log1p_of_fraction_for_float(tail) if floating is float else log1p_of_fraction(tail)
+    return weighed(1.0 - target if positive else target, distance) + rest
+
+
 cdef inline double slope_of_bce_with_logits(
     floating logit, double target, double pos_weight, double tail
 ) noexcept nogil:
     """(1 - target) * sigmoid(logit) - pos_weight * target * sigmoid(-logit)."""
     return (1.0 - target) * sigmoid(logit, tail) - pos_weight * target * sigmoid(-logit, tail)
+
+
+cdef inline double slope_of_plain_logits(floating logit, double target, double tail) noexcept nogil:
+    """slope_of_bce_with_logits for a pos_weight of 1."""
+    cdef bint positive = logit > 0
+    cdef double against = 1.0 - target if positive else target
+    cdef double in_favour = target if positive else 1.0 - target
+    cdef double inverse = inverse_for_float(1.0 + tail) if floating is float else 1.0 / (1.0 + tail)
+    cdef double slope = inverse * multiply_add[double](-in_favour, tail, against)
+    return slope if positive else -slope
 
 
 cdef inline double spread_of(floating logit, double tail) noexcept nogil:
@@ -136,67 +155,45 @@ cdef inline double curvature_of_focal(
 # Binary cross-entropy of probabilities
 
 
-cdef inline double at_most_100(double cost) noexcept nogil:
-    """A cost, at most 100, as in torch."""
-    return cost if cost < 100.0 else 100.0
+cdef inline double at_least_minus_100(double log) noexcept nogil:
+    """A logarithm, at least -100, as in torch."""
+    return log if log > -100.0 else -100.0
 
 
-cdef inline double minus_log_of_ratio(double numerator, double denominator) noexcept nogil:
-    """-log(numerator / (numerator + denominator))."""
+cdef inline double log_of_ratio(double numerator, double denominator) noexcept nogil:
+    """log(numerator / (numerator + denominator))."""
     cdef double odds = denominator / numerator
     # log1p_nonnegative needs a finite argument.
-    return log1p_nonnegative(odds if odds < DBL_MAX else DBL_MAX)
+    return -log1p_nonnegative(odds if odds < DBL_MAX else DBL_MAX)
 
 
-cdef inline double bce(floating probability, double target) noexcept nogil:
+cdef inline double bce(double probability, double target) noexcept nogil:
     """-(1 - target) * log(1 - probability) - target * log(probability), for 0 <= probability <= 1."""
-    cdef double wide = probability
-    cdef double opposite = 1.0 - wide
-    cdef double cost, cost_of_opposite
-    if floating is float:
-        cost = -log_for_float(wide, wide - 1.0)
-        cost_of_opposite = -log_for_float(opposite, -wide)
-    else:
-        cost = minus_log_of_ratio(wide, opposite)
-        cost_of_opposite = minus_log_of_ratio(opposite, wide)
-    return (1.0 - target) * at_most_100(cost_of_opposite) + target * at_most_100(cost)
+    cdef double opposite = 1.0 - probability
+    cdef double log = at_least_minus_100(log_of_ratio(probability, opposite))
+    cdef double log_of_opposite = at_least_minus_100(log_of_ratio(opposite, probability))
+    # 0 - x: not -0.
+    return 0.0 - ((1.0 - target) * log_of_opposite + target * log)
 
 
-cdef inline double slope_of_bce(floating probability, double target) noexcept nogil:
-    """(probability - target) / (probability * (1 - probability))."""
-    cdef double wide = probability
-    cdef double variance = wide * (1.0 - wide)
+cdef inline floating slope_of_bce(floating probability, floating target) noexcept nogil:
+    """(probability - target) / (probability * (1 - probability)), to 1.5 ulp."""
+    # 1 - probability is exact where it is the smaller one.
+    cdef floating opposite = 1 - probability
+    cdef floating smaller = probability if probability < opposite else opposite
+    cdef floating variance = multiply_add(-smaller, smaller, smaller)
     # torch's bound, 1e-12, keeps the slope finite at 0 and 1.
-    cdef double bounded = variance if variance > 1e-12 else 1e-12
-    cdef double inverse, slope
-    if floating is float:
-        inverse = inverse_for_float(bounded)
-        slope = (wide - target) * inverse
-        # Exact where the quotient is: it may be as near to one number of half precision as to the next.
-        return multiply_add[double](multiply_add[double](-slope, bounded, wide - target), inverse, slope)
-    else:
-        return (wide - target) / bounded
+    cdef floating least = 1e-12
+    return (probability - target) / (variance if variance > least else least)
 
 
 # ---------------------------------------------------------------------------------------------
 # Kullback-Leibler divergence
 
 
-cdef inline double log_of(floating x) noexcept nogil:
-    """log(x) for x > 0; a large negative number for 0, NaN for other x."""
-    cdef double wide = x
-    cdef double logarithm
-    if floating is float:
-        logarithm = log_for_float(wide, wide - 1.0)
-        logarithm = logarithm if wide < INFINITY else wide
-        return logarithm if wide >= 0.0 else NAN
-    else:
-        return log_nonnegative(wide)
-
-
-cdef inline double kl(floating log_probability, floating target) noexcept nogil:
+cdef inline double kl(double log_probability, double target) noexcept nogil:
     """target * (log(target) - log_probability)."""
-    return weighed(target, log_of(target) - <double> log_probability)
+    return weighed(target, log_nonnegative(target) - log_probability)
 
 
 cdef inline double exp_of(floating x) noexcept nogil:

@@ -13,7 +13,7 @@ from cyce.kernels.arrays cimport Operand, expect, format_of, n_elements, place, 
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.element_passes cimport (
     BCE, BCE_WITH_LOGITS, FOCAL, KL, KL_OF_LOG, LOGSIGMOID, SHARE, SIGMOID, ElementCall, ElementLoss,
-    copy_elements, run_elements,
+    copy_elements, may_stream, run_elements,
 )
 from cyce.kernels.storage cimport arithmetic_of, size_of
 
@@ -54,6 +54,8 @@ cdef double evaluate(ElementLoss loss, ElementwiseArguments arguments) except? -
         format = arithmetic_of(call.input.format)
         call.n_elements = call.input.positions.n
         call.grad_scale = arguments.upstream / arguments.divisor
+        call.is_grad_new = arguments.is_grad_new
+        call.streams = may_stream(&call)
         call.alpha = arguments.alpha
         call.gamma = arguments.gamma
         call.hessian_factor = arguments.hessian_factor
@@ -93,7 +95,8 @@ def binary_cross_entropy_with_logits(ElementwiseArguments arguments not None):
 def binary_cross_entropy(ElementwiseArguments arguments not None):
     """Compute the same from probabilities.
 
-    Raises ValueError, before grad_out is written, if an element of input or target is not in [0, 1].
+    Raises ValueError if an element of input or target is not in [0, 1], before grad_out is written unless it
+    is new.
     """
     return evaluate(BCE, arguments)
 

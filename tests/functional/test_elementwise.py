@@ -198,7 +198,8 @@ class TestPrecision:
         np.testing.assert_array_equal(losses, np.inf)
 
     def test_all_exponents_of_probabilities(self, level, dtype):
-        exponents = np.arange(np.finfo(dtype).minexp, 0)
+        # subnormal ones, too
+        exponents = np.arange(np.finfo(dtype).minexp - np.finfo(dtype).nmant, 0)
         probabilities = np.ldexp(dtype.type(1.3), exponents).clip(max=1).astype(dtype)
         for target in (0, 1):
             losses = F.binary_cross_entropy(
@@ -207,12 +208,36 @@ class TestPrecision:
             expected, _ = exact(F.binary_cross_entropy, probabilities, target)
             np.testing.assert_allclose(losses, expected, rtol=3 * np.finfo(dtype).eps)
 
-    def test_all_exponents_of_targets(self, level):
+    def test_all_exponents_of_targets(self, level, dtype):
         # down to subnormal ones, where the logarithm is scaled
-        target = np.ldexp(1.3, np.arange(-1074, 1010))
+        info = np.finfo(dtype)
+        target = np.ldexp(dtype.type(1.3), np.arange(info.minexp - info.nmant, info.maxexp - 10))
         losses = F.kl_div(np.zeros_like(target), target, reduction="none")
         expected, _ = exact(F.kl_div, np.zeros_like(target), target)
-        np.testing.assert_allclose(losses, expected.astype(np.float64), rtol=8e-16, atol=5e-324)
+        np.testing.assert_allclose(
+            losses, expected.astype(dtype), rtol=4 * info.eps, atol=info.smallest_subnormal
+        )
+
+    def test_probabilities_beside_those_whose_cost_is_100(self, level):
+        # e**-100 is 26.5 of the smallest subnormal floats.
+        probabilities = np.arange(24, 30) * np.float32(2.0**-149)
+        losses = F.binary_cross_entropy(probabilities, np.ones(6), reduction="none")
+        np.testing.assert_array_equal(losses == 100, probabilities < np.exp(-100.0))
+
+    def test_negative_zero_is_a_probability(self, level, dtype):
+        given = np.array([-0.0, 0.0, -0.0], dtype)
+        losses, gradient = both(F.binary_cross_entropy, given, [1, 0, -0.0], reduction="none")
+        np.testing.assert_array_equal(losses, [100, 0, 0])
+        assert not np.signbit(losses).any()
+        np.testing.assert_array_equal(gradient, [-1e12 if dtype == np.float64 else np.float32(-1e12), 0, 0])
+
+    def test_costs_of_labels_do_not_depend_on_the_targets_beside_them(self, level, dtype, rng):
+        # Where all are labels, only one of the two logarithms is computed.
+        given = np.concatenate([rng.random(400), [0, 1] * 10, np.exp(rng.uniform(-90, 0, 80))]).astype(dtype)
+        labels = rng.integers(2, size=500).astype(dtype)
+        losses = F.binary_cross_entropy(given, labels, reduction="none")
+        among_others = F.binary_cross_entropy(given, np.append(0.5, labels[1:]), reduction="none")
+        np.testing.assert_array_equal(losses[1:], among_others[1:])
 
     def test_masses_of_0_add_nothing(self, level, dtype):
         given = np.array([-np.inf, -np.inf, 0, -1e30], dtype)
@@ -267,6 +292,17 @@ class TestMemory:
         assert value_in_place == value
         np.testing.assert_array_equal(given, gradient)
 
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_gradients_past_the_caches(self, level, loss, dtype, rng):
+        # From 32 MiB of all arrays on.
+        n = 2**25 // (3 * dtype.itemsize) + 100
+        given, target = (np.resize(array, n) for array in draw(loss, rng, (5000,), dtype))
+        memory = np.zeros(n + 2, dtype)
+        _, gradient = both(loss, given, target, reduction="sum", out=memory[1:-1])
+        _, of_part = both(loss, given[:5000], target[:5000], reduction="sum")
+        np.testing.assert_array_equal(gradient, np.resize(of_part, n))
+        assert memory[0] == memory[-1] == 0
+
     def test_out_must_not_be_read(self, rng):
         given, target = draw(BCE_WITH_LOGITS, rng, (3, 4), np.float64)
         weight = rng.random((3, 4))
@@ -309,8 +345,9 @@ class TestMemory:
             with pytest.raises(ValueError, match=message):
                 cyce.value_and_grad(F.binary_cross_entropy)(**named, out=out)
             assert (out == 7).all()
-            with pytest.raises(ValueError, match=message):
-                F.binary_cross_entropy(**named)
+            for call in (F.binary_cross_entropy, cyce.value_and_grad(F.binary_cross_entropy)):
+                with pytest.raises(ValueError, match=message):
+                    call(**named)
 
     @pytest.mark.integration
     def test_more_than_two_to_the_31_elements(self):
