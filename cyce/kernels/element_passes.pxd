@@ -12,18 +12,21 @@ from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.element_points cimport (
-    at_least_minus_100, bce, bce_of_plain_logits, bce_with_logits, curvature_of_bce_with_logits,
+    bce, bce_of_plain_logits, bce_with_logits, curvature_of_bce_with_logits,
     curvature_of_focal, exp_of, focal, kl, kl_of_log, logsigmoid, sigmoid, slope_of_bce,
     slope_of_bce_with_logits, slope_of_focal, slope_of_plain_logits, spread_of, tail_of, weighed,
 )
 from cyce.kernels.logarithms cimport (
-    log_of_parts, split_numbers, split_opposites, split_probabilities, split_where,
+    logs_of_parts, split_numbers, split_opposites, split_probabilities, split_where,
 )
 from cyce.kernels.machine cimport (
-    cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream, cyce_stream_end, multiply_add,
+    cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream, cyce_stream_end,
 )
 from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one
 from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes
+from cyce.kernels.vectors cimport (
+    doubles, fill8, larger8, multiply8, multiply_add8, store8, subtract8, unless_equal8, widen8,
+)
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef enum:
@@ -79,15 +82,18 @@ cdef struct ElementCall:
 cdef inline const floating* gather(
     const Operand* source, Py_ssize_t first, Py_ssize_t n, floating* gathered_out
 ) noexcept nogil:
-    """Elements first to first + n: where they lie, if they are neighbours there, else copied."""
+    """Elements first to first + n: where they lie, if they are a chunk of neighbours there, else copied.
+
+    Of less than a chunk, those behind may be read, too, and are anything.
+    """
     cdef Py_ssize_t at[ELEMENT_CHUNK]
+    cdef bint contiguous = source.positions.n_dims == 1 and source.positions.stride[0] == 1
     # For compilers that consider n == 0.
-    at[0] = 0
-    if source.positions.n_dims == 1 and source.positions.stride[0] == 1:
-        return load(source, first, 1, n, gathered_out)
-    if offsets_of(&source.positions, first, n, at):
+    at[0] = first
+    contiguous = contiguous or offsets_of(&source.positions, first, n, at)
+    if contiguous and n == ELEMENT_CHUNK:
         return load(source, at[0], 1, n, gathered_out)
-    load_positions(source, at, False, 0, n, gathered_out)
+    load_positions(source, at, contiguous, 0, n, gathered_out)
     return gathered_out
 
 
@@ -160,38 +166,50 @@ cdef inline bint all_labels(const float* values, Py_ssize_t n) noexcept nogil:
 cdef inline void bce_of_floats(
     const float* input, const float* target, Py_ssize_t n, double* loss_out
 ) noexcept nogil:
-    """Binary cross-entropies of n probabilities; half the logarithms where the targets are labels."""
+    """Binary cross-entropies of n probabilities; half the logarithms where the targets are labels.
+
+    Reads and writes a chunk, in eights.
+    """
     cdef int32_t power[2][ELEMENT_ROOM]
     cdef float fraction[2][ELEMENT_ROOM]
     cdef float rest[2][ELEMENT_ROOM]
-    cdef double log, log_of_opposite, weight_of_opposite
+    cdef doubles least = fill8(-100)
+    cdef doubles logs, logs_of_opposites, targets
     cdef Py_ssize_t k
     if all_labels(target, min(n, <Py_ssize_t> LANES)) and all_labels(target, n):
         split_where(input, target, n, power[0], fraction[0], rest[0])
-        for k in range(n):
-            loss_out[k] = 0.0 - at_least_minus_100(log_of_parts(power[0][k], fraction[0][k], rest[0][k]))
+        for k in range(0, n, 8):
+            logs = larger8(logs_of_parts(power[0] + k, fraction[0] + k, rest[0] + k), least)
+            store8(loss_out + k, subtract8(fill8(0), logs))
         return
     split_probabilities(input, n, power[0], fraction[0], rest[0])
     split_opposites(input, n, power[1], fraction[1], rest[1])
-    for k in range(n):
-        log = at_least_minus_100(log_of_parts(power[0][k], fraction[0][k], rest[0][k]))
-        log_of_opposite = log_of_parts(power[1][k], fraction[1][k], rest[1][k])
+    for k in range(0, n, 8):
+        logs = larger8(logs_of_parts(power[0] + k, fraction[0] + k, rest[0] + k), least)
+        logs_of_opposites = logs_of_parts(power[1] + k, fraction[1] + k, rest[1] + k)
+        targets = widen8(target + k)
+        logs = multiply_add8(subtract8(fill8(1), targets), logs_of_opposites, multiply8(targets, logs))
         # 0 - x: not -0.
-        weight_of_opposite = 1.0 - <double> target[k]
-        loss_out[k] = 0.0 - multiply_add[double](weight_of_opposite, log_of_opposite, target[k] * log)
+        store8(loss_out + k, subtract8(fill8(0), logs))
 
 
 cdef inline void kl_of_floats(
     const float* input, const float* target, Py_ssize_t n, double* loss_out
 ) noexcept nogil:
-    """Kullback-Leibler divergences of n log-probabilities."""
+    """Kullback-Leibler divergences of n log-probabilities.
+
+    Reads and writes a chunk, in eights.
+    """
     cdef int32_t power[ELEMENT_ROOM]
     cdef float fraction[ELEMENT_ROOM]
     cdef float rest[ELEMENT_ROOM]
+    cdef doubles targets, differences
     cdef Py_ssize_t k
     split_numbers(target, n, power, fraction, rest)
-    for k in range(n):
-        loss_out[k] = weighed(target[k], log_of_parts(power[k], fraction[k], rest[k]) - <double> input[k])
+    for k in range(0, n, 8):
+        targets = widen8(target + k)
+        differences = subtract8(logs_of_parts(power + k, fraction + k, rest + k), widen8(input + k))
+        store8(loss_out + k, unless_equal8(multiply8(targets, differences), targets, fill8(0)))
 
 
 cdef inline void chunk_losses(

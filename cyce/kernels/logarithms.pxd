@@ -12,6 +12,7 @@ from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int32_t
 
 from cyce.kernels.machine cimport cyce_float_bits, cyce_float_from_bits, multiply_add
+from cyce.kernels.vectors cimport doubles, fill8, multiply_add8, sum8, widen8, widen_integers8
 
 
 cdef inline float rest_of_log(float f) noexcept nogil:
@@ -56,10 +57,13 @@ cdef inline void split_opposite(float probability, int32_t* power_out, float* fr
     power_out[0] = power
 
 
-cdef inline double log_of_parts(int32_t power, float fraction, float rest) noexcept nogil:
-    """log(x) of what x was split into."""
+cdef inline doubles logs_of_parts(
+    const int32_t* power, const float* fraction, const float* rest
+) noexcept nogil:
+    """log(x) of eight numbers, of what they were split into."""
     # ln(2) / 2**23
-    return multiply_add[double](<double> power, 8.262958294867817e-08, <double> fraction + <double> rest)
+    cdef doubles ln2 = fill8(8.262958294867817e-08)
+    return multiply_add8(widen_integers8(power), ln2, sum8(widen8(fraction), widen8(rest)))
 
 
 cdef inline void split_probabilities(

@@ -5,6 +5,9 @@ level that has fused multiply-add. Intrinsics are used for AVX-512 and AVX2; els
 a loop over the lanes stands in for each function, which is slower than scalar code (`exp_scaled`).
 """
 
+from libc.stdint cimport int32_t
+
+
 cdef extern from * nogil:
     """
     #include <stdint.h>
@@ -49,6 +52,19 @@ cdef extern from * nogil:
     static inline cyce_doubles cyce_d_cut_off(cyce_doubles a, cyce_doubles t, cyce_doubles lowest)
     {
         return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(t, lowest, _CMP_NLT_UQ), a);
+    }
+    static inline cyce_doubles cyce_d_unless_equal(cyce_doubles a, cyce_doubles b, cyce_doubles c)
+    {
+        return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(b, c, _CMP_NEQ_UQ), a);
+    }
+    static inline cyce_doubles cyce_d_sum(cyce_doubles a, cyce_doubles b) { return _mm512_add_pd(a, b); }
+    static inline cyce_doubles cyce_d_widen(const float *from)
+    {
+        return _mm512_cvtps_pd(_mm256_loadu_ps(from));
+    }
+    static inline cyce_doubles cyce_d_widen_integers(const int32_t *from)
+    {
+        return _mm512_cvtepi32_pd(_mm256_loadu_si256((const __m256i *) from));
     }
     static inline void cyce_d_add(cyce_doubles *total, cyce_doubles *lost, cyce_doubles a)
     {
@@ -198,6 +214,16 @@ cdef extern from * nogil:
     CYCE_TWO(cyce_doubles, cyce_d_cut_off, (cyce_doubles a, cyce_doubles t, cyce_doubles lowest),
              _mm256_and_pd(a.low, _mm256_cmp_pd(t.low, lowest.low, _CMP_NLT_UQ)),
              _mm256_and_pd(a.high, _mm256_cmp_pd(t.high, lowest.high, _CMP_NLT_UQ)))
+    CYCE_TWO(cyce_doubles, cyce_d_unless_equal, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
+             _mm256_and_pd(a.low, _mm256_cmp_pd(b.low, c.low, _CMP_NEQ_UQ)),
+             _mm256_and_pd(a.high, _mm256_cmp_pd(b.high, c.high, _CMP_NEQ_UQ)))
+    CYCE_TWO(cyce_doubles, cyce_d_sum, (cyce_doubles a, cyce_doubles b), _mm256_add_pd(a.low, b.low),
+             _mm256_add_pd(a.high, b.high))
+    CYCE_TWO(cyce_doubles, cyce_d_widen, (const float *from), _mm256_cvtps_pd(_mm_loadu_ps(from)),
+             _mm256_cvtps_pd(_mm_loadu_ps(from + 4)))
+    CYCE_TWO(cyce_doubles, cyce_d_widen_integers, (const int32_t *from),
+             _mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *) from)),
+             _mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *) (from + 4))))
     static inline void cyce_d_add_4(__m256d *total, __m256d *lost, __m256d a)
     {
         const __m256d sum = _mm256_add_pd(*total, a);
@@ -342,6 +368,11 @@ cdef extern from * nogil:
     }
     CYCE_LANES(cyce_doubles, cyce_d_cut_off, 8, (cyce_doubles a, cyce_doubles t, cyce_doubles lowest),
                t.lane[k] < lowest.lane[k] ? 0 : a.lane[k])
+    CYCE_LANES(cyce_doubles, cyce_d_unless_equal, 8, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
+               b.lane[k] != c.lane[k] ? a.lane[k] : 0)
+    CYCE_LANES(cyce_doubles, cyce_d_sum, 8, (cyce_doubles a, cyce_doubles b), a.lane[k] + b.lane[k])
+    CYCE_LANES(cyce_doubles, cyce_d_widen, 8, (const float *from), from[k])
+    CYCE_LANES(cyce_doubles, cyce_d_widen_integers, 8, (const int32_t *from), from[k])
     static inline void cyce_d_add(cyce_doubles *total, cyce_doubles *lost, cyce_doubles a)
     {
         int k;
@@ -432,6 +463,12 @@ cdef extern from * nogil:
     # The first 8 of 16 floats, and the others.
     doubles low8 "cyce_f_low"(floats a) noexcept
     doubles high8 "cyce_f_high"(floats a) noexcept
+    # Eight floats, or integers, from memory.
+    doubles widen8 "cyce_d_widen"(const float* start) noexcept
+    doubles widen_integers8 "cyce_d_widen_integers"(const int32_t* start) noexcept
+    doubles sum8 "cyce_d_sum"(doubles a, doubles b) noexcept
+    # a where b and c are not equal, else 0.
+    doubles unless_equal8 "cyce_d_unless_equal"(doubles a, doubles b, doubles c) noexcept
     # a, but 0 where t < lowest.
     doubles cut_off8 "cyce_d_cut_off"(doubles a, doubles t, doubles lowest) noexcept
     # Add numbers that are not negative to a total, and what that loses to `lost` (Dekker's FastTwoSum).
