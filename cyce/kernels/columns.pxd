@@ -9,9 +9,10 @@ from libc.math cimport INFINITY, fabsf
 from cyce.kernels.call cimport Tile
 from cyce.kernels.exponentials cimport exp_of_floats_or_0
 from cyce.kernels.machine cimport cyce_prefetch
-from cyce.kernels.math cimport exp_for_float
+from cyce.kernels.math cimport exp_near_zero_for_float
 from cyce.kernels.merge cimport MAX, REST, REST_LOST, UNIT
 from cyce.kernels.reference cimport cut_off, headroom, power_at, without_headroom
+from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport finite_or_zero
 from cyce.kernels.vectors cimport (
     doubles, fill8, fill16, floats, high8, larger16, load16, low8, multiply_add8, multiply_add16, store8,
@@ -24,22 +25,24 @@ cdef enum:
 
 
 cdef struct References:
-    # What the exponentials of 16 positions are relative to: see `VectorReference`.
-    float shift[COLUMNS]
-    float exponent_shift[COLUMNS]
-    float lowest[COLUMNS]
+    # What the exponentials of the positions are relative to: see `VectorReference`.
+    float shift[TILE]
+    float exponent_shift[TILE]
+    float lowest[TILE]
 
 
-cdef inline void refer_columns_to(const float* row_max, References* out, double* unit_out) noexcept nogil:
-    """Make the maxima of 16 positions what their exponentials are relative to.
+cdef inline void refer_columns_to(
+    const float* row_max, Py_ssize_t n_columns, References* out, double* unit_out
+) noexcept nogil:
+    """Make the maxima of positions what their exponentials are relative to.
 
     unit_out: what turns exponentials, without their headroom, into those relative to the maxima; or NULL.
     """
-    cdef float relative[COLUMNS]
-    cdef float power[COLUMNS]
+    cdef float relative[TILE]
+    cdef float power[TILE]
     cdef float finite
     cdef Py_ssize_t k
-    for k in range(COLUMNS):
+    for k in range(n_columns):
         finite = finite_or_zero(row_max[k])
         out.shift[k] = finite if fabsf(finite) > 256 else <float> 0
         relative[k] = finite - out.shift[k]
@@ -49,10 +52,11 @@ cdef inline void refer_columns_to(const float* row_max, References* out, double*
         out.lowest[k] = relative[k] + cut_off(finite)
     if unit_out == NULL:
         return
-    for k in range(COLUMNS):
+    for k in range(n_columns):
         # ln 2, and the inverse of the table's factor
         unit_out[k] = (
-            exp_for_float(power[k] * 0.6931471805599453 - <double> relative[k]) * 0.91935854891893275
+            exp_near_zero_for_float(power[k] * 0.6931471805599453 - <double> relative[k])
+            * 0.91935854891893275
         )
 
 
@@ -62,14 +66,15 @@ cdef inline void reduce_columns(
 ) noexcept nogil:
     """Reduce n packed classes of a tile to maxima, units and rests.
 
-    keeps: whether `packed` becomes the exponentials. next_class, next_stride, itemsize: where the next tile's
-    logits are stored, in bytes; they are prefetched one by one, as the CPU has room for a dozen at a time.
+    A loop for each step, as the steps of 16 positions wait for one another. keeps: whether `packed` becomes
+    the exponentials. next_class, next_stride, itemsize: where the next tile's logits are stored, in bytes;
+    they are prefetched one by one, as the CPU has room for a dozen at a time.
     """
     cdef References to
-    cdef float row_max[COLUMNS]
-    cdef float others[COLUMNS]
-    cdef double total[COLUMNS]
-    cdef double* unit
+    cdef float row_max[TILE]
+    cdef float others[TILE]
+    cdef double* unit = stats + UNIT * tile.pitch
+    cdef double* rest = stats + REST * tile.pitch
     cdef float* column
     cdef floats largest, logits, shift, exponent_shift, lowest, exponentials, n_others
     cdef doubles low, high
@@ -80,12 +85,15 @@ cdef inline void reduce_columns(
         largest = fill16(-INFINITY)
         for c in range(n):
             largest = larger16(load16(column + c * tile.pitch), largest)
-        store16(row_max, largest)
-        unit = stats + UNIT * tile.pitch + first
-        refer_columns_to(row_max, &to, unit)
-        shift = load16(to.shift)
-        exponent_shift = load16(to.exponent_shift)
-        lowest = load16(to.lowest)
+        store16(row_max + first, largest)
+    refer_columns_to(row_max, tile.lanes, &to, unit)
+    for group in range(tile.lanes // COLUMNS):
+        first = group * COLUMNS
+        column = packed + first
+        largest = load16(row_max + first)
+        shift = load16(to.shift + first)
+        exponent_shift = load16(to.exponent_shift + first)
+        lowest = load16(to.lowest + first)
         low = high = fill8(0)
         n_others = fill16(0)
         for c in range(n):
@@ -98,16 +106,14 @@ cdef inline void reduce_columns(
             low = multiply_add8(low8(exponentials), fill8(1), low)
             high = multiply_add8(high8(exponentials), fill8(1), high)
             n_others = multiply_add16(unless_equal16(fill16(1), logits, largest), fill16(1), n_others)
-        store8(total, low)
-        store8(total + 8, high)
-        store16(others, n_others)
-        for k in range(COLUMNS):
-            stats[MAX * tile.pitch + first + k] = row_max[k]
-            # One of those at the maximum is no part of the rest.
-            stats[REST * tile.pitch + first + k] = (
-                total[k] * <double> without_headroom(row_max[k]) * unit[k] + ((n - 1) - <double> others[k])
-            )
-            stats[REST_LOST * tile.pitch + first + k] = 0
+        store8(rest + first, low)
+        store8(rest + first + 8, high)
+        store16(others + first, n_others)
+    for k in range(tile.lanes):
+        stats[MAX * tile.pitch + k] = row_max[k]
+        # One of those at the maximum is no part of the rest.
+        rest[k] = rest[k] * <double> without_headroom(row_max[k]) * unit[k] + ((n - 1) - <double> others[k])
+        stats[REST_LOST * tile.pitch + k] = 0
 
 
 cdef inline void restart_columns(
@@ -115,18 +121,18 @@ cdef inline void restart_columns(
 ) noexcept nogil:
     """Turn n packed classes of a tile into exponentials, as `reduce_columns` did."""
     cdef References to
-    cdef float row_max[COLUMNS]
+    cdef float row_max[TILE]
     cdef float* column
     cdef floats shift, exponent_shift, lowest
     cdef Py_ssize_t group, first, c, k
+    for k in range(tile.lanes):
+        row_max[k] = <float> stats[MAX * tile.pitch + k]
+    refer_columns_to(row_max, tile.lanes, &to, NULL)
     for group in range(tile.lanes // COLUMNS):
         first = group * COLUMNS
-        for k in range(COLUMNS):
-            row_max[k] = <float> stats[MAX * tile.pitch + first + k]
-        refer_columns_to(row_max, &to, NULL)
-        shift = load16(to.shift)
-        exponent_shift = load16(to.exponent_shift)
-        lowest = load16(to.lowest)
+        shift = load16(to.shift + first)
+        exponent_shift = load16(to.exponent_shift + first)
+        lowest = load16(to.lowest + first)
         for c in range(n):
             column = packed + c * tile.pitch + first
             store16(column, exp_of_floats_or_0(subtract16(load16(column), shift), exponent_shift, lowest))

@@ -23,7 +23,7 @@ from cyce.kernels.machine cimport (
     cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream, cyce_stream_end,
 )
 from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one
-from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes
+from cyce.kernels.sums cimport LANES, add, add_double, settled, sum_of_lanes
 from cyce.kernels.vectors cimport (
     doubles, fill8, larger8, multiply8, multiply_add8, store8, subtract8, unless_equal8, widen8,
 )
@@ -327,11 +327,8 @@ cdef inline double sum_of_chunk(double* loss, Py_ssize_t n, floating like) noexc
         total[k] = lost[k] = 0
     for group in range(ELEMENT_CHUNK // LANES):
         for k in range(LANES):
-            if floating is float:
-                total[k] += loss[group * LANES + k]
-            else:
-                add[double](&total[k], &lost[k], loss[group * LANES + k])
-    sum_of_lanes[floating](total, lost, 0)
+            add_double(&total[k], &lost[k], loss[group * LANES + k], like)
+    sum_of_lanes(total, lost, like)
     return settled(total[0], lost[0])
 
 

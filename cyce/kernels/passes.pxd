@@ -289,7 +289,7 @@ cdef inline void run_tile(
             load_hard_masses(call, tile, call.states)
         leave_out_states(tile)
 
-    normalize_positions(tile, like)
+    normalize_positions(call, tile, like)
     if call.output == GRADIENT:
         result.loss = finish_losses(call, tile, like)
         if is_product(call):
@@ -366,7 +366,7 @@ cdef inline double finish_states(Call* call, bint has_target, floating like) noe
             tile.pivot[k] = <Py_ssize_t> tile.argmax[k] if tile.rank[k] == 0 else -1
         if has_target:
             load_hard_masses(call, &tile, call.states)
-        normalize_positions(&tile, like)
+        normalize_positions(call, &tile, like)
         add[double](&value, &lost, finish_losses(call, &tile, like))
         if call.has_stats:
             finish_stats(call, &tile, like)

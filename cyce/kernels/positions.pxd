@@ -21,34 +21,46 @@ from cyce.kernels.plan cimport lies_within
 from cyce.kernels.points cimport comes_before
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.sums cimport (
-    LANES, add, add_product, difference_lost, finite_or_zero, settled, settled_of, sum_lost, sum_of_lanes,
+    LANES, add_double, add_product, difference_lost, finite_or_zero, settled, settled_of, sum_lost,
+    sum_of_lanes,
 )
 from cyce.kernels.streaming cimport needs_logits
 from cyce.kernels.transforms cimport changes_logits, has_mask, mask_at, slope_at, transform
 
 
-cdef inline void normalize_positions(Tile* tile, floating like) noexcept nogil:
+cdef inline bint needs_softmax(const Call* call) noexcept nogil:
+    """Whether anything is made of the softmax, which losses and log-sum-exps are not."""
+    return (
+        call.grad.start != NULL or call.hessian != NULL or call.has_stats or call.is_focal
+        or call.n_chosen > 0 or call.entropy_out != NULL
+    )
+
+
+cdef inline void normalize_positions(const Call* call, Tile* tile, floating like) noexcept nogil:
     """Normalizers of a tile, from its rests."""
     cdef double rest, logarithm
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         # An infinite maximum has no softmax: NaN, as in torch.
         rest = tile.rest[k] if tile.row_max[k] - tile.row_max[k] == 0 else NAN
-        tile.rest[k] = settled(rest, tile.rest_lost[k])
-        tile.rest_lost[k] += rest - tile.rest[k]
         if floating is float:
-            tile.inverse[k] = inverse_for_float(1.0 + tile.rest[k])
-            logarithm = log_for_float(1.0 + tile.rest[k], tile.rest[k])
+            tile.rest[k] = rest
+            logarithm = log_for_float(1.0 + rest, rest)
             # That has no NaN.
-            logarithm = logarithm if rest == rest else NAN
-            tile.log_normalizer[k] = logarithm + tile.rest_lost[k] * tile.inverse[k]
+            tile.log_normalizer[k] = logarithm if rest == rest else NAN
             tile.log_lost[k] = 0
         else:
+            tile.rest[k] = settled(rest, tile.rest_lost[k])
+            tile.rest_lost[k] += rest - tile.rest[k]
             tile.inverse[k] = 1.0 / (1.0 + tile.rest[k])
             logarithm = log1p_in_parts(tile.rest[k], &tile.log_lost[k])
             tile.log_lost[k] += tile.rest_lost[k] * tile.inverse[k]
             tile.log_normalizer[k] = logarithm + tile.log_lost[k]
             tile.log_lost[k] = finite_or_zero(tile.log_lost[k] - (tile.log_normalizer[k] - logarithm))
+    if floating is float:
+        if needs_softmax(call):
+            for k in range(tile.lanes):
+                tile.inverse[k] = inverse_for_float(1.0 + tile.rest[k])
 
 
 cdef inline floating logit_of(
@@ -203,7 +215,9 @@ cdef inline void focus_losses(
         loss_lost[k] = finite_or_zero(focused_lost)
 
 
-cdef inline double sum_of_losses(const Call* call, const Tile* tile, const double* loss) noexcept nogil:
+cdef inline double sum_of_losses(
+    const Call* call, const Tile* tile, const double* loss, floating like
+) noexcept nogil:
     """Sum of the losses of a tile."""
     cdef double total[LANES]
     cdef double lost[LANES]
@@ -212,12 +226,12 @@ cdef inline double sum_of_losses(const Call* call, const Tile* tile, const doubl
         total[k] = lost[k] = 0
     if call.by_rows:
         for k in range(tile.width):
-            add[double](&total[0], &lost[0], loss[k])
+            add_double(&total[0], &lost[0], loss[k], like)
     else:
         for group in range(tile.lanes // LANES):
             for k in range(LANES):
-                add[double](&total[k], &lost[k], loss[group * LANES + k])
-        sum_of_lanes[double](total, lost, 0)
+                add_double(&total[k], &lost[k], loss[group * LANES + k], like)
+        sum_of_lanes(total, lost, like)
     return settled(total[0], lost[0])
 
 
@@ -236,8 +250,9 @@ cdef inline double finish_losses(const Call* call, Tile* tile, floating like) no
         focus_losses(call, tile, loss, loss_lost, like)
     if call.z_loss != 0:
         add_z_losses(call, tile, loss, loss_lost, like)
-    for k in range(tile.lanes):
-        loss[k] = settled(loss[k], loss_lost[k])
+    if floating is double:
+        for k in range(tile.lanes):
+            loss[k] = settled(loss[k], loss_lost[k])
     if call.sample_weight != NULL:
         for k in range(tile.width):
             loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
@@ -251,7 +266,7 @@ cdef inline double finish_losses(const Call* call, Tile* tile, floating like) no
     if loss_out != NULL:
         for k in range(tile.width):
             loss_out[tile.first + k] = <floating> loss[k]
-    return sum_of_losses(call, tile, loss)
+    return sum_of_losses(call, tile, loss, like)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -19,13 +19,14 @@ from cyce.kernels.half cimport (
 )
 from cyce.kernels.machine cimport check, cyce_stream
 from cyce.kernels.sums cimport whole_lanes
-from cyce.kernels.transposition cimport pack_rows, unpack_rows
+from cyce.kernels.transposition cimport pack_neighbours, pack_rows, unpack_neighbours, unpack_rows
 
 cdef enum:
     # The most positions of a tile.
     TILE = 128
-    # Classes of four rows that are packed at a time.
+    # Classes of rows that are converted at a time, and all numbers that are.
     RUN = 128
+    ROOM = 2048
     # Numbers that wait for a cache line to be whole, at most, and those with a chunk of a row.
     MOST_WAITING = 32
     MOST_IN_LINES = 288
@@ -273,14 +274,20 @@ cdef inline void store_positions(
             store_one(values[k], target, at[k] + offset)
 
 
+cdef inline bint are_neighbours(const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n) noexcept nogil:
+    """Whether rows of n classes lie beside one another."""
+    cdef Py_ssize_t n_right = 0
+    cdef Py_ssize_t k
+    for k in range(n_rows):
+        n_right += at[k] == at[0] + k * n
+    return n_right == n_rows
+
+
 cdef inline Py_ssize_t rows_to_convert(const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n) noexcept nogil:
     """How many of some rows, a multiple of four, are converted at a time: more where they are neighbours."""
-    cdef Py_ssize_t size = min(n_rows, 4 * RUN // n // 4 * 4)
-    cdef Py_ssize_t k
-    for k in range(1, size):
-        if at[k] != at[0] + k * n:
-            return 4
-    return max(<Py_ssize_t> 4, size)
+    cdef Py_ssize_t n_at_once = min(n_rows, <Py_ssize_t> (ROOM // RUN))
+    cdef Py_ssize_t n_neighbours = min(n_rows, ROOM // n // 4 * 4)
+    return max(n_at_once, n_neighbours) if are_neighbours(at, n_neighbours, n) else n_at_once
 
 
 cdef inline void pack_converted(
@@ -288,24 +295,26 @@ cdef inline void pack_converted(
     Py_ssize_t pitch, floating* packed_out,
 ) noexcept nogil:
     """Convert n contiguous classes of some rows, a multiple of four, and pack them."""
-    cdef floating room[4 * RUN]
+    cdef floating room[ROOM]
+    cdef Py_ssize_t at_in_room[TILE]
     cdef Py_ssize_t row = 0
     cdef Py_ssize_t run, begin, size, n_at_once, k
     while row < n_rows:
         n_at_once = rows_to_convert(at + row, n_rows - row, n)
         for run in range((n + RUN - 1) // RUN):
-            begin = run * RUN
+            # The last run is at least four, which are converted twice if need be.
+            begin = min(run * RUN, n - 4)
             size = min(<Py_ssize_t> RUN, n - begin)
-            if n_at_once > 4:
+            for k in range(n_at_once):
+                at_in_room[k] = k * size
+            if n_at_once > ROOM // RUN:
                 convert(source, at[row] + first, n_at_once * n, room)
             else:
-                for k in range(4):
+                for k in range(n_at_once):
                     convert(source, at[row + k] + first + begin, size, room + k * size)
-            for k in range(0, n_at_once, 4):
-                pack_rows(
-                    room + k * size, room + (k + 1) * size, room + (k + 2) * size, room + (k + 3) * size,
-                    size, packed_out + begin * pitch + row + k, pitch,
-                )
+            pack_rows(
+                <const floating*> room, at_in_room, n_at_once, size, packed_out + begin * pitch + row, pitch
+            )
         row += n_at_once
 
 
@@ -314,24 +323,25 @@ cdef inline void unpack_converted(
     Py_ssize_t first, const Py_ssize_t* at,
 ) noexcept nogil:
     """Unpack n contiguous classes of some rows, a multiple of four, and convert them."""
-    cdef floating room[4 * RUN]
+    cdef floating room[ROOM]
+    cdef Py_ssize_t at_in_room[TILE]
     cdef Py_ssize_t row = 0
     cdef Py_ssize_t run, begin, size, n_at_once, k
     while row < n_rows:
         n_at_once = rows_to_convert(at + row, n_rows - row, n)
         for run in range((n + RUN - 1) // RUN):
-            begin = run * RUN
+            begin = min(run * RUN, n - 4)
             size = min(<Py_ssize_t> RUN, n - begin)
-            for k in range(0, n_at_once, 4):
-                unpack_rows(
-                    packed + begin * pitch + row + k, pitch, size, room + k * size, room + (k + 1) * size,
-                    room + (k + 2) * size, room + (k + 3) * size,
-                )
-            if n_at_once > 4:
-                convert_back(room, n_at_once * n, target, at[row] + first)
+            for k in range(n_at_once):
+                at_in_room[k] = k * size
+            unpack_rows(packed + begin * pitch + row, pitch, n_at_once, size, room, at_in_room)
+            if n_at_once > ROOM // RUN:
+                convert_back(<const floating*> room, n_at_once * n, target, at[row] + first)
             else:
-                for k in range(4):
-                    convert_back(room + k * size, size, target, at[row + k] + first + begin)
+                for k in range(n_at_once):
+                    convert_back(
+                        <const floating*> room + k * size, size, target, at[row + k] + first + begin
+                    )
         row += n_at_once
 
 
@@ -346,12 +356,11 @@ cdef inline void load_tile(
     cdef Py_ssize_t c, k
     if not is_native[floating](source.format, 0):
         pack_converted(source, first, at, n_whole, n, pitch, packed_out)
+    elif class_stride == 1 and 2 <= n <= 3 and are_neighbours(at, width, n):
+        pack_neighbours(start + at[0], width, n, packed_out, pitch)
+        n_whole = width
     else:
-        for k in range(0, n_whole, 4):
-            pack_rows(
-                start + at[k], start + at[k + 1], start + at[k + 2], start + at[k + 3], n,
-                packed_out + k, pitch,
-            )
+        pack_rows(start, at, n_whole, n, packed_out, pitch)
     if n_whole < width:
         for c in range(n):
             load_positions(
@@ -371,14 +380,14 @@ cdef inline void store_tile(
     cdef Py_ssize_t class_stride = target.class_stride
     cdef Py_ssize_t n_whole = width // 4 * 4 if not contiguous and class_stride == 1 and n >= 4 else 0
     cdef floating* start = <floating*> target.start + first
-    cdef Py_ssize_t c, k
+    cdef Py_ssize_t c
     if not is_native[floating](target.format, 0):
         unpack_converted(packed, pitch, n_whole, n, target, first, at)
+    elif class_stride == 1 and 2 <= n <= 3 and are_neighbours(at, width, n):
+        unpack_neighbours(packed, pitch, width, n, start + at[0])
+        n_whole = width
     else:
-        for k in range(0, n_whole, 4):
-            unpack_rows(
-                packed + k, pitch, n, start + at[k], start + at[k + 1], start + at[k + 2], start + at[k + 3]
-            )
+        unpack_rows(packed, pitch, n_whole, n, start, at)
     if n_whole < width:
         for c in range(n):
             store_positions(

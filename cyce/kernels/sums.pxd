@@ -53,16 +53,22 @@ cdef inline void add(double* total, double* lost, floating value) noexcept nogil
         lost[0] += (before - (total[0] - added)) + (value - added)
 
 
+cdef inline void add_double(double* total, double* lost, double value, floating like) noexcept nogil:
+    """Add a number in double to a running total. For doubles, the type of `like`, collect what that loses."""
+    if floating is float:
+        total[0] += value
+    else:
+        add[double](total, lost, value)
+
+
 cdef inline void add_product(
     double* total, double* lost, double a, double a_lost, double b, double b_lost, floating like
 ) noexcept nogil:
     """Add (a + a_lost) * (b + b_lost) to a running total. For doubles, collect what that loses."""
     cdef double product = a * b
-    if floating is float:
-        total[0] += product
-    else:
+    if floating is double:
         lost[0] += cyce_product_lost(a, b, product) + (a * b_lost + a_lost * b)
-        add[double](total, lost, product)
+    add_double(total, lost, product, like)
 
 
 cdef inline double settled(double total, double lost) noexcept nogil:

@@ -7,23 +7,30 @@ from cython cimport floating
 from libc.stdint cimport (
     INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
+from libc.string cimport memcpy
 
 from cyce.kernels.call cimport GRADIENT, Call, Tile
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE, load_one
+from cyce.kernels.sums cimport LANES
 from cyce.kernels.transforms cimport changes_logits, slope_at, transform
+
+
+cdef enum:
+    # Classes that are compared with the targets in less time than their logits are looked up one by one.
+    FEW = 4
 
 
 cdef inline void load_targets(
     const char* target, char format, Py_ssize_t first, Py_ssize_t n, int64_t* targets_out
 ) noexcept nogil:
     """Targets of n positions from number `first` on; one that an int64 cannot hold becomes -1."""
-    # volatile: another thread may write to the array, and what was checked must be what is used.
+    # volatile: another thread may write to the array, and what was checked must be what is used. A copy of
+    # memory reads it once, too.
     cdef uint64_t value
     cdef Py_ssize_t k
     if format == c"q":
-        for k in range(n):
-            targets_out[k] = (<const volatile int64_t*> target)[first + k]
+        memcpy(targets_out, target + first * sizeof(int64_t), n * sizeof(int64_t))
     elif format == c"i":
         for k in range(n):
             targets_out[k] = (<const volatile int32_t*> target)[first + k]
@@ -85,14 +92,45 @@ cdef inline void pick_from_logits(const Call* call, Tile* tile, floating like) n
                 note_pick(call, tile, k, <floating> tile.pivot_logit[k])
 
 
+cdef inline void pick_from_few(
+    Tile* tile, const float* packed, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Take the targets' logits out of a few packed classes, by comparing all of them, in vectors."""
+    cdef int32_t number[LANES]
+    cdef float picked[LANES]
+    cdef float logit
+    cdef const float* lane
+    cdef Py_ssize_t* pivot
+    cdef double* pivot_logit
+    cdef Py_ssize_t group, c, k
+    # As many positions at a time as there are registers.
+    for group in range(tile.lanes // LANES):
+        pivot = tile.pivot + group * LANES
+        pivot_logit = tile.pivot_logit + group * LANES
+        for k in range(LANES):
+            number[k] = <int32_t> (pivot[k] - first) if lies_within(pivot[k] - first, n) else -1
+            picked[k] = 0
+        for c in range(n):
+            lane = packed + c * tile.pitch + group * LANES
+            for k in range(LANES):
+                # An addition of 0 elsewhere: GCC would make a choice a store under a mask.
+                logit = lane[k] if number[k] == <int32_t> c else <float> 0
+                picked[k] += logit
+        for k in range(LANES):
+            pivot_logit[k] = picked[k] if number[k] >= 0 else pivot_logit[k]
+
+
 cdef inline void pick_from_block(
     const Call* call, Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
     """Take the targets' logits out of n packed classes from number `first` on."""
     cdef Py_ssize_t k
-    for k in range(tile.width):
-        if lies_within(tile.pivot[k] - first, n):
-            tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * tile.pitch + k]
+    if floating is float and n <= FEW:
+        pick_from_few(tile, <const float*> packed, first, n)
+    else:
+        for k in range(tile.width):
+            if lies_within(tile.pivot[k] - first, n):
+                tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * tile.pitch + k]
     if changes_logits(call):
         for k in range(tile.width):
             if lies_within(tile.pivot[k] - first, n):

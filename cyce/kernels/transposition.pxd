@@ -1,7 +1,7 @@
 """Transpositions, in registers: from rows of classes to classes of positions, and back.
 
-Four rows at a time, and of floats up to 16 classes of each: loads are as wide as they can be, and shuffles
-stay within 16 bytes, which is what they are fastest at.
+Four numbers of a row at a time. Of floats, as many rows at a time as a vector has lanes: classes are written
+in whole vectors, and shuffles stay within 16 bytes, which is what they are fastest at.
 """
 from cython cimport floating
 
@@ -48,77 +48,93 @@ cdef extern from * nogil:
     CYCE_TRANSPOSE(cyce_transpose_float, float, 16)
     CYCE_TRANSPOSE(cyce_transpose_double, double, 32)
 
-    /* The same of four runs of 16 or 8 floats, which go to, or come from, places `step` apart. */
+    /* Pack n floats, at least 4, of as many rows as a vector has lanes: four floats of each at a time, put
+       together as they are loaded, and taken apart as they are stored. */
     #if defined(__AVX512F__) || defined(__AVX2__)
     #include <immintrin.h>
-    #define CYCE_RUNS(n, vector, name)                                                                     \\
-        static inline void cyce_pack##n(const float *a, const float *b, const float *c, const float *d,    \\
-                                        float *out, ptrdiff_t step)                                        \\
-        {                                                                                                  \\
-            const vector r0 = name(loadu_ps)(a), r1 = name(loadu_ps)(b);                                   \\
-            const vector r2 = name(loadu_ps)(c), r3 = name(loadu_ps)(d);                                   \\
-            const vector low01 = name(unpacklo_ps)(r0, r1), low23 = name(unpacklo_ps)(r2, r3);             \\
-            const vector high01 = name(unpackhi_ps)(r0, r1), high23 = name(unpackhi_ps)(r2, r3);           \\
-            cyce_scatter##n(out, step, name(shuffle_ps)(low01, low23, 0x44));                              \\
-            cyce_scatter##n(out + step, step, name(shuffle_ps)(low01, low23, 0xee));                       \\
-            cyce_scatter##n(out + 2 * step, step, name(shuffle_ps)(high01, high23, 0x44));                 \\
-            cyce_scatter##n(out + 3 * step, step, name(shuffle_ps)(high01, high23, 0xee));                 \\
-        }                                                                                                  \\
-        static inline void cyce_unpack##n(const float *from, ptrdiff_t step, float *a, float *b, float *c, \\
-                                          float *d)                                                        \\
-        {                                                                                                  \\
-            const vector r0 = cyce_gather##n(from, step), r1 = cyce_gather##n(from + step, step);          \\
-            const vector r2 = cyce_gather##n(from + 2 * step, step);                                       \\
-            const vector r3 = cyce_gather##n(from + 3 * step, step);                                       \\
-            const vector low01 = name(unpacklo_ps)(r0, r1), low23 = name(unpacklo_ps)(r2, r3);             \\
-            const vector high01 = name(unpackhi_ps)(r0, r1), high23 = name(unpackhi_ps)(r2, r3);           \\
-            name(storeu_ps)(a, name(shuffle_ps)(low01, low23, 0x44));                                      \\
-            name(storeu_ps)(b, name(shuffle_ps)(low01, low23, 0xee));                                      \\
-            name(storeu_ps)(c, name(shuffle_ps)(high01, high23, 0x44));                                    \\
-            name(storeu_ps)(d, name(shuffle_ps)(high01, high23, 0xee));                                    \\
-        }
-    #define CYCE_256(name) _mm256_##name
-    static inline void cyce_scatter8(float *out, ptrdiff_t step, __m256 a)
-    {
-        _mm_storeu_ps(out, _mm256_castps256_ps128(a));
-        _mm_storeu_ps(out + 4 * step, _mm256_extractf128_ps(a, 1));
-    }
-    static inline __m256 cyce_gather8(const float *from, ptrdiff_t step)
-    {
-        const __m256 a = _mm256_castps128_ps256(_mm_loadu_ps(from));
-        return _mm256_insertf128_ps(a, _mm_loadu_ps(from + 4 * step), 1);
-    }
-    CYCE_RUNS(8, __m256, CYCE_256)
-    #define CYCE_PACKS_8 1
     #endif
     #if defined(__AVX512F__)
-    #define CYCE_512(name) _mm512_##name
-    static inline void cyce_scatter16(float *out, ptrdiff_t step, __m512 a)
+    #define CYCE_ROWS 16
+    #define CYCE_VECTOR(name) _mm512_##name
+    typedef __m512 cyce_rows;
+    static inline cyce_rows cyce_quads(const float *from, const ptrdiff_t *at)
     {
-        _mm_storeu_ps(out, _mm512_castps512_ps128(a));
-        _mm_storeu_ps(out + 4 * step, _mm512_extractf32x4_ps(a, 1));
-        _mm_storeu_ps(out + 8 * step, _mm512_extractf32x4_ps(a, 2));
-        _mm_storeu_ps(out + 12 * step, _mm512_extractf32x4_ps(a, 3));
+        __m512 a = _mm512_castps128_ps512(_mm_loadu_ps(from + at[0]));
+        a = _mm512_insertf32x4(a, _mm_loadu_ps(from + at[4]), 1);
+        a = _mm512_insertf32x4(a, _mm_loadu_ps(from + at[8]), 2);
+        return _mm512_insertf32x4(a, _mm_loadu_ps(from + at[12]), 3);
     }
-    static inline __m512 cyce_gather16(const float *from, ptrdiff_t step)
+    #elif defined(__AVX2__)
+    #define CYCE_ROWS 8
+    #define CYCE_VECTOR(name) _mm256_##name
+    typedef __m256 cyce_rows;
+    static inline cyce_rows cyce_quads(const float *from, const ptrdiff_t *at)
     {
-        __m512 a = _mm512_castps128_ps512(_mm_loadu_ps(from));
-        a = _mm512_insertf32x4(a, _mm_loadu_ps(from + 4 * step), 1);
-        a = _mm512_insertf32x4(a, _mm_loadu_ps(from + 8 * step), 2);
-        return _mm512_insertf32x4(a, _mm_loadu_ps(from + 12 * step), 3);
+        const __m256 a = _mm256_castps128_ps256(_mm_loadu_ps(from + at[0]));
+        return _mm256_insertf128_ps(a, _mm_loadu_ps(from + at[4]), 1);
     }
-    CYCE_RUNS(16, __m512, CYCE_512)
-    #define CYCE_PACKS_16 1
     #endif
-    #if !defined(CYCE_PACKS_8)
-    #define CYCE_PACKS_8 0
-    #define cyce_pack8(a, b, c, d, out, step) ((void) 0)
-    #define cyce_unpack8(from, step, a, b, c, d) ((void) 0)
+    #if CYCE_ROWS == 16
+    static inline void cyce_put_quads(float *to, const ptrdiff_t *at, cyce_rows a)
+    {
+        _mm_storeu_ps(to + at[0], _mm512_castps512_ps128(a));
+        _mm_storeu_ps(to + at[4], _mm512_extractf32x4_ps(a, 1));
+        _mm_storeu_ps(to + at[8], _mm512_extractf32x4_ps(a, 2));
+        _mm_storeu_ps(to + at[12], _mm512_extractf32x4_ps(a, 3));
+    }
+    #elif CYCE_ROWS == 8
+    static inline void cyce_put_quads(float *to, const ptrdiff_t *at, cyce_rows a)
+    {
+        _mm_storeu_ps(to + at[0], _mm256_castps256_ps128(a));
+        _mm_storeu_ps(to + at[4], _mm256_extractf128_ps(a, 1));
+    }
     #endif
-    #if !defined(CYCE_PACKS_16)
-    #define CYCE_PACKS_16 0
-    #define cyce_pack16(a, b, c, d, out, step) ((void) 0)
-    #define cyce_unpack16(from, step, a, b, c, d) ((void) 0)
+    #if defined(CYCE_ROWS)
+    static inline void cyce_unpack_quads(const float *from, ptrdiff_t step, ptrdiff_t n, float *start,
+                                         const ptrdiff_t *at)
+    {
+        ptrdiff_t i = 0;
+        while (i < n) {
+            i = i < n - 4 ? i : n - 4;
+            const cyce_rows r0 = CYCE_VECTOR(loadu_ps)(from + i * step);
+            const cyce_rows r1 = CYCE_VECTOR(loadu_ps)(from + (i + 1) * step);
+            const cyce_rows r2 = CYCE_VECTOR(loadu_ps)(from + (i + 2) * step);
+            const cyce_rows r3 = CYCE_VECTOR(loadu_ps)(from + (i + 3) * step);
+            const cyce_rows low01 = CYCE_VECTOR(unpacklo_ps)(r0, r1);
+            const cyce_rows low23 = CYCE_VECTOR(unpacklo_ps)(r2, r3);
+            const cyce_rows high01 = CYCE_VECTOR(unpackhi_ps)(r0, r1);
+            const cyce_rows high23 = CYCE_VECTOR(unpackhi_ps)(r2, r3);
+            cyce_put_quads(start + i, at, CYCE_VECTOR(shuffle_ps)(low01, low23, 0x44));
+            cyce_put_quads(start + i, at + 1, CYCE_VECTOR(shuffle_ps)(low01, low23, 0xee));
+            cyce_put_quads(start + i, at + 2, CYCE_VECTOR(shuffle_ps)(high01, high23, 0x44));
+            cyce_put_quads(start + i, at + 3, CYCE_VECTOR(shuffle_ps)(high01, high23, 0xee));
+            i += 4;
+        }
+    }
+    static inline void cyce_pack_quads(const float *start, const ptrdiff_t *at, ptrdiff_t n, float *out,
+                                       ptrdiff_t step)
+    {
+        ptrdiff_t i = 0;
+        while (i < n) {
+            /* The last four overlap with those before them. */
+            i = i < n - 4 ? i : n - 4;
+            const cyce_rows r0 = cyce_quads(start + i, at), r1 = cyce_quads(start + i, at + 1);
+            const cyce_rows r2 = cyce_quads(start + i, at + 2), r3 = cyce_quads(start + i, at + 3);
+            const cyce_rows low01 = CYCE_VECTOR(unpacklo_ps)(r0, r1);
+            const cyce_rows low23 = CYCE_VECTOR(unpacklo_ps)(r2, r3);
+            const cyce_rows high01 = CYCE_VECTOR(unpackhi_ps)(r0, r1);
+            const cyce_rows high23 = CYCE_VECTOR(unpackhi_ps)(r2, r3);
+            CYCE_VECTOR(storeu_ps)(out + i * step, CYCE_VECTOR(shuffle_ps)(low01, low23, 0x44));
+            CYCE_VECTOR(storeu_ps)(out + (i + 1) * step, CYCE_VECTOR(shuffle_ps)(low01, low23, 0xee));
+            CYCE_VECTOR(storeu_ps)(out + (i + 2) * step, CYCE_VECTOR(shuffle_ps)(high01, high23, 0x44));
+            CYCE_VECTOR(storeu_ps)(out + (i + 3) * step, CYCE_VECTOR(shuffle_ps)(high01, high23, 0xee));
+            i += 4;
+        }
+    }
+    #else
+    #define CYCE_ROWS 0
+    #define cyce_pack_quads(start, at, n, out, step) ((void) 0)
+    #define cyce_unpack_quads(from, step, n, start, at) ((void) 0)
     #endif
     """
     void cyce_transpose_float(
@@ -128,19 +144,13 @@ cdef extern from * nogil:
         const double* a, const double* b, const double* c, const double* d,
         double* w, double* x, double* y, double* z,
     ) noexcept
-    const bint CYCE_PACKS_8
-    const bint CYCE_PACKS_16
-    void cyce_pack8(
-        const float* a, const float* b, const float* c, const float* d, float* out, Py_ssize_t step
+    # Rows that are packed at a time, 0 where there are no vectors for that.
+    const Py_ssize_t CYCE_ROWS
+    void cyce_pack_quads(
+        const float* start, const Py_ssize_t* at, Py_ssize_t n, float* out, Py_ssize_t step
     ) noexcept
-    void cyce_pack16(
-        const float* a, const float* b, const float* c, const float* d, float* out, Py_ssize_t step
-    ) noexcept
-    void cyce_unpack8(
-        const float* from_, Py_ssize_t step, float* a, float* b, float* c, float* d
-    ) noexcept
-    void cyce_unpack16(
-        const float* from_, Py_ssize_t step, float* a, float* b, float* c, float* d
+    void cyce_unpack_quads(
+        const float* from_, Py_ssize_t step, Py_ssize_t n, float* start, const Py_ssize_t* at
     ) noexcept
 
 
@@ -156,44 +166,90 @@ cdef inline void transpose(
 
 
 cdef inline void pack_rows(
-    const floating* a, const floating* b, const floating* c, const floating* d, Py_ssize_t n,
-    floating* out, Py_ssize_t step,
+    const floating* start, const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n, floating* out,
+    Py_ssize_t step,
 ) noexcept nogil:
-    """Write the first n elements of four rows, n at least 4, side by side: element i to out + i * step."""
-    cdef Py_ssize_t i = 0
+    """Write n elements, at least 4, of some rows, a multiple of four, side by side: i to out + i * step.
+
+    at: where the rows begin, behind `start`.
+    """
+    cdef const floating* row
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t i
     if floating is float:
-        while CYCE_PACKS_16 and i + 16 <= n:
-            cyce_pack16(a + i, b + i, c + i, d + i, out + i * step, step)
-            i += 16
-        while CYCE_PACKS_8 and i + 8 <= n:
-            cyce_pack8(a + i, b + i, c + i, d + i, out + i * step, step)
-            i += 8
-    while i < n:
-        # The last four overlap with those before them.
-        i = min(i, n - 4)
-        transpose(
-            a + i, b + i, c + i, d + i,
-            out + i * step, out + (i + 1) * step, out + (i + 2) * step, out + (i + 3) * step,
-        )
-        i += 4
+        while CYCE_ROWS and k + CYCE_ROWS <= n_rows:
+            cyce_pack_quads(start, at + k, n, out + k, step)
+            k += CYCE_ROWS
+    while k < n_rows:
+        i = 0
+        while i < n:
+            # The last four overlap with those before them.
+            i = min(i, n - 4)
+            row = start + i
+            transpose(
+                row + at[k], row + at[k + 1], row + at[k + 2], row + at[k + 3],
+                out + i * step + k, out + (i + 1) * step + k, out + (i + 2) * step + k,
+                out + (i + 3) * step + k,
+            )
+            i += 4
+        k += 4
 
 
 cdef inline void unpack_rows(
-    const floating* packed, Py_ssize_t step, Py_ssize_t n, floating* a, floating* b, floating* c, floating* d
+    const floating* packed, Py_ssize_t step, Py_ssize_t n_rows, Py_ssize_t n, floating* start,
+    const Py_ssize_t* at,
 ) noexcept nogil:
-    """The way back: write the first n elements of four rows."""
-    cdef Py_ssize_t i = 0
+    """The way back: write n elements of some rows."""
+    cdef const floating* column
+    cdef floating* row
+    cdef Py_ssize_t k = 0
+    cdef Py_ssize_t i
     if floating is float:
-        while CYCE_PACKS_16 and i + 16 <= n:
-            cyce_unpack16(packed + i * step, step, a + i, b + i, c + i, d + i)
-            i += 16
-        while CYCE_PACKS_8 and i + 8 <= n:
-            cyce_unpack8(packed + i * step, step, a + i, b + i, c + i, d + i)
-            i += 8
-    while i < n:
-        i = min(i, n - 4)
-        transpose(
-            packed + i * step, packed + (i + 1) * step, packed + (i + 2) * step, packed + (i + 3) * step,
-            a + i, b + i, c + i, d + i,
-        )
-        i += 4
+        while CYCE_ROWS and k + CYCE_ROWS <= n_rows:
+            cyce_unpack_quads(packed + k, step, n, start, at + k)
+            k += CYCE_ROWS
+    while k < n_rows:
+        i = 0
+        while i < n:
+            i = min(i, n - 4)
+            column = packed + i * step + k
+            row = start + i
+            transpose(
+                column, column + step, column + 2 * step, column + 3 * step,
+                row + at[k], row + at[k + 1], row + at[k + 2], row + at[k + 3],
+            )
+            i += 4
+        k += 4
+
+
+cdef inline void pack_neighbours(
+    const floating* rows, Py_ssize_t n_rows, Py_ssize_t n, floating* out, Py_ssize_t step
+) noexcept nogil:
+    """Write two or three elements of each of some neighbouring rows, side by side."""
+    cdef Py_ssize_t k
+    # Loops of their own: compilers turn fixed strides into shuffles.
+    if n == 2:
+        for k in range(n_rows):
+            out[k] = rows[2 * k]
+            out[step + k] = rows[2 * k + 1]
+    else:
+        for k in range(n_rows):
+            out[k] = rows[3 * k]
+            out[step + k] = rows[3 * k + 1]
+            out[2 * step + k] = rows[3 * k + 2]
+
+
+cdef inline void unpack_neighbours(
+    const floating* packed, Py_ssize_t step, Py_ssize_t n_rows, Py_ssize_t n, floating* rows
+) noexcept nogil:
+    """The way back."""
+    cdef Py_ssize_t k
+    if n == 2:
+        for k in range(n_rows):
+            rows[2 * k] = packed[k]
+            rows[2 * k + 1] = packed[step + k]
+    else:
+        for k in range(n_rows):
+            rows[3 * k] = packed[k]
+            rows[3 * k + 1] = packed[step + k]
+            rows[3 * k + 2] = packed[2 * step + k]
