@@ -799,15 +799,9 @@ def as_out(
     array = as_array(value, name)
     if array.size and not (array is value or np.may_share_memory(array, as_array(value, name))):
         raise TypeError(f"{name}: must be an array whose memory can be written, got {type(value).__name__}")
-    if not array.dtype.isnative:
-        raise TypeError(f"{name}: must be in native byte order, got dtype {array.dtype.str}")
-    if any_precision and not _is_floating(array.dtype):
-        raise TypeError(
-            f"{name}: must have dtype float16, bfloat16, float32 or float64, got {array.dtype.name}"
-        )
-    if not any_precision and array.dtype not in (logits.dtype, arithmetic_dtype(logits.dtype)):
-        allowed = f"{logits.dtype.name}, or float32" if is_half(logits.dtype) else logits.dtype.name
-        raise TypeError(f"{name}: must have {whose} dtype {allowed}, got {array.dtype.name}")
+    # What it mostly is needs no further checks, for the sake of small calls.
+    if array.dtype is not logits.dtype:
+        _check_dtype_of_out(array.dtype, logits.dtype, whose, name, any_precision)
     if array.shape != logits.shape:
         raise ValueError(f"{name}: must have {whose} shape {_sizes(logits.shape)}, got {_sizes(array.shape)}")
     flags = array.flags
@@ -835,6 +829,19 @@ def as_out(
     return array
 
 
+def _check_dtype_of_out(
+    dtype: np.dtype[Any], of_logits: np.dtype[Any], whose: str, name: str, any_precision: bool
+) -> None:
+    """Raise unless `as_out` takes an array of this dtype."""
+    if not dtype.isnative:
+        raise TypeError(f"{name}: must be in native byte order, got dtype {dtype.str}")
+    if any_precision and not _is_floating(dtype):
+        raise TypeError(f"{name}: must have dtype float16, bfloat16, float32 or float64, got {dtype.name}")
+    if not any_precision and dtype not in (of_logits, arithmetic_dtype(of_logits)):
+        allowed = f"{of_logits.name}, or float32" if is_half(of_logits) else of_logits.name
+        raise TypeError(f"{name}: must have {whose} dtype {allowed}, got {dtype.name}")
+
+
 def _same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Return whether two arrays of one shape have the same elements in memory."""
     return a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype
@@ -842,7 +849,8 @@ def _same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 def share_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Return whether two arrays share memory; True if the exact answer would take too long."""
-    if not np.may_share_memory(a, b):
+    # Two arrays with memory of their own do not; NumPy's answer takes twice the time.
+    if (a is not b and a.flags.owndata and b.flags.owndata) or not np.may_share_memory(a, b):
         return False
     try:
         # NumPy's stubs allow only two values of max_work.
