@@ -20,8 +20,9 @@ from cyce.kernels.vectors cimport (
 )
 
 cdef enum:
-    # Positions of a vector.
+    # Positions of a vector, and of as many as there are registers for.
     COLUMNS = 16
+    WIDE = 64
 
 
 cdef struct References:
@@ -60,18 +61,64 @@ cdef inline void refer_columns_to(
         )
 
 
-cdef inline void reduce_columns(
-    const Tile* tile, float* packed, Py_ssize_t n, bint keeps, const char* next_class, Py_ssize_t next_stride,
-    Py_ssize_t itemsize, double* stats,
+cdef inline void find_maxima(
+    const Tile* tile, const float* packed, Py_ssize_t n, float* row_max_out
 ) noexcept nogil:
-    """Reduce n packed classes of a tile to maxima, units and rests.
+    """Maxima of n packed classes; NaN counts as what is before it."""
+    cdef const float* column
+    cdef floats largest
+    cdef Py_ssize_t group, c
+    for group in range(tile.lanes // COLUMNS):
+        column = packed + group * COLUMNS
+        largest = fill16(-INFINITY)
+        for c in range(n):
+            largest = larger16(load16(column + c * tile.pitch), largest)
+        store16(row_max_out + group * COLUMNS, largest)
+
+
+cdef inline void pack_with_maxima(
+    const Tile* tile, const float* logits, Py_ssize_t class_stride, Py_ssize_t n, float* packed_out,
+    float* row_max_out,
+) noexcept nogil:
+    """Pack n classes of neighbouring positions, a multiple of WIDE, and find their maxima meanwhile."""
+    cdef const float* source
+    cdef float* target
+    cdef floats a, b, c, d, largest_a, largest_b, largest_c, largest_d
+    cdef Py_ssize_t group, k
+    for group in range(tile.lanes // WIDE):
+        largest_a = largest_b = largest_c = largest_d = fill16(-INFINITY)
+        for k in range(n):
+            source = logits + k * class_stride + group * WIDE
+            target = packed_out + k * tile.pitch + group * WIDE
+            a = load16(source)
+            b = load16(source + 16)
+            c = load16(source + 32)
+            d = load16(source + 48)
+            store16(target, a)
+            store16(target + 16, b)
+            store16(target + 32, c)
+            store16(target + 48, d)
+            largest_a = larger16(a, largest_a)
+            largest_b = larger16(b, largest_b)
+            largest_c = larger16(c, largest_c)
+            largest_d = larger16(d, largest_d)
+        store16(row_max_out + group * WIDE, largest_a)
+        store16(row_max_out + group * WIDE + 16, largest_b)
+        store16(row_max_out + group * WIDE + 32, largest_c)
+        store16(row_max_out + group * WIDE + 48, largest_d)
+
+
+cdef inline void reduce_columns(
+    const Tile* tile, float* packed, Py_ssize_t n, const float* row_max, bint keeps, const char* next_class,
+    Py_ssize_t next_stride, Py_ssize_t itemsize, double* stats,
+) noexcept nogil:
+    """Reduce n packed classes of a tile to maxima, which are known, units and rests.
 
     A loop for each step, as the steps of 16 positions wait for one another. keeps: whether `packed` becomes
     the exponentials. next_class, next_stride, itemsize: where the next tile's logits are stored, in bytes;
     they are prefetched one by one, as the CPU has room for a dozen at a time.
     """
     cdef References to
-    cdef float row_max[TILE]
     cdef float others[TILE]
     cdef double* unit = stats + UNIT * tile.pitch
     cdef double* rest = stats + REST * tile.pitch
@@ -79,13 +126,6 @@ cdef inline void reduce_columns(
     cdef floats largest, logits, shift, exponent_shift, lowest, exponentials, n_others
     cdef doubles low, high
     cdef Py_ssize_t group, first, c, k
-    for group in range(tile.lanes // COLUMNS):
-        first = group * COLUMNS
-        column = packed + first
-        largest = fill16(-INFINITY)
-        for c in range(n):
-            largest = larger16(load16(column + c * tile.pitch), largest)
-        store16(row_max + first, largest)
     refer_columns_to(row_max, tile.lanes, &to, unit)
     for group in range(tile.lanes // COLUMNS):
         first = group * COLUMNS

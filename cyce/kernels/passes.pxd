@@ -391,7 +391,7 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
         <Py_ssize_t> 1,
         min(AT_ONCE // call.tile_width // call.n_classes, call.n_tiles // (MIN_TURNS * n_workers)),
     )
-    cdef int n_more
+    cdef int n_used = n_threads if split else n_workers
     cdef size_t more
     cdef char* memory = NULL
     cdef char* scratch
@@ -402,11 +402,16 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
     choose_memory(call, split, like)
     sizes = scratch_of(call, like)
     size = size_of_scratch(&sizes)
-    n_more = n_threads - 1 if split else n_workers - 1
     more = sizes.packed if split else size
-    # The bytes for 2**60 broadcast classes are more than can be counted.
-    if size < PY_SSIZE_T_MAX // 2 and more < <size_t> (PY_SSIZE_T_MAX // 2) // <size_t> max(1, n_more):
-        memory = <char*> PyMem_RawMalloc(CACHE_LINE + size + n_more * more)
+    while True:
+        # The bytes for 2**60 broadcast classes are more than can be counted.
+        if size < PY_SSIZE_T_MAX // 2 and more < <size_t> (PY_SSIZE_T_MAX // 2) // <size_t> n_used:
+            memory = <char*> PyMem_RawMalloc(CACHE_LINE + size + (n_used - 1) * more)
+        if memory != NULL or n_used == 1:
+            break
+        # Fewer threads need less.
+        n_used = n_used // 2
+    n_workers = 1 if split else n_used
     scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
     if memory == NULL or results == NULL:
         PyMem_RawFree(memory)
@@ -428,7 +433,7 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
     else:
         for number in range(call.n_tiles):
             run_tile[floating](
-                call, number, &sizes, scratch, n_threads if split else 1, results + number, 0
+                call, number, &sizes, scratch, n_used if split else 1, results + number, 0
             )
     result.loss = 0
     result.n_counted = 0

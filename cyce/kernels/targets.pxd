@@ -95,7 +95,10 @@ cdef inline void pick_from_logits(const Call* call, Tile* tile, floating like) n
 cdef inline void pick_from_few(
     Tile* tile, const float* packed, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
-    """Take the targets' logits out of a few packed classes, by comparing all of them, in vectors."""
+    """Take the targets' logits out of a few packed classes, by comparing all of them, in vectors.
+
+    Writes to all positions, also where the target is none of the classes.
+    """
     cdef int32_t number[LANES]
     cdef float picked[LANES]
     cdef float logit
@@ -125,7 +128,8 @@ cdef inline void pick_from_block(
 ) noexcept nogil:
     """Take the targets' logits out of n packed classes from number `first` on."""
     cdef Py_ssize_t k
-    if floating is float and n <= FEW:
+    # Not of one block of several: other threads may be at those, and write to the same positions.
+    if floating is float and call.n_classes <= FEW:
         pick_from_few(tile, <const float*> packed, first, n)
     else:
         for k in range(tile.width):

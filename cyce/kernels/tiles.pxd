@@ -7,7 +7,9 @@ from cython cimport floating
 from libc.math cimport INFINITY
 
 from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Call, Tile
-from cyce.kernels.columns cimport reduce_columns, restart_columns
+from cyce.kernels.columns cimport (
+    WIDE, find_maxima, pack_with_maxima, reduce_columns, restart_columns,
+)
 from cyce.kernels.curvature cimport (
     add_number, at_least, has_pivots, hessian_of, is_product, load_numbers, share_of_hessian, within_float,
 )
@@ -26,7 +28,7 @@ from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport (
     exp_scaled, power_at, refer_to, relative_at, unit_of, without_headroom,
 )
-from cyce.kernels.storage cimport TILE, address_of, load_one, load_tile, size_of, store_tile
+from cyce.kernels.storage cimport TILE, address_of, is_native, load_one, load_tile, size_of, store_tile
 from cyce.kernels.streaming cimport needs_logits, restarts
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
@@ -228,8 +230,17 @@ cdef inline bint in_columns(floating like) noexcept nogil:
     return floating is float and HAS_VECTORS
 
 
+cdef inline bint packs_with_maxima(const Call* call, const Tile* tile, floating like) noexcept nogil:
+    """Whether the maxima of a block are found while it is packed."""
+    return (
+        in_columns(like) and tile.contiguous and is_native(call.logits.format, like)
+        and tile.width == tile.lanes and tile.width % WIDE == 0 and tile.n_ignored == 0
+        and not changes_logits(call) and not has_mask(call)
+    )
+
+
 cdef inline bint needs_maxima(const Call* call, floating like) noexcept nogil:
-    """Whether the maxima of a block, or where they are, are needed before its exponentials."""
+    """Whether it is needed where the maxima of a block are, or vectors do not find them."""
     return (
         not in_columns(like) or call.has_stats or call.has_dense or is_product(call) or call.phase == REDUCE
         or (call.output == GRADIENT and call.target == NULL)
@@ -258,7 +269,14 @@ cdef inline void tile_reduce_block(
     cdef double* rest_lost = stats + REST_LOST * tile.pitch
     cdef Py_ssize_t c, k
 
-    tile_load_logits(call, tile, first, n, packed)
+    if packs_with_maxima(call, tile, <floating> 0):
+        pack_with_maxima(
+            tile,
+            <const float*> call.logits.start + tile.logits_at[0] + first * call.logits.class_stride,
+            call.logits.class_stride, n, <float*> packed, <float*> row_max,
+        )
+    else:
+        tile_load_logits(call, tile, first, n, packed)
     if call.target != NULL and not call.has_stats:
         pick_from_block(call, tile, packed, first, n)
     if changes_logits(call):
@@ -268,6 +286,8 @@ cdef inline void tile_reduce_block(
     if needs_maxima(call, <floating> 0):
         tile_maxima(tile, packed, n, row_max, argmax)
     else:
+        if not packs_with_maxima(call, tile, <floating> 0):
+            find_maxima(tile, <const float*> packed, n, <float*> row_max)
         for k in range(tile.lanes):
             argmax[k] = 0
     if not in_columns(<floating> 0) or call.has_stats:
@@ -290,7 +310,7 @@ cdef inline void tile_reduce_block(
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
     if in_columns(<floating> 0):
         reduce_columns(
-            tile, <float*> packed, n, call.grad.start != NULL,
+            tile, <float*> packed, n, <const float*> row_max, call.grad.start != NULL,
             address_of(&call.logits, tile.next_at + first * tile.next_stride), tile.next_stride * itemsize,
             itemsize, stats,
         )
