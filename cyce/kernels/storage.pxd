@@ -23,7 +23,7 @@ from cyce.kernels.transposition cimport pack_neighbours, pack_rows, unpack_neigh
 
 cdef enum:
     # The most positions of a tile.
-    TILE = 256
+    TILE = 128
     # Classes of rows that are converted at a time, and all numbers that are.
     RUN = 128
     ROOM = 2048
