@@ -19,7 +19,7 @@ from cyce.kernels.half cimport (
 )
 from cyce.kernels.machine cimport check, cyce_stream
 from cyce.kernels.sums cimport whole_lanes
-from cyce.kernels.transposition cimport pack_neighbours, pack_rows, unpack_neighbours, unpack_rows
+from cyce.kernels.transposition cimport pack_pairs, pack_rows, unpack_pairs, unpack_rows
 
 cdef enum:
     # The most positions of a tile.
@@ -356,8 +356,8 @@ cdef inline void load_tile(
     cdef Py_ssize_t c, k
     if not is_native[floating](source.format, 0):
         pack_converted(source, first, at, n_whole, n, pitch, packed_out)
-    elif class_stride == 1 and 2 <= n <= 3 and are_neighbours(at, width, n):
-        pack_neighbours(start + at[0], width, n, packed_out, pitch)
+    elif floating is float and class_stride == 1 and n == 2 and are_neighbours(at, width, 2):
+        pack_pairs(<const float*> start + at[0], width, <float*> packed_out, pitch)
         n_whole = width
     else:
         pack_rows(start, at, n_whole, n, packed_out, pitch)
@@ -383,8 +383,8 @@ cdef inline void store_tile(
     cdef Py_ssize_t c
     if not is_native[floating](target.format, 0):
         unpack_converted(packed, pitch, n_whole, n, target, first, at)
-    elif class_stride == 1 and 2 <= n <= 3 and are_neighbours(at, width, n):
-        unpack_neighbours(packed, pitch, width, n, start + at[0])
+    elif floating is float and class_stride == 1 and n == 2 and are_neighbours(at, width, 2):
+        unpack_pairs(<const float*> packed, pitch, width, <float*> start + at[0])
         n_whole = width
     else:
         unpack_rows(packed, pitch, n_whole, n, start, at)

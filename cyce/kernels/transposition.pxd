@@ -222,34 +222,22 @@ cdef inline void unpack_rows(
         k += 4
 
 
-cdef inline void pack_neighbours(
-    const floating* rows, Py_ssize_t n_rows, Py_ssize_t n, floating* out, Py_ssize_t step
+cdef inline void pack_pairs(
+    const float* rows, Py_ssize_t n_rows, float* out, Py_ssize_t step
 ) noexcept nogil:
-    """Write two or three elements of each of some neighbouring rows, side by side."""
+    """Write the two elements of each of some neighbouring rows side by side."""
     cdef Py_ssize_t k
-    # Loops of their own: compilers turn fixed strides into shuffles.
-    if n == 2:
-        for k in range(n_rows):
-            out[k] = rows[2 * k]
-            out[step + k] = rows[2 * k + 1]
-    else:
-        for k in range(n_rows):
-            out[k] = rows[3 * k]
-            out[step + k] = rows[3 * k + 1]
-            out[2 * step + k] = rows[3 * k + 2]
+    # Compilers turn fixed strides into shuffles.
+    for k in range(n_rows):
+        out[k] = rows[2 * k]
+        out[step + k] = rows[2 * k + 1]
 
 
-cdef inline void unpack_neighbours(
-    const floating* packed, Py_ssize_t step, Py_ssize_t n_rows, Py_ssize_t n, floating* rows
+cdef inline void unpack_pairs(
+    const float* packed, Py_ssize_t step, Py_ssize_t n_rows, float* rows
 ) noexcept nogil:
     """The way back."""
     cdef Py_ssize_t k
-    if n == 2:
-        for k in range(n_rows):
-            rows[2 * k] = packed[k]
-            rows[2 * k + 1] = packed[step + k]
-    else:
-        for k in range(n_rows):
-            rows[3 * k] = packed[k]
-            rows[3 * k + 1] = packed[step + k]
-            rows[3 * k + 2] = packed[2 * step + k]
+    for k in range(n_rows):
+        rows[2 * k] = packed[k]
+        rows[2 * k + 1] = packed[step + k]
