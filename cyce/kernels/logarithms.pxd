@@ -9,7 +9,7 @@ other terms need double. Parts are computed for a chunk of numbers before they a
 double take less time from memory than from registers.
 """
 from libc.math cimport INFINITY, NAN
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.machine cimport cyce_float_bits, cyce_float_from_bits, multiply_add
 from cyce.kernels.vectors cimport doubles, fill8, multiply8, multiply_add8, sum8, widen8, widen_integers8
@@ -29,10 +29,15 @@ cdef inline float rest_of_log(float f) noexcept nogil:
     return (p * f) * (f * f)
 
 
+cdef inline int32_t difference_of(int32_t a, int32_t b) noexcept nogil:
+    """a - b, which may be beyond an int32 where a number is no probability, and then is anything."""
+    return <int32_t> (<uint32_t> a - <uint32_t> b)
+
+
 cdef inline int32_t power_next_to(float x) noexcept nogil:
     """2**23 times the integer k for which x / 2**k is between sqrt(1/2) and sqrt(2), for a normal number."""
     # The bits of sqrt(1/2), and of the exponent, negative numbers included.
-    return (cyce_float_bits(x) - <int32_t> 0x3f3504f3) & ~<int32_t> 0x007fffff
+    return difference_of(cyce_float_bits(x), 0x3f3504f3) & ~<int32_t> 0x007fffff
 
 
 cdef inline void split(float x, int32_t* power_out, float* fraction_out) noexcept nogil:
@@ -43,15 +48,15 @@ cdef inline void split(float x, int32_t* power_out, float* fraction_out) noexcep
     # + 0: -0 becomes 0.
     cdef float scaled = multiply_add[float](x, factor, <float> 0)
     cdef int32_t power = power_next_to(scaled)
-    fraction_out[0] = cyce_float_from_bits(cyce_float_bits(scaled) - power) - <float> 1
-    power_out[0] = power - (64 << 23 if tiny else 0)
+    fraction_out[0] = cyce_float_from_bits(difference_of(cyce_float_bits(scaled), power)) - <float> 1
+    power_out[0] = difference_of(power, 64 << 23 if tiny else 0)
 
 
 cdef inline void split_opposite(float probability, int32_t* power_out, float* fraction_out) noexcept nogil:
     """Power, times 2**23, and fraction of 1 - probability, for a probability less than 1."""
     # Rounded, as only its power is needed; 2**-power.
     cdef int32_t power = power_next_to(<float> 1 - probability)
-    cdef float unit = cyce_float_from_bits(<int32_t> 0x3f800000 - power)
+    cdef float unit = cyce_float_from_bits(difference_of(0x3f800000, power))
     fraction_out[0] = multiply_add[float](-probability, unit, unit - <float> 1)
     power_out[0] = power
 
