@@ -20,9 +20,9 @@ from cyce.kernels.logarithms cimport (
     logs_of_parts, split_numbers, split_opposites, split_probabilities, split_where,
 )
 from cyce.kernels.machine cimport (
-    cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream, cyce_stream_end,
+    cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream_end,
 )
-from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one
+from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one, stream
 from cyce.kernels.sums cimport LANES, add, add_double, settled, sum_of_lanes
 from cyce.kernels.vectors cimport (
     doubles, fill8, larger8, multiply8, multiply_add8, store8, subtract8, unless_equal8, widen8,
@@ -122,20 +122,6 @@ cdef inline bint may_stream(const ElementCall* call) noexcept nogil:
     if call.target.start != NULL:
         bytes_of_element += size_of(call.target.format)
     return call.n_elements * bytes_of_element >= MIN_STREAM
-
-
-cdef inline void stream(
-    const double* values, Py_ssize_t first, Py_ssize_t n, const Operand* target
-) noexcept nogil:
-    """Write values to neighbours, elements first to first + n, past the caches."""
-    cdef double converted[ELEMENT_CHUNK]
-    cdef Operand there
-    there.start = <char*> converted
-    there.format = target.format
-    convert_back(values, n, <const Operand*> &there, 0)
-    cyce_stream(
-        target.start + first * size_of(target.format), <const void*> converted, n * size_of(target.format)
-    )
 
 
 cdef inline void copy_elements(const Operand* source, const Operand* target, floating like) noexcept nogil:
@@ -307,7 +293,7 @@ cdef inline bint all_probabilities(const floating* values, Py_ssize_t n) noexcep
     if floating is float:
         # The bits of these are in order, before those of all others: but for -0.
         for k in range(n):
-            bits = <uint32_t> cyce_float_bits(values[k])
+            bits = cyce_float_bits(values[k])
             highest = bits if bits > highest else highest
         if highest <= <uint32_t> 0x3f800000:
             return True
@@ -398,7 +384,7 @@ cdef inline double run_chunk(
             for k in range(n):
                 slope[k] *= factor[k]
         if call.streams:
-            stream(slope, first, n, &call.grad_out)
+            stream(<const double*> slope, n, &call.grad_out, first)
         else:
             scatter(<const double*> slope, first, n, &call.grad_out)
     if call.hessian_out.start != NULL:

@@ -24,38 +24,25 @@ cdef extern from * nogil:
     typedef struct { uint16_t bits; } cyce_float16;
     typedef struct { uint16_t bits; } cyce_bfloat16;
 
-    static inline float cyce_float_of(uint32_t bits)
-    {
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        return value;
-    }
-
-    static inline uint32_t cyce_bits_of(float value)
-    {
-        uint32_t bits;
-        memcpy(&bits, &value, sizeof bits);
-        return bits;
-    }
-
     static inline float cyce_from_float16(cyce_float16 half)
     {
         const uint32_t sign = (uint32_t) (half.bits & 0x8000) << 16;
         const uint32_t magnitude = (uint32_t) (half.bits & 0x7fff) << 13;
         /* The exponent's bias grows by 112, subnormal numbers become normal; both are exact. */
-        const uint32_t finite = cyce_bits_of(cyce_float_of(magnitude) * 0x1p112f);
+        const uint32_t finite = cyce_float_bits(cyce_float_from_bits(magnitude) * 0x1p112f);
         const uint32_t quiet = magnitude > 0x0f800000 ? 0x00400000 : 0;
-        return cyce_float_of(sign | (magnitude < 0x0f800000 ? finite : magnitude | 0x70000000 | quiet));
+        const uint32_t rest = magnitude | 0x70000000 | quiet;
+        return cyce_float_from_bits(sign | (magnitude < 0x0f800000 ? finite : rest));
     }
 
     static inline cyce_float16 cyce_to_float16(float value)
     {
-        const uint32_t bits = cyce_bits_of(value);
+        const uint32_t bits = cyce_float_bits(value);
         const uint32_t magnitude = bits & 0x7fffffff;
         /* The carry of a rounding may go into the exponent, and on to infinity. */
         const uint32_t normal = (magnitude - 0x38000000 + 0x0fff + (magnitude >> 13 & 1)) >> 13;
         /* The last bit of 0.5 is that of the least half. */
-        const uint32_t subnormal = cyce_bits_of(cyce_float_of(magnitude) + 0.5f) - 0x3f000000;
+        const uint32_t subnormal = cyce_float_bits(cyce_float_from_bits(magnitude) + 0.5f) - 0x3f000000;
         const uint32_t nan = 0x7e00 | (magnitude >> 13 & 0x03ff);
         uint32_t half = magnitude < 0x38800000 ? subnormal : normal;
         cyce_float16 result;
@@ -67,12 +54,12 @@ cdef extern from * nogil:
 
     static inline float cyce_from_bfloat16(cyce_bfloat16 half)
     {
-        return cyce_float_of((uint32_t) half.bits << 16);
+        return cyce_float_from_bits((uint32_t) half.bits << 16);
     }
 
     static inline cyce_bfloat16 cyce_to_bfloat16(float value)
     {
-        const uint32_t bits = cyce_bits_of(value);
+        const uint32_t bits = cyce_float_bits(value);
         const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
         cyce_bfloat16 result;
         result.bits = (uint16_t) ((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x0040 : rounded);
@@ -82,9 +69,9 @@ cdef extern from * nogil:
     static inline float cyce_rounded_to_odd(double value)
     {
         const float nearest = (float) value;
-        uint32_t bits = cyce_bits_of(nearest);
+        uint32_t bits = cyce_float_bits(nearest);
         bits -= fabs((double) nearest) > fabs(value);
-        return cyce_float_of((double) nearest == value ? bits : bits | 1);
+        return cyce_float_from_bits((double) nearest == value ? bits : bits | 1);
     }
 
     /* Neighbours in memory. */

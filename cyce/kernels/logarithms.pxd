@@ -29,15 +29,10 @@ cdef inline float rest_of_log(float f) noexcept nogil:
     return (p * f) * (f * f)
 
 
-cdef inline int32_t difference_of(int32_t a, int32_t b) noexcept nogil:
-    """a - b, which may be beyond an int32 where a number is no probability, and then is anything."""
-    return <int32_t> (<uint32_t> a - <uint32_t> b)
-
-
 cdef inline int32_t power_next_to(float x) noexcept nogil:
     """2**23 times the integer k for which x / 2**k is between sqrt(1/2) and sqrt(2), for a normal number."""
-    # The bits of sqrt(1/2), and of the exponent, negative numbers included.
-    return difference_of(cyce_float_bits(x), 0x3f3504f3) & ~<int32_t> 0x007fffff
+    # The bits of sqrt(1/2), and of the exponent, which wrap around to those of a negative number.
+    return <int32_t> ((cyce_float_bits(x) - <uint32_t> 0x3f3504f3) & <uint32_t> 0xff800000)
 
 
 cdef inline void split(float x, int32_t* power_out, float* fraction_out) noexcept nogil:
@@ -48,15 +43,16 @@ cdef inline void split(float x, int32_t* power_out, float* fraction_out) noexcep
     # + 0: -0 becomes 0.
     cdef float scaled = multiply_add[float](x, factor, <float> 0)
     cdef int32_t power = power_next_to(scaled)
-    fraction_out[0] = cyce_float_from_bits(difference_of(cyce_float_bits(scaled), power)) - <float> 1
-    power_out[0] = difference_of(power, 64 << 23 if tiny else 0)
+    fraction_out[0] = cyce_float_from_bits(cyce_float_bits(scaled) - <uint32_t> power) - <float> 1
+    # Unsigned: what is no probability may be beyond an int32.
+    power_out[0] = <int32_t> (<uint32_t> power - <uint32_t> (64 << 23 if tiny else 0))
 
 
 cdef inline void split_opposite(float probability, int32_t* power_out, float* fraction_out) noexcept nogil:
     """Power, times 2**23, and fraction of 1 - probability, for a probability less than 1."""
     # Rounded, as only its power is needed; 2**-power.
     cdef int32_t power = power_next_to(<float> 1 - probability)
-    cdef float unit = cyce_float_from_bits(difference_of(0x3f800000, power))
+    cdef float unit = cyce_float_from_bits(<uint32_t> 0x3f800000 - <uint32_t> power)
     fraction_out[0] = multiply_add[float](-probability, unit, unit - <float> 1)
     power_out[0] = power
 

@@ -5,7 +5,7 @@ assertions. All of it works with any C compiler; the faster variants are chosen 
 at the level it compiles for.
 """
 from cython cimport floating
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "<assert.h>" nogil:
     # Conditions without which something would be read or written out of bounds; active with CYCE_DEBUG=1.
@@ -87,14 +87,14 @@ cdef extern from * nogil:
         return value;
     }
 
-    static inline int32_t cyce_float_bits(float value)
+    static inline uint32_t cyce_float_bits(float value)
     {
-        int32_t bits;
+        uint32_t bits;
         memcpy(&bits, &value, sizeof bits);
         return bits;
     }
 
-    static inline float cyce_float_from_bits(int32_t bits)
+    static inline float cyce_float_from_bits(uint32_t bits)
     {
         float value;
         memcpy(&value, &bits, sizeof value);
@@ -188,8 +188,8 @@ cdef extern from * nogil:
     float cyce_to_float(double value) noexcept
     uint64_t cyce_bits(double value) noexcept
     double cyce_from_bits(uint64_t bits) noexcept
-    int32_t cyce_float_bits(float value) noexcept
-    float cyce_float_from_bits(int32_t bits) noexcept
+    uint32_t cyce_float_bits(float value) noexcept
+    float cyce_float_from_bits(uint32_t bits) noexcept
     void cyce_stream(void* to, const void* from_, size_t n_bytes) noexcept
     void cyce_stream_end() noexcept
 

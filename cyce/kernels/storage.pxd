@@ -27,9 +27,10 @@ cdef enum:
     # Classes of rows that are converted at a time, and all numbers that are.
     RUN = 128
     ROOM = 2048
-    # Numbers that wait for a cache line to be whole, at most, and those with a chunk of a row.
+    # Numbers that wait for a cache line to be whole, at most, and those that go past the caches at a time: a
+    # chunk of elements, or of a row with these.
     MOST_WAITING = 32
-    MOST_IN_LINES = 288
+    MOST_STREAMED = 512
 
 cdef extern from *:
     # Type codes of storages that C does not have. The buffer protocol has none for bfloat16, which comes as
@@ -202,30 +203,38 @@ cdef inline void store(
         convert_back(values, n, target, at)
 
 
+cdef inline void stream(
+    const floating* values, Py_ssize_t n, const Operand* target, Py_ssize_t at
+) noexcept nogil:
+    """Write n values from element `at` on past the caches; n is at most MOST_STREAMED."""
+    cdef char* start = target.start + at * size_of(target.format)
+    cdef floating converted[MOST_STREAMED]
+    cdef Operand there
+    if is_native[floating](target.format, 0):
+        cyce_stream(start, values, n * sizeof(floating))
+    else:
+        check(n <= MOST_STREAMED)
+        there.start = <char*> converted
+        there.format = target.format
+        convert_back(values, n, <const Operand*> &there, 0)
+        cyce_stream(start, converted, n * size_of(target.format))
+
+
 cdef inline Py_ssize_t store_lines(
     floating* values, Py_ssize_t n, const Operand* target, Py_ssize_t at, bint rest_too
 ) noexcept nogil:
     """Write n values from element `at` on past the caches, whole cache lines unless `rest_too`.
 
-    Those of the last line move to the front; returns their number. n is at most MOST_IN_LINES.
+    Those of the last line move to the front; returns their number. n is at most MOST_STREAMED.
     """
     cdef char* start = target.start + at * size_of(target.format)
-    cdef floating converted[MOST_IN_LINES]
-    cdef Operand there
     cdef Py_ssize_t n_left = 0
     cdef Py_ssize_t k
     if not rest_too:
         n_left = min(
             n, <Py_ssize_t> (<size_t> (start + n * size_of(target.format)) % 64) // size_of(target.format)
         )
-    if is_native[floating](target.format, 0):
-        cyce_stream(start, values, (n - n_left) * sizeof(floating))
-    else:
-        check(n <= MOST_IN_LINES)
-        there.start = <char*> converted
-        there.format = target.format
-        convert_back(values, n - n_left, <const Operand*> &there, 0)
-        cyce_stream(start, converted, (n - n_left) * size_of(target.format))
+    stream(<const floating*> values, n - n_left, target, at)
     for k in range(n_left):
         values[k] = values[n - n_left + k]
     return n_left
@@ -274,20 +283,19 @@ cdef inline void store_positions(
             store_one(values[k], target, at[k] + offset)
 
 
-cdef inline bint are_neighbours(const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n) noexcept nogil:
-    """Whether rows of n classes lie beside one another."""
-    cdef Py_ssize_t n_right = 0
-    cdef Py_ssize_t k
-    for k in range(n_rows):
-        n_right += at[k] == at[0] + k * n
-    return n_right == n_rows
+cdef inline bint are_neighbours(const Operand* operand, Py_ssize_t n) noexcept nogil:
+    """Whether rows of n contiguous classes lie beside one another."""
+    return operand.class_stride == 1 and operand.positions.n_dims == 1 and operand.positions.stride[0] == n
 
 
-cdef inline Py_ssize_t rows_to_convert(const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n) noexcept nogil:
+cdef inline Py_ssize_t rows_to_convert(
+    const Operand* operand, Py_ssize_t n_rows, Py_ssize_t n
+) noexcept nogil:
     """How many of some rows, a multiple of four, are converted at a time: more where they are neighbours."""
-    cdef Py_ssize_t n_at_once = min(n_rows, <Py_ssize_t> (ROOM // RUN))
-    cdef Py_ssize_t n_neighbours = min(n_rows, ROOM // n // 4 * 4)
-    return max(n_at_once, n_neighbours) if are_neighbours(at, n_neighbours, n) else n_at_once
+    cdef Py_ssize_t n_at_once = ROOM // RUN
+    if are_neighbours(operand, n):
+        n_at_once = max(n_at_once, ROOM // n // 4 * 4)
+    return min(n_rows, n_at_once)
 
 
 cdef inline void pack_converted(
@@ -298,20 +306,20 @@ cdef inline void pack_converted(
     cdef floating room[ROOM]
     cdef Py_ssize_t at_in_room[TILE]
     cdef Py_ssize_t row = 0
-    cdef Py_ssize_t run, begin, size, n_at_once, k
+    cdef Py_ssize_t run, begin, size, n_at_once, n_pieces, piece, k
     while row < n_rows:
-        n_at_once = rows_to_convert(at + row, n_rows - row, n)
+        n_at_once = rows_to_convert(source, n_rows - row, n)
         for run in range((n + RUN - 1) // RUN):
-            # The last run is at least four, which are converted twice if need be.
+            # The last run is at least four, which are converted twice if need be. Rows that are converted
+            # at once have one run.
             begin = min(run * RUN, n - 4)
             size = min(<Py_ssize_t> RUN, n - begin)
             for k in range(n_at_once):
                 at_in_room[k] = k * size
-            if n_at_once > ROOM // RUN:
-                convert(source, at[row] + first, n_at_once * n, room)
-            else:
-                for k in range(n_at_once):
-                    convert(source, at[row + k] + first + begin, size, room + k * size)
+            n_pieces = 1 if n_at_once > ROOM // RUN else n_at_once
+            piece = n_at_once // n_pieces * size
+            for k in range(n_pieces):
+                convert(source, at[row + k] + first + begin, piece, room + k * size)
             pack_rows(
                 <const floating*> room, at_in_room, n_at_once, size, packed_out + begin * pitch + row, pitch
             )
@@ -326,22 +334,21 @@ cdef inline void unpack_converted(
     cdef floating room[ROOM]
     cdef Py_ssize_t at_in_room[TILE]
     cdef Py_ssize_t row = 0
-    cdef Py_ssize_t run, begin, size, n_at_once, k
+    cdef Py_ssize_t run, begin, size, n_at_once, n_pieces, piece, k
     while row < n_rows:
-        n_at_once = rows_to_convert(at + row, n_rows - row, n)
+        n_at_once = rows_to_convert(target, n_rows - row, n)
         for run in range((n + RUN - 1) // RUN):
             begin = min(run * RUN, n - 4)
             size = min(<Py_ssize_t> RUN, n - begin)
             for k in range(n_at_once):
                 at_in_room[k] = k * size
             unpack_rows(packed + begin * pitch + row, pitch, n_at_once, size, room, at_in_room)
-            if n_at_once > ROOM // RUN:
-                convert_back(<const floating*> room, n_at_once * n, target, at[row] + first)
-            else:
-                for k in range(n_at_once):
-                    convert_back(
-                        <const floating*> room + k * size, size, target, at[row + k] + first + begin
-                    )
+            n_pieces = 1 if n_at_once > ROOM // RUN else n_at_once
+            piece = n_at_once // n_pieces * size
+            for k in range(n_pieces):
+                convert_back(
+                    <const floating*> room + k * size, piece, target, at[row + k] + first + begin
+                )
         row += n_at_once
 
 
@@ -356,7 +363,7 @@ cdef inline void load_tile(
     cdef Py_ssize_t c, k
     if not is_native[floating](source.format, 0):
         pack_converted(source, first, at, n_whole, n, pitch, packed_out)
-    elif floating is float and class_stride == 1 and n == 2 and are_neighbours(at, width, 2):
+    elif floating is float and n == 2 and are_neighbours(source, 2):
         pack_pairs(<const float*> start + at[0], width, <float*> packed_out, pitch)
         n_whole = width
     else:
@@ -383,7 +390,7 @@ cdef inline void store_tile(
     cdef Py_ssize_t c
     if not is_native[floating](target.format, 0):
         unpack_converted(packed, pitch, n_whole, n, target, first, at)
-    elif floating is float and class_stride == 1 and n == 2 and are_neighbours(at, width, 2):
+    elif floating is float and n == 2 and are_neighbours(target, 2):
         unpack_pairs(<const float*> packed, pitch, width, <float*> start + at[0])
         n_whole = width
     else:

@@ -267,9 +267,10 @@ cdef inline void tile_reduce_block(
     cdef double unit[TILE]
     cdef double* rest = stats + REST * tile.pitch
     cdef double* rest_lost = stats + REST_LOST * tile.pitch
+    cdef bint has_maxima = packs_with_maxima(call, tile, <floating> 0)
     cdef Py_ssize_t c, k
 
-    if packs_with_maxima(call, tile, <floating> 0):
+    if has_maxima:
         pack_with_maxima(
             tile,
             <const float*> call.logits.start + tile.logits_at[0] + first * call.logits.class_stride,
@@ -286,7 +287,7 @@ cdef inline void tile_reduce_block(
     if needs_maxima(call, <floating> 0):
         tile_maxima(tile, packed, n, row_max, argmax)
     else:
-        if not packs_with_maxima(call, tile, <floating> 0):
+        if not has_maxima:
             find_maxima(tile, <const float*> packed, n, <float*> row_max)
         for k in range(tile.lanes):
             argmax[k] = 0

@@ -64,6 +64,13 @@ cdef extern from * nogil:
         a = _mm512_insertf32x4(a, _mm_loadu_ps(from + at[8]), 2);
         return _mm512_insertf32x4(a, _mm_loadu_ps(from + at[12]), 3);
     }
+    static inline void cyce_put_quads(float *to, const ptrdiff_t *at, cyce_rows a)
+    {
+        _mm_storeu_ps(to + at[0], _mm512_castps512_ps128(a));
+        _mm_storeu_ps(to + at[4], _mm512_extractf32x4_ps(a, 1));
+        _mm_storeu_ps(to + at[8], _mm512_extractf32x4_ps(a, 2));
+        _mm_storeu_ps(to + at[12], _mm512_extractf32x4_ps(a, 3));
+    }
     #elif defined(__AVX2__)
     #define CYCE_ROWS 8
     #define CYCE_VECTOR(name) _mm256_##name
@@ -73,16 +80,6 @@ cdef extern from * nogil:
         const __m256 a = _mm256_castps128_ps256(_mm_loadu_ps(from + at[0]));
         return _mm256_insertf128_ps(a, _mm_loadu_ps(from + at[4]), 1);
     }
-    #endif
-    #if CYCE_ROWS == 16
-    static inline void cyce_put_quads(float *to, const ptrdiff_t *at, cyce_rows a)
-    {
-        _mm_storeu_ps(to + at[0], _mm512_castps512_ps128(a));
-        _mm_storeu_ps(to + at[4], _mm512_extractf32x4_ps(a, 1));
-        _mm_storeu_ps(to + at[8], _mm512_extractf32x4_ps(a, 2));
-        _mm_storeu_ps(to + at[12], _mm512_extractf32x4_ps(a, 3));
-    }
-    #elif CYCE_ROWS == 8
     static inline void cyce_put_quads(float *to, const ptrdiff_t *at, cyce_rows a)
     {
         _mm_storeu_ps(to + at[0], _mm256_castps256_ps128(a));
@@ -90,26 +87,16 @@ cdef extern from * nogil:
     }
     #endif
     #if defined(CYCE_ROWS)
-    static inline void cyce_unpack_quads(const float *from, ptrdiff_t step, ptrdiff_t n, float *start,
-                                         const ptrdiff_t *at)
+    /* Transpose each 4 x 4 of four vectors. */
+    static inline void cyce_transpose_quads(cyce_rows *a, cyce_rows *b, cyce_rows *c, cyce_rows *d)
     {
-        ptrdiff_t i = 0;
-        while (i < n) {
-            i = i < n - 4 ? i : n - 4;
-            const cyce_rows r0 = CYCE_VECTOR(loadu_ps)(from + i * step);
-            const cyce_rows r1 = CYCE_VECTOR(loadu_ps)(from + (i + 1) * step);
-            const cyce_rows r2 = CYCE_VECTOR(loadu_ps)(from + (i + 2) * step);
-            const cyce_rows r3 = CYCE_VECTOR(loadu_ps)(from + (i + 3) * step);
-            const cyce_rows low01 = CYCE_VECTOR(unpacklo_ps)(r0, r1);
-            const cyce_rows low23 = CYCE_VECTOR(unpacklo_ps)(r2, r3);
-            const cyce_rows high01 = CYCE_VECTOR(unpackhi_ps)(r0, r1);
-            const cyce_rows high23 = CYCE_VECTOR(unpackhi_ps)(r2, r3);
-            cyce_put_quads(start + i, at, CYCE_VECTOR(shuffle_ps)(low01, low23, 0x44));
-            cyce_put_quads(start + i, at + 1, CYCE_VECTOR(shuffle_ps)(low01, low23, 0xee));
-            cyce_put_quads(start + i, at + 2, CYCE_VECTOR(shuffle_ps)(high01, high23, 0x44));
-            cyce_put_quads(start + i, at + 3, CYCE_VECTOR(shuffle_ps)(high01, high23, 0xee));
-            i += 4;
-        }
+        const cyce_rows low_ab = CYCE_VECTOR(unpacklo_ps)(*a, *b), low_cd = CYCE_VECTOR(unpacklo_ps)(*c, *d);
+        const cyce_rows high_ab = CYCE_VECTOR(unpackhi_ps)(*a, *b);
+        const cyce_rows high_cd = CYCE_VECTOR(unpackhi_ps)(*c, *d);
+        *a = CYCE_VECTOR(shuffle_ps)(low_ab, low_cd, 0x44);
+        *b = CYCE_VECTOR(shuffle_ps)(low_ab, low_cd, 0xee);
+        *c = CYCE_VECTOR(shuffle_ps)(high_ab, high_cd, 0x44);
+        *d = CYCE_VECTOR(shuffle_ps)(high_ab, high_cd, 0xee);
     }
     static inline void cyce_pack_quads(const float *start, const ptrdiff_t *at, ptrdiff_t n, float *out,
                                        ptrdiff_t step)
@@ -118,16 +105,31 @@ cdef extern from * nogil:
         while (i < n) {
             /* The last four overlap with those before them. */
             i = i < n - 4 ? i : n - 4;
-            const cyce_rows r0 = cyce_quads(start + i, at), r1 = cyce_quads(start + i, at + 1);
-            const cyce_rows r2 = cyce_quads(start + i, at + 2), r3 = cyce_quads(start + i, at + 3);
-            const cyce_rows low01 = CYCE_VECTOR(unpacklo_ps)(r0, r1);
-            const cyce_rows low23 = CYCE_VECTOR(unpacklo_ps)(r2, r3);
-            const cyce_rows high01 = CYCE_VECTOR(unpackhi_ps)(r0, r1);
-            const cyce_rows high23 = CYCE_VECTOR(unpackhi_ps)(r2, r3);
-            CYCE_VECTOR(storeu_ps)(out + i * step, CYCE_VECTOR(shuffle_ps)(low01, low23, 0x44));
-            CYCE_VECTOR(storeu_ps)(out + (i + 1) * step, CYCE_VECTOR(shuffle_ps)(low01, low23, 0xee));
-            CYCE_VECTOR(storeu_ps)(out + (i + 2) * step, CYCE_VECTOR(shuffle_ps)(high01, high23, 0x44));
-            CYCE_VECTOR(storeu_ps)(out + (i + 3) * step, CYCE_VECTOR(shuffle_ps)(high01, high23, 0xee));
+            cyce_rows a = cyce_quads(start + i, at), b = cyce_quads(start + i, at + 1);
+            cyce_rows c = cyce_quads(start + i, at + 2), d = cyce_quads(start + i, at + 3);
+            cyce_transpose_quads(&a, &b, &c, &d);
+            CYCE_VECTOR(storeu_ps)(out + i * step, a);
+            CYCE_VECTOR(storeu_ps)(out + (i + 1) * step, b);
+            CYCE_VECTOR(storeu_ps)(out + (i + 2) * step, c);
+            CYCE_VECTOR(storeu_ps)(out + (i + 3) * step, d);
+            i += 4;
+        }
+    }
+    static inline void cyce_unpack_quads(const float *from, ptrdiff_t step, ptrdiff_t n, float *start,
+                                         const ptrdiff_t *at)
+    {
+        ptrdiff_t i = 0;
+        while (i < n) {
+            i = i < n - 4 ? i : n - 4;
+            cyce_rows a = CYCE_VECTOR(loadu_ps)(from + i * step);
+            cyce_rows b = CYCE_VECTOR(loadu_ps)(from + (i + 1) * step);
+            cyce_rows c = CYCE_VECTOR(loadu_ps)(from + (i + 2) * step);
+            cyce_rows d = CYCE_VECTOR(loadu_ps)(from + (i + 3) * step);
+            cyce_transpose_quads(&a, &b, &c, &d);
+            cyce_put_quads(start + i, at, a);
+            cyce_put_quads(start + i, at + 1, b);
+            cyce_put_quads(start + i, at + 2, c);
+            cyce_put_quads(start + i, at + 3, d);
             i += 4;
         }
     }

@@ -151,6 +151,12 @@ call()
         assert result.returncode == 0, result.stderr
         assert result.stdout == "2 True\n2 True\n"
 
+    def test_for_lack_of_memory_to_compute_in(self, run_python):
+        # That of 3 threads is there; that of 200 would be some 35 MB.
+        limited = "limit(RLIMIT_AS=memory + (4 << 20))\ncyce.set_num_threads(200)"
+        result = run_python("-c", f"{WITHIN_LIMITS}\ncall()\n{limited}\ncall()", "3")
+        assert (result.returncode, result.stdout) == (0, "2 True\n2 True\n"), result.stderr
+
     @pytest.mark.parametrize("variable", ["OMP_STACKSIZE", "GOMP_STACKSIZE"])
     def test_for_the_size_of_their_stacks(self, run_python, variable):
         result = run_python("-c", f"{WITHIN_LIMITS}\ncall()", "2", environment={variable: " 100 T "})
