@@ -152,10 +152,21 @@ call()
         assert result.stdout == "2 True\n2 True\n"
 
     def test_for_lack_of_memory_to_compute_in(self, run_python):
-        # That of 3 threads is there; that of 200 would be some 35 MB.
-        limited = "limit(RLIMIT_AS=memory + (4 << 20))\ncyce.set_num_threads(200)"
-        result = run_python("-c", f"{WITHIN_LIMITS}\ncall()\n{limited}\ncall()", "3")
-        assert (result.returncode, result.stdout) == (0, "2 True\n2 True\n"), result.stderr
+        # Each needs 2 MB for the exponentials of a row. What one thread had is there, and 1 MiB more.
+        program = f"""{WITHIN_LIMITS}
+call()
+wide, out = np.zeros((34, 500_000), np.float32), np.zeros((34, 500_000), np.float32)
+with_gradient = cyce.value_and_grad(cyce.cross_entropy)
+cyce.set_num_threads(1)
+for _ in range(3):
+    expected, _ = with_gradient(wide, target[:34], out=out)
+cyce.set_num_threads(3)
+memory = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit(RLIMIT_AS=memory + (1 << 20))
+print(with_gradient(wide, target[:34], out=out)[0] == expected)
+"""
+        result = run_python("-c", program, "3")
+        assert (result.returncode, result.stdout) == (0, "2 True\nTrue\n"), result.stderr
 
     @pytest.mark.parametrize("variable", ["OMP_STACKSIZE", "GOMP_STACKSIZE"])
     def test_for_the_size_of_their_stacks(self, run_python, variable):
