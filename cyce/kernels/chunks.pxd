@@ -10,7 +10,7 @@ from libc.math cimport INFINITY
 from cyce.kernels.exponentials cimport (
     VectorReference, exp_of_doubles, exp_of_floats, vectors_of_doubles, vectors_of_floats,
 )
-from cyce.kernels.machine cimport check, cyce_prefetch, cyce_prefetch_to_l2
+from cyce.kernels.machine cimport CACHE_LINE, check, cyce_prefetch, cyce_prefetch_to_l2
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
 from cyce.kernels.vectors cimport (
     add8, doubles, fill8, fill16, floats, has8, has16, larger8, larger16, largest8, largest16, load8, load16,
@@ -95,8 +95,8 @@ cdef inline void fetch_ahead(const void* logits) noexcept nogil:
 cdef inline void fetch_chunk_ahead(const char* logits, Py_ssize_t itemsize) noexcept nogil:
     """Prefetch as many numbers as a chunk has, for loops that do not."""
     cdef Py_ssize_t line
-    for line in range(CHUNK * itemsize // 64):
-        fetch_ahead(logits + 64 * line)
+    for line in range(CHUNK * itemsize // CACHE_LINE):
+        fetch_ahead(logits + CACHE_LINE * line)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -25,8 +25,7 @@ from cyce.kernels.distributions cimport (
     Side, begin_side, compare_sides, load_scaled, weigh_numbers, whole_groups,
 )
 from cyce.kernels.logit_differences cimport compare_floats
-from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
-from cyce.kernels.scratch cimport CACHE_LINE
+from cyce.kernels.machine cimport CACHE_LINE, cyce_enter, cyce_environment, cyce_leave, whole_line
 from cyce.kernels.storage cimport is_native, store_one
 from cyce.kernels.sums cimport whole_lanes
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
@@ -157,7 +156,7 @@ cdef inline int compare_logits(const Comparison* call, int n_threads, floating l
     if memory == NULL:
         with gil:
             raise MemoryError("no memory for the scratch space of the divergence")
-    scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
+    scratch = whole_line(memory)
     begin_progress(&progress)
     for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
         compare_some[floating](

@@ -22,12 +22,14 @@ from libc.string cimport memcpy
 
 from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport Call
-from cyce.kernels.machine cimport check, cyce_enter, cyce_environment, cyce_leave, multiply_add
+from cyce.kernels.machine cimport (
+    CACHE_LINE, check, cyce_enter, cyce_environment, cyce_leave, multiply_add, whole_line,
+)
 from cyce.kernels.math cimport exp_nonpositive, expm1_factor, log1p_nonnegative, log1p_of_fraction
 from cyce.kernels.merge cimport MAX, PICKED, REST
 from cyce.kernels.passes cimport TileResult, run_tile
 from cyce.kernels.plan cimport CHUNK
-from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of, size_of_scratch
+from cyce.kernels.scratch cimport Scratch, scratch_of, size_of_scratch
 from cyce.kernels.storage cimport TILE, load
 from cyce.kernels.sums cimport LANES, whole_lanes
 from cyce.kernels.two_passes cimport max_of
@@ -283,7 +285,7 @@ cdef inline int compare_all(const Pair* pair, int n_threads, floating like) exce
     cdef size_t size = max(size_of_scratch(&model_sizes), size_of_scratch(&reference_sizes))
     cdef char* memory = <char*> PyMem_RawMalloc(CACHE_LINE + n_workers * size)
     cdef char* bad = <char*> PyMem_RawMalloc(n_groups)
-    cdef char* scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
+    cdef char* scratch = whole_line(memory)
     cdef Progress progress
     cdef Py_ssize_t group
     cdef bint any_bad = False

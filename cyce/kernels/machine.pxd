@@ -194,6 +194,15 @@ cdef extern from * nogil:
     void cyce_stream_end() noexcept
 
 
+cdef enum:
+    CACHE_LINE = 64
+
+
+cdef inline char* whole_line(char* memory) noexcept nogil:
+    """The first cache line that begins there or behind it."""
+    return memory + (CACHE_LINE - <size_t> memory % CACHE_LINE) % CACHE_LINE
+
+
 cdef inline floating multiply_add(floating a, floating b, floating c) noexcept nogil:
     """a * b + c, rounded once where the level has the instruction."""
     if floating is float:
@@ -213,5 +222,5 @@ cdef inline floating low_bits_as_power(floating value) noexcept nogil:
 cdef inline void prefetch(const char* start, Py_ssize_t n_bytes) noexcept nogil:
     """Have so many bytes fetched into the caches; beyond the end of an array, that does no harm."""
     cdef Py_ssize_t line
-    for line in range(n_bytes // 64):
-        cyce_prefetch(start + 64 * line)
+    for line in range(n_bytes // CACHE_LINE):
+        cyce_prefetch(start + CACHE_LINE * line)

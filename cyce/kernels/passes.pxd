@@ -16,7 +16,9 @@ from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
 from cyce.kernels.chosen cimport look_up_chosen, write_chosen, write_gradients_of_chosen
 from cyce.kernels.curvature cimport begin_hessians, begin_products, has_pivots, is_product
-from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave, cyce_stream_end
+from cyce.kernels.machine cimport (
+    CACHE_LINE, cyce_enter, cyce_environment, cyce_leave, cyce_stream_end, whole_line,
+)
 from cyce.kernels.masses cimport count_left
 from cyce.kernels.merge cimport (
     IGNORED, N_BLOCK_FIELDS, leave_out_states, load_hard_masses, load_state, merge_blocks, save_state,
@@ -30,7 +32,7 @@ from cyce.kernels.positions cimport (
 from cyce.kernels.rows cimport (
     row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, row_restart_block, rows_settle,
 )
-from cyce.kernels.scratch cimport CACHE_LINE, Scratch, scratch_of, size_of_scratch
+from cyce.kernels.scratch cimport Scratch, scratch_of, size_of_scratch
 from cyce.kernels.storage cimport TILE
 from cyce.kernels.streaming cimport choose_memory, restarts
 from cyce.kernels.sums cimport add, settled, whole_lanes
@@ -412,7 +414,7 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
         # Fewer threads need less.
         n_used = n_used // 2
     n_workers = 1 if split else n_used
-    scratch = memory + (CACHE_LINE - <size_t> memory % CACHE_LINE)
+    scratch = whole_line(memory)
     if memory == NULL or results == NULL:
         PyMem_RawFree(memory)
         PyMem_RawFree(results)

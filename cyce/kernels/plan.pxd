@@ -13,7 +13,7 @@ from cyce.kernels.machine cimport check
 from cyce.kernels.storage cimport TILE
 
 cdef enum:
-    # With more contiguous classes, tiles are half as wide: logits and packed logits then fit into L1.
+    # With more contiguous classes, tiles are a quarter as wide: logits and packed logits then fit into L1.
     MAX_WIDE_CLASSES = 32
     # Classes of a row that are looked up, weighted and stored together.
     CHUNK = 256
@@ -40,7 +40,7 @@ cdef inline void plan(Call* call) noexcept:
     )
     call.tile_width = TILE
     if call.logits.class_stride == 1 and call.n_classes > MAX_WIDE_CLASSES:
-        call.tile_width = TILE // 2
+        call.tile_width = TILE // 4
     if call.by_rows:
         call.block_classes = ROW_BLOCK
         # One row where rows have several blocks: these may be shared among threads.

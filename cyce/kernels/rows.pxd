@@ -13,7 +13,7 @@ from cyce.kernels.chunks cimport fetch_chunk_ahead, lanes_of, largest_of
 from cyce.kernels.curvature cimport (
     add_numbers_of_row, at_least, has_pivots, hessian_of, is_product, share_of_hessian, within_float,
 )
-from cyce.kernels.machine cimport check, cyce_to_float
+from cyce.kernels.machine cimport check, cyce_to_float, whole_line
 from cyce.kernels.masses cimport dense_masses, dense_scale_of, is_uniform
 from cyce.kernels.merge cimport BELOW, N_BLOCK_FIELDS, UNIT, UNIT_BELOW, UNIT_LOST, row_factor
 from cyce.kernels.one_pass cimport reduce_in_one_pass, settle_rests
@@ -247,8 +247,10 @@ cdef inline void row_finish_block(
     cdef floating room[CHUNK]
     cdef const floating* dense
     cdef const floating* numbers
-    # What streams waits here until a cache line is whole.
-    cdef floating local[CHUNK + MOST_WAITING]
+    # What streams is computed here, from a cache line on, behind what waits for one to be whole. Vectors that
+    # cross lines and are read again at once would take twice the time.
+    cdef floating local[CHUNK + 2 * MOST_WAITING]
+    cdef floating* waiting = <floating*> whole_line(<char*> (local + MOST_WAITING))
     cdef floating* chunk_grad
     cdef Py_ssize_t n_waiting = 0
     cdef Py_ssize_t chunk, k, size
@@ -270,7 +272,7 @@ cdef inline void row_finish_block(
         block_logits = row_logits(call, tile, row, block, packed, <floating*> NULL)
     for chunk in range((n + CHUNK - 1) // CHUNK):
         size = min(<Py_ssize_t> CHUNK, n - chunk * CHUNK)
-        chunk_grad = destination(&call.grad, grad_at + chunk * CHUNK, local + n_waiting, call.streams)
+        chunk_grad = destination(&call.grad, grad_at + chunk * CHUNK, waiting, call.streams)
         if needs_logits(call):
             # Before the gradient is written, which may be where the logits are.
             for k in range(size):
@@ -311,8 +313,7 @@ cdef inline void row_finish_block(
             chunk_grad[pivot - chunk * CHUNK] = <floating> tile.pivot_gradient[row]
         if call.streams:
             n_waiting = store_lines(
-                local, n_waiting + size, &call.grad, grad_at + chunk * CHUNK - n_waiting,
-                (chunk + 1) * CHUNK >= n,
+                waiting, size, n_waiting, &call.grad, grad_at + chunk * CHUNK, (chunk + 1) * CHUNK >= n
             )
         else:
             store(chunk_grad, size, &call.grad, grad_at + chunk * CHUNK, False)

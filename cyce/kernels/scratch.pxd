@@ -2,14 +2,11 @@
 from cython cimport floating
 
 from cyce.kernels.call cimport LOG_SOFTMAX, Call, Tile
+from cyce.kernels.machine cimport CACHE_LINE
 from cyce.kernels.merge cimport N_BLOCK_FIELDS
 from cyce.kernels.storage cimport is_native
 from cyce.kernels.streaming cimport needs_logits, restarts
 from cyce.kernels.transforms cimport copies_logits, has_slopes
-
-cdef enum:
-    CACHE_LINE = 64
-
 
 cdef struct Scratch:
     # How the memory that a thread computes in is divided, in bytes, all whole cache lines.

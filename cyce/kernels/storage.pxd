@@ -17,13 +17,13 @@ from cyce.kernels.half cimport (
     bfloat16, cyce_load_bfloat16, cyce_load_float16, cyce_store_bfloat16, cyce_store_float16, float16,
     from_stored, stored, to_stored,
 )
-from cyce.kernels.machine cimport check, cyce_stream
+from cyce.kernels.machine cimport CACHE_LINE, check, cyce_stream
 from cyce.kernels.sums cimport whole_lanes
 from cyce.kernels.transposition cimport pack_pairs, pack_rows, unpack_pairs, unpack_rows
 
 cdef enum:
     # The most positions of a tile.
-    TILE = 128
+    TILE = 256
     # Classes of rows that are converted at a time, and all numbers that are.
     RUN = 128
     ROOM = 2048
@@ -221,22 +221,23 @@ cdef inline void stream(
 
 
 cdef inline Py_ssize_t store_lines(
-    floating* values, Py_ssize_t n, const Operand* target, Py_ssize_t at, bint rest_too
+    floating* values, Py_ssize_t n, Py_ssize_t n_waiting, const Operand* target, Py_ssize_t at, bint rest_too
 ) noexcept nogil:
-    """Write n values from element `at` on past the caches, whole cache lines unless `rest_too`.
+    """Write n values from element `at` on past the caches, and those that wait in front of them.
 
-    Those of the last line move to the front; returns their number. n is at most MOST_STREAMED.
+    Unless `rest_too`, only whole cache lines: what is left waits in front of the values in turn. Returns how
+    many these are, MOST_WAITING at most.
     """
-    cdef char* start = target.start + at * size_of(target.format)
+    cdef Py_ssize_t itemsize = size_of(target.format)
+    cdef const char* end = target.start + (at + n) * itemsize
+    cdef Py_ssize_t n_all = n_waiting + n
     cdef Py_ssize_t n_left = 0
     cdef Py_ssize_t k
     if not rest_too:
-        n_left = min(
-            n, <Py_ssize_t> (<size_t> (start + n * size_of(target.format)) % 64) // size_of(target.format)
-        )
-    stream(<const floating*> values, n - n_left, target, at)
+        n_left = min(n_all, <Py_ssize_t> (<size_t> end % CACHE_LINE) // itemsize)
+    stream(<const floating*> (values - n_waiting), n_all - n_left, target, at - n_waiting)
     for k in range(n_left):
-        values[k] = values[n - n_left + k]
+        values[k - n_left] = values[n - n_left + k]
     return n_left
 
 
