@@ -10,6 +10,7 @@ from libc.stdint cimport (
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport GRADIENT, Call, Tile
+from cyce.kernels.machine cimport CACHE_LINE, cyce_prefetch
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.sums cimport LANES
@@ -53,6 +54,15 @@ cdef inline void load_targets(
         for k in range(n):
             value = (<const volatile uint64_t*> target)[first + k]
             targets_out[k] = -1 if value > <uint64_t> INT64_MAX else <int64_t> value
+
+
+cdef inline Py_ssize_t size_of_target(char format) noexcept nogil:
+    """Bytes of a target in memory."""
+    if format in (c"q", c"Q"):
+        return 8
+    if format in (c"i", c"I"):
+        return 4
+    return 2 if format in (c"h", c"H") else 1
 
 
 cdef inline bint is_class(int64_t target, Py_ssize_t n_classes) noexcept nogil:
@@ -126,13 +136,20 @@ cdef inline void pick_from_few(
 cdef inline void pick_from_block(
     const Call* call, Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
-    """Take the targets' logits out of n packed classes from number `first` on."""
+    """Take the targets' logits out of n packed classes from number `first` on.
+
+    Meanwhile, prefetch the targets of the next tile, one by one, as its logits are (`reduce_columns`).
+    """
+    cdef Py_ssize_t itemsize = size_of_target(call.target_format)
+    cdef const char* next_targets = call.target + (tile.first + tile.width) * itemsize
     cdef Py_ssize_t k
     # Not of one block of several: other threads may be at those, and write to the same positions.
     if floating is float and call.n_classes <= FEW:
         pick_from_few(tile, <const float*> packed, first, n)
     else:
         for k in range(tile.width):
+            if k * itemsize % CACHE_LINE == 0:
+                cyce_prefetch(next_targets + k * itemsize)
             if lies_within(tile.pivot[k] - first, n):
                 tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * tile.pitch + k]
     if changes_logits(call):
