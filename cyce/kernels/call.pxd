@@ -91,6 +91,14 @@ cdef struct Call:
     Py_ssize_t n_blocks
 
 
+cdef struct Ahead:
+    # What is prefetched while a block of a tile is reduced: for class c and position k, the cache line at
+    # start + c * class_step + k * step. Steps are in bytes.
+    const char* start
+    Py_ssize_t class_step
+    Py_ssize_t step
+
+
 cdef struct Tile:
     # The positions that a thread works at; entry k is position first + k. Arrays come first, so that
     # they are aligned to vectors, as the tile is.
@@ -151,7 +159,7 @@ cdef struct Tile:
     bint probabilities_contiguous
     bint hessian_contiguous
     bint vector_contiguous
-    Py_ssize_t next_at              # where the next tile's logits may be, class by class
-    Py_ssize_t next_stride
+    Ahead logits_ahead              # those of the next tile
+    Ahead grad_ahead                # where this tile will write
     Py_ssize_t n_ignored
     bint has_bad_target

@@ -6,7 +6,7 @@ be 1 each.
 """
 from libc.math cimport INFINITY, fabsf
 
-from cyce.kernels.call cimport Tile
+from cyce.kernels.call cimport Ahead, Tile
 from cyce.kernels.exponentials cimport exp_of_floats_or_0
 from cyce.kernels.machine cimport cyce_prefetch
 from cyce.kernels.math cimport exp_near_zero_for_float
@@ -109,14 +109,14 @@ cdef inline void pack_with_maxima(
 
 
 cdef inline void reduce_columns(
-    const Tile* tile, float* packed, Py_ssize_t n, const float* row_max, bint keeps, const char* next_class,
-    Py_ssize_t next_stride, Py_ssize_t itemsize, double* stats,
+    const Tile* tile, float* packed, Py_ssize_t n, const float* row_max, bint keeps, const Ahead* next_logits,
+    const Ahead* grad, double* stats,
 ) noexcept nogil:
     """Reduce n packed classes of a tile to maxima, which are known, units and rests.
 
     A loop for each step, as the steps of 16 positions wait for one another. keeps: whether `packed` becomes
-    the exponentials. next_class, next_stride, itemsize: where the next tile's logits are stored, in bytes;
-    they are prefetched one by one, as the CPU has room for a dozen at a time.
+    the exponentials. next_logits, and grad if it keeps them: what is prefetched, line by line, as the CPU has
+    room for a dozen at a time.
     """
     cdef References to
     cdef float others[TILE]
@@ -137,10 +137,11 @@ cdef inline void reduce_columns(
         low = high = fill8(0)
         n_others = fill16(0)
         for c in range(n):
-            cyce_prefetch(next_class + c * next_stride + first * itemsize)
+            cyce_prefetch(next_logits.start + c * next_logits.class_step + first * next_logits.step)
             logits = load16(column + c * tile.pitch)
             exponentials = exp_of_floats_or_0(subtract16(logits, shift), exponent_shift, lowest)
             if keeps:
+                cyce_prefetch(grad.start + c * grad.class_step + first * grad.step)
                 store16(column + c * tile.pitch, exponentials)
             exponentials = unless_equal16(exponentials, logits, largest)
             low = multiply_add8(low8(exponentials), fill8(1), low)

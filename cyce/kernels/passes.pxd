@@ -12,8 +12,8 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 
-from cyce.kernels.arrays cimport offsets_of
-from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Call, Tile
+from cyce.kernels.arrays cimport Operand, offsets_of
+from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Ahead, Call, Tile
 from cyce.kernels.chosen cimport look_up_chosen, write_chosen, write_gradients_of_chosen
 from cyce.kernels.curvature cimport begin_hessians, begin_products, has_pivots, is_product
 from cyce.kernels.machine cimport (
@@ -33,7 +33,7 @@ from cyce.kernels.rows cimport (
     row_finish_block, row_leave_out, row_log_softmax_block, row_reduce_block, row_restart_block, rows_settle,
 )
 from cyce.kernels.scratch cimport Scratch, scratch_of, size_of_scratch
-from cyce.kernels.storage cimport TILE
+from cyce.kernels.storage cimport TILE, address_of, size_of
 from cyce.kernels.streaming cimport choose_memory, restarts
 from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
@@ -72,27 +72,61 @@ cdef struct PassResult:
 # One tile
 
 
+cdef inline void look_ahead(
+    const Call* call, const Tile* tile, const Operand* operand, const Py_ssize_t* at, bint contiguous,
+    Py_ssize_t n_tiles, Ahead* out,
+) noexcept nogil:
+    """What there is to prefetch of an operand of the logits' shape, so many tiles ahead.
+
+    It has to be in one piece, class by class or position by position: the lines of the latter have no order.
+    """
+    cdef Py_ssize_t width = call.tile_width
+    cdef Py_ssize_t size = width * call.n_classes
+    cdef Py_ssize_t itemsize = size_of(operand.format)
+    out.start = address_of(operand, at[0])
+    out.class_step = out.step = 0
+    if contiguous:
+        out.start += n_tiles * width * itemsize
+        out.class_step = operand.class_stride * itemsize
+        out.step = itemsize
+    elif tile.width == width and at[width - 1] - at[0] == size - call.n_classes:
+        out.start += n_tiles * size * itemsize
+        out.class_step = width * itemsize
+        out.step = itemsize
+
+
+cdef inline void look_at_shared_lines(Tile* tile) noexcept nogil:
+    """Of a gradient that streams, prefetch only the cache lines that the next tile has a part of.
+
+    They are stored like any others, and what streams behind them would wait for the memory. What begins at a
+    line shares none.
+    """
+    cdef Ahead* grad = &tile.grad_ahead
+    grad.step = 0
+    if not tile.grad_contiguous:
+        grad.class_step = 0
+    if <size_t> grad.start % CACHE_LINE == 0 and grad.class_step % CACHE_LINE == 0:
+        grad[0] = tile.logits_ahead
+
+
 cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) noexcept nogil:
     """Where the positions of a tile are."""
     cdef Py_ssize_t width = call.tile_width
-    cdef Py_ssize_t size = width * call.n_classes
     cdef Py_ssize_t k
     tile.first = number * width
     tile.pitch = width
     tile.width = min(width, call.n_positions - tile.first)
     tile.lanes = tile.width if call.by_rows else whole_lanes(tile.width)
     tile.contiguous = offsets_of(&call.logits.positions, tile.first, tile.width, tile.logits_at)
-    tile.next_at = tile.logits_at[0]
-    tile.next_stride = 0
-    if tile.contiguous:
-        tile.next_at += width
-        tile.next_stride = call.logits.class_stride
-    elif tile.width == width and tile.logits_at[width - 1] - tile.logits_at[0] == size - call.n_classes:
-        tile.next_at += size
-        tile.next_stride = width
+    look_ahead(call, tile, &call.logits, tile.logits_at, tile.contiguous, 1, &tile.logits_ahead)
     tile.grad_contiguous = False
     if call.grad.start != NULL:
         tile.grad_contiguous = offsets_of(&call.grad.positions, tile.first, tile.width, tile.grad_at)
+        look_ahead(
+            call, tile, &call.grad, tile.grad_at, tile.grad_contiguous, call.streams, &tile.grad_ahead
+        )
+        if call.streams:
+            look_at_shared_lines(tile)
     if call.probabilities.start != NULL:
         tile.probabilities_contiguous = offsets_of(
             &call.probabilities.positions, tile.first, tile.width, tile.probabilities_at

@@ -24,7 +24,8 @@ from cyce.kernels.points cimport (
 from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.storage cimport (
-    MOST_WAITING, address_of, destination, is_native, load, size_of, store, store_lines, store_zeros,
+    MOST_WAITING, address_of, destination, fetch_last_line, is_native, load, size_of, store, store_lines,
+    store_zeros,
 )
 from cyce.kernels.streaming cimport needs_logits
 from cyce.kernels.transforms cimport (
@@ -268,6 +269,8 @@ cdef inline void row_finish_block(
             tile, tile.scale[row], tile.total[row], stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
         )
     in_double = is_small(factor, below)
+    if call.streams:
+        fetch_last_line(&call.grad, grad_at + n)
     if needs_logits(call):
         block_logits = row_logits(call, tile, row, block, packed, <floating*> NULL)
     for chunk in range((n + CHUNK - 1) // CHUNK):

@@ -17,7 +17,7 @@ from cyce.kernels.half cimport (
     bfloat16, cyce_load_bfloat16, cyce_load_float16, cyce_store_bfloat16, cyce_store_float16, float16,
     from_stored, stored, to_stored,
 )
-from cyce.kernels.machine cimport CACHE_LINE, check, cyce_stream
+from cyce.kernels.machine cimport CACHE_LINE, check, cyce_prefetch, cyce_stream, whole_line
 from cyce.kernels.sums cimport whole_lanes
 from cyce.kernels.transposition cimport pack_pairs, pack_rows, unpack_pairs, unpack_rows
 
@@ -241,6 +241,14 @@ cdef inline Py_ssize_t store_lines(
     return n_left
 
 
+cdef inline void fetch_last_line(const Operand* target, Py_ssize_t end) noexcept nogil:
+    """Prefetch the last cache line of what will go past the caches, in front of element `end`.
+
+    If it is not filled, it is stored like any other, and what streams behind it would wait for the memory.
+    """
+    cyce_prefetch(address_of(target, end) - 1)
+
+
 cdef inline void store_zeros(Py_ssize_t n, const Operand* target, Py_ssize_t at) noexcept nogil:
     """Write n zeros from element `at` on."""
     memset(target.start + at * size_of(target.format), 0, n * size_of(target.format))
@@ -380,6 +388,27 @@ cdef inline void load_tile(
             packed_out[c * pitch + k] = 0
 
 
+cdef inline void stream_rows(
+    const floating* packed, Py_ssize_t pitch, Py_ssize_t n_rows, Py_ssize_t n, const Operand* target,
+    Py_ssize_t at,
+) noexcept nogil:
+    """Unpack n classes of some neighbouring rows, a multiple of four, past the caches."""
+    cdef floating local[ROOM + 2 * MOST_WAITING]
+    cdef floating* waiting = <floating*> whole_line(<char*> (local + MOST_WAITING))
+    cdef Py_ssize_t at_in_room[TILE]
+    cdef Py_ssize_t n_at_once = min(n_rows, ROOM // n // 4 * 4)
+    cdef Py_ssize_t n_waiting = 0
+    cdef Py_ssize_t row = 0
+    cdef Py_ssize_t k
+    for k in range(n_at_once):
+        at_in_room[k] = k * n
+    while row < n_rows:
+        k = min(n_at_once, n_rows - row)
+        unpack_rows(packed + row, pitch, k, n, waiting, at_in_room)
+        n_waiting = store_lines(waiting, k * n, n_waiting, target, at + row * n, row + k == n_rows)
+        row += k
+
+
 cdef inline void store_tile(
     const floating* packed, Py_ssize_t pitch, const Operand* target, Py_ssize_t first, const Py_ssize_t* at,
     bint contiguous, Py_ssize_t width, Py_ssize_t n, bint streams,
@@ -394,6 +423,8 @@ cdef inline void store_tile(
     elif floating is float and n == 2 and are_neighbours(target, 2):
         unpack_pairs(<const float*> packed, pitch, width, <float*> start + at[0])
         n_whole = width
+    elif streams and n_whole and are_neighbours(target, n):
+        stream_rows(packed, pitch, n_whole, n, target, first + at[0])
     else:
         unpack_rows(packed, pitch, n_whole, n, start, at)
     if n_whole < width:

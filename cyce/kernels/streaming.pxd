@@ -12,9 +12,9 @@ from cyce.kernels.storage cimport is_native, size_of
 from cyce.kernels.transforms cimport has_slopes
 
 cdef enum:
-    # Gradients of at least this many bytes stream, unless they overwrite the logits: nothing of them would
-    # be left in the caches.
-    MIN_STREAM = 64 << 20
+    # Gradients of at least this many bytes stream, unless they overwrite the logits: beside these, little of
+    # them would be left in the caches.
+    MIN_STREAM = 32 << 20
     # Most bytes of exponentials of rows that wait in scratch memory, of which each thread has its own. Rows
     # gain by it even where they do not fit into L2.
     MOST_WAITING_BYTES = 2 << 20

@@ -6,14 +6,14 @@ and computed there: exponentials of floats by columns.pxd, where there are vecto
 from cython cimport floating
 from libc.math cimport INFINITY
 
-from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Call, Tile
+from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Ahead, Call, Tile
 from cyce.kernels.columns cimport (
     WIDE, find_maxima, pack_with_maxima, reduce_columns, restart_columns,
 )
 from cyce.kernels.curvature cimport (
     add_number, at_least, has_pivots, hessian_of, is_product, load_numbers, share_of_hessian, within_float,
 )
-from cyce.kernels.machine cimport prefetch
+from cyce.kernels.machine cimport CACHE_LINE, prefetch
 from cyce.kernels.masses cimport dense_scale_of, fill_dense_of_tile, is_uniform
 from cyce.kernels.merge cimport (
     ARGMAX, DOT, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES, TOP,
@@ -28,7 +28,7 @@ from cyce.kernels.positions cimport log_softmax_parts
 from cyce.kernels.reference cimport (
     exp_scaled, power_at, refer_to, relative_at, unit_of, without_headroom,
 )
-from cyce.kernels.storage cimport TILE, address_of, is_native, load_one, load_tile, size_of, store_tile
+from cyce.kernels.storage cimport TILE, is_native, load_one, load_tile, store_tile
 from cyce.kernels.streaming cimport needs_logits, restarts
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
@@ -247,6 +247,13 @@ cdef inline bint needs_maxima(const Call* call, floating like) noexcept nogil:
     )
 
 
+cdef inline Ahead ahead_of_block(const Ahead* ahead, Py_ssize_t first) noexcept nogil:
+    """What there is to prefetch from class number `first` on."""
+    cdef Ahead rest = ahead[0]
+    rest.start += first * rest.class_step
+    return rest
+
+
 cdef inline void tile_reduce_block(
     const Call* call, Tile* tile, bint exps_wait, Py_ssize_t block, double* stats, floating* packed
 ) noexcept nogil:
@@ -256,7 +263,8 @@ cdef inline void tile_reduce_block(
     """
     cdef Py_ssize_t first = block * call.block_classes
     cdef Py_ssize_t n = classes_of_block(call, block)
-    cdef Py_ssize_t itemsize = size_of(call.logits.format)
+    cdef Ahead next_logits = ahead_of_block(&tile.logits_ahead, first)
+    cdef Ahead grad = ahead_of_block(&tile.grad_ahead, first)
     cdef floating row_max[TILE]
     cdef floating argmax[TILE]
     cdef floating shift[TILE]
@@ -311,16 +319,16 @@ cdef inline void tile_reduce_block(
         tile_reduce_dense(call, tile, packed, first, n, row_max, stats)
     if in_columns(<floating> 0):
         reduce_columns(
-            tile, <float*> packed, n, <const float*> row_max, call.grad.start != NULL,
-            address_of(&call.logits, tile.next_at + first * tile.next_stride), tile.next_stride * itemsize,
-            itemsize, stats,
+            tile, <float*> packed, n, <const float*> row_max, call.grad.start != NULL, &next_logits, &grad,
+            stats,
         )
     else:
         for c in range(n):
-            prefetch(
-                address_of(&call.logits, tile.next_at + (first + c) * tile.next_stride),
-                call.tile_width * itemsize,
-            )
+            prefetch(next_logits.start + c * next_logits.class_step, tile.width * next_logits.step)
+            if call.grad.start != NULL:
+                prefetch(
+                    grad.start + c * grad.class_step, max(<Py_ssize_t> CACHE_LINE, tile.width * grad.step)
+                )
         tile_add_exponentials(tile, packed, n, shift, exponent_shift, lowest, argmax, rest, rest_lost)
         for k in range(tile.lanes):
             stats[MAX * tile.pitch + k] = row_max[k]

@@ -310,10 +310,14 @@ def test_a_position_has_the_same_bits_in_any_company(
 
 
 STREAMED = {
-    "rows": ((540, 32_000), np.float32),
-    "short rows": ((16_900, 1000), np.float32),
-    "doubles": ((270, 32_000), np.float64),
-    "image": ((13, 21, 251, 251), np.float32),
+    "rows": ((270, 32_000), np.float32),
+    "short rows": ((8450, 1000), np.float32),
+    "doubles": ((135, 32_000), np.float64),
+    "few classes": ((900_007, 10), np.float32),
+    "more classes": ((130_003, 67), np.float32),
+    "few classes of doubles": ((600_001, 7), np.float64),
+    "image": ((7, 21, 251, 251), np.float32),
+    "image of doubles": ((3, 21, 271, 271), np.float64),
 }
 
 
@@ -322,7 +326,7 @@ STREAMED = {
 def test_large_gradients_are_the_same_bytes_as_in_place(
     level, rng, loss_and_gradient, shape, dtype, smoothing
 ):
-    # From 64 MiB on they go past the caches, in place they do not. Neither begins at a cache line.
+    # From 32 MiB on they go past the caches, in place they do not. Neither begins at a cache line.
     size = int(np.prod(shape))
     logits = np.resize(rng.standard_normal(1_000_003).astype(dtype), size + 1)[1:].reshape(shape)
     target = rng.integers(shape[1], size=shape[:1] + shape[2:])
