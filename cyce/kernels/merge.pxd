@@ -13,7 +13,7 @@ from cython cimport floating
 from libc.math cimport INFINITY, NAN
 from libc.string cimport memset
 
-from cyce.kernels.call cimport Call, Tile
+from cyce.kernels.call cimport GRADIENT, REDUCE, Call, Tile
 from cyce.kernels.machine cimport cyce_product_lost
 from cyce.kernels.math cimport exp_for_float, exp_in_parts, exp_nonpositive
 from cyce.kernels.plan cimport lies_within
@@ -149,6 +149,14 @@ cdef inline void raise_gap(
         add_product[double](gap, lost, mass, mass_lost, rise, rise_lost, 0)
 
 
+cdef inline bint needs_argmax(const Call* call) noexcept nogil:
+    """Whether it is needed where the maxima are."""
+    return (
+        call.has_stats or call.has_dense or call.vector != NULL or call.phase == REDUCE
+        or (call.output == GRADIENT and call.target == NULL)
+    )
+
+
 cdef inline void begin_merge(
     const Call* call, Tile* tile, const double* stats, Py_ssize_t stride
 ) noexcept nogil:
@@ -156,9 +164,11 @@ cdef inline void begin_merge(
     cdef Py_ssize_t k
     for k in range(tile.lanes):
         tile.row_max[k] = stats[MAX * stride + k]
-        tile.argmax[k] = stats[ARGMAX * stride + k]
         tile.rest[k] = stats[REST * stride + k]
         tile.rest_lost[k] = stats[REST_LOST * stride + k]
+    if needs_argmax(call):
+        for k in range(tile.lanes):
+            tile.argmax[k] = stats[ARGMAX * stride + k]
     if call.has_dense:
         for k in range(tile.lanes):
             tile.mass[k] = stats[MASS * stride + k]
@@ -256,7 +266,8 @@ cdef inline void merge_block(
             tile.gap_lost[k] += stats[GAP_LOST * stride + k]
             add[double](&tile.mass[k], &tile.mass_lost[k], block_mass)
             tile.mass_lost[k] += block_mass_lost
-        tile.argmax[k] = stats[ARGMAX * stride + k] if grew else tile.argmax[k]
+        if needs_argmax(call):
+            tile.argmax[k] = stats[ARGMAX * stride + k] if grew else tile.argmax[k]
         tile.rest_lost[k] = block_lost + tile.rest_lost[k] * decay if grew else (
             tile.rest_lost[k] + block_lost * decay
         )

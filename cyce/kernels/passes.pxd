@@ -112,7 +112,6 @@ cdef inline void look_at_shared_lines(Tile* tile) noexcept nogil:
 cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) noexcept nogil:
     """Where the positions of a tile are."""
     cdef Py_ssize_t width = call.tile_width
-    cdef Py_ssize_t k
     tile.first = number * width
     tile.pitch = width
     tile.width = min(width, call.n_positions - tile.first)
@@ -131,9 +130,6 @@ cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) no
         tile.probabilities_contiguous = offsets_of(
             &call.probabilities.positions, tile.first, tile.width, tile.probabilities_at
         )
-    else:
-        for k in range(tile.width):
-            tile.probabilities_at[k] = 0
     if has_mask(call):
         offsets_of(&call.class_mask.positions, tile.first, tile.width, tile.mask_at)
     if call.hessian != NULL:
@@ -155,8 +151,10 @@ cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, flo
         look_up_chosen(call, tile, like)
     if has_mask(call) and call.has_dense:
         count_left(call, tile)
-    for k in range(tile.lanes):
-        tile.pivot_logit[k] = 0
+    # Where it is not picked: a target may be a class of another shard.
+    if call.target == NULL or call.n_all_classes > call.n_classes:
+        for k in range(tile.width):
+            tile.pivot_logit[k] = 0
     # Those of a tile are cheaper once it is packed, but ranks need them in every block.
     if call.target != NULL and (call.by_rows or call.has_stats):
         pick_from_logits(call, tile, like)
@@ -183,7 +181,7 @@ cdef inline void begin_tile(const Call* call, Py_ssize_t number, Tile* tile, flo
     for k in range(tile.width, tile.lanes):
         tile.counts[k] = False
         tile.pivot[k] = 0
-        tile.hard[k] = tile.total[k] = 0
+        tile.pivot_logit[k] = tile.hard[k] = tile.total[k] = 0
         tile.scale[k] = 0
 
 

@@ -118,12 +118,17 @@ cdef inline double log_softmax_parts(
 # Losses
 
 
-cdef inline void begin_losses(Tile* tile, double* loss, double* loss_lost, floating like) noexcept nogil:
+cdef inline void begin_losses(
+    const Call* call, Tile* tile, double* loss, double* loss_lost, floating like
+) noexcept nogil:
     """Losses of the hard masses; begin what the gradients are made of."""
     cdef double distance, nll, nll_lost
     cdef Py_ssize_t k
+    if floating is double:
+        for k in range(tile.lanes):
+            loss_lost[k] = 0
     for k in range(tile.lanes):
-        loss[k] = loss_lost[k] = 0
+        loss[k] = 0
         # A target of weight 0 adds nothing, even where its logit is -inf.
         distance = 0.0 if tile.hard[k] == 0 else tile.row_max[k] - tile.pivot_logit[k]
         nll = distance + tile.log_normalizer[k]
@@ -131,8 +136,10 @@ cdef inline void begin_losses(Tile* tile, double* loss, double* loss_lost, float
         if tile.hard[k] != 0:
             nll_lost += difference_lost(tile.row_max[k], tile.pivot_logit[k], distance)
         add_product[floating](&loss[k], &loss_lost[k], tile.hard[k], 0.0, nll, finite_or_zero(nll_lost), 0)
-        tile.total[k] = tile.pivot_mass[k] = tile.hard[k]
-        tile.other_mass[k] = 0
+    if needs_softmax(call) or call.has_dense or call.z_loss != 0:
+        for k in range(tile.lanes):
+            tile.total[k] = tile.pivot_mass[k] = tile.hard[k]
+            tile.other_mass[k] = 0
 
 
 cdef inline void add_dense_loss(
@@ -241,7 +248,7 @@ cdef inline double finish_losses(const Call* call, Tile* tile, floating like) no
     cdef double loss[TILE]
     cdef double loss_lost[TILE]
     cdef Py_ssize_t k
-    begin_losses(tile, loss, loss_lost, like)
+    begin_losses(call, tile, loss, loss_lost, like)
     if call.has_dense:
         add_dense_losses(call, tile, loss, loss_lost, like)
     if call.n_chosen:

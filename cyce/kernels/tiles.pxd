@@ -6,7 +6,7 @@ and computed there: exponentials of floats by columns.pxd, where there are vecto
 from cython cimport floating
 from libc.math cimport INFINITY
 
-from cyce.kernels.call cimport ALL, GRADIENT, REDUCE, SOFTMAX, Ahead, Call, Tile
+from cyce.kernels.call cimport ALL, SOFTMAX, Ahead, Call, Tile
 from cyce.kernels.columns cimport (
     WIDE, find_maxima, pack_with_maxima, reduce_columns, restart_columns,
 )
@@ -17,7 +17,7 @@ from cyce.kernels.machine cimport CACHE_LINE, prefetch
 from cyce.kernels.masses cimport dense_scale_of, fill_dense_of_tile, is_uniform
 from cyce.kernels.merge cimport (
     ARGMAX, DOT, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REST, REST_LOST, SPREAD, SPREAD_2, SQUARES, TOP,
-    UNIT, block_factor,
+    UNIT, block_factor, needs_argmax,
 )
 from cyce.kernels.plan cimport classes_of_block, lies_within
 from cyce.kernels.points cimport (
@@ -239,14 +239,6 @@ cdef inline bint packs_with_maxima(const Call* call, const Tile* tile, floating 
     )
 
 
-cdef inline bint needs_maxima(const Call* call, floating like) noexcept nogil:
-    """Whether it is needed where the maxima of a block are, or vectors do not find them."""
-    return (
-        not in_columns(like) or call.has_stats or call.has_dense or is_product(call) or call.phase == REDUCE
-        or (call.output == GRADIENT and call.target == NULL)
-    )
-
-
 cdef inline Ahead ahead_of_block(const Ahead* ahead, Py_ssize_t first) noexcept nogil:
     """What there is to prefetch from class number `first` on."""
     cdef Ahead rest = ahead[0]
@@ -292,13 +284,13 @@ cdef inline void tile_reduce_block(
         tile_transform(call, tile, n, packed, <floating*> NULL)
     if has_mask(call):
         mask_tile(call, tile, first, n, packed, <floating*> NULL)
-    if needs_maxima(call, <floating> 0):
+    if needs_argmax(call) or not in_columns(<floating> 0):
         tile_maxima(tile, packed, n, row_max, argmax)
-    else:
-        if not has_maxima:
-            find_maxima(tile, <const float*> packed, n, <float*> row_max)
         for k in range(tile.lanes):
-            argmax[k] = 0
+            # In double: a float does not hold all class numbers.
+            stats[ARGMAX * tile.pitch + k] = <double> first + argmax[k]
+    elif not has_maxima:
+        find_maxima(tile, <const float*> packed, n, <float*> row_max)
     if not in_columns(<floating> 0) or call.has_stats:
         for k in range(tile.lanes):
             refer_to(row_max[k], &shift[k], &exponent_shift[k], &lowest[k])
@@ -308,9 +300,6 @@ cdef inline void tile_reduce_block(
         # A loop of its own, because it is all in double.
         for k in range(tile.lanes):
             unit[k] = unit_of[floating](relative[k], power[k], 0)
-    for k in range(tile.lanes):
-        # In double: a float does not hold all class numbers.
-        stats[ARGMAX * tile.pitch + k] = <double> first + argmax[k]
     if call.has_stats:
         tile_reduce_stats(
             call, tile, packed, first, n, row_max, argmax, shift, exponent_shift, lowest, unit, stats
@@ -510,7 +499,7 @@ cdef inline void tile_finish_block(
     if has_mask(call):
         for k in range(tile.lanes):
             dense_factor[k] = <floating> (tile.scale[k] * dense_scale_of(call, tile, k, &unused))
-    else:
+    elif call.has_dense:
         for k in range(tile.lanes):
             dense_factor[k] = <floating> (tile.scale[k] * call.dense_scale)
     for c in range(n):
