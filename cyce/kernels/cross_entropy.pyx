@@ -33,7 +33,7 @@ from cyce.kernels.arrays cimport (
     Operand, expect, format_of, integer_format_of, n_elements, place, same_shape,
 )
 from cyce.kernels.call cimport (
-    ALL, FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase,
+    ALL, FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase, Tile,
 )
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
@@ -483,6 +483,9 @@ def finish_states(CrossEntropyArguments arguments not None, states, bint has_tar
     cdef Call call
     cdef Py_buffer* view
     cdef char format
+    # Stacks of threads may be too small for it.
+    cdef bytearray room = bytearray(sizeof(Tile))
+    cdef Tile* tile = <Tile*> <char*> room
     memset(&call, 0, sizeof(call))
     open_scope(&scope)
     try:
@@ -500,8 +503,8 @@ def finish_states(CrossEntropyArguments arguments not None, states, bint has_tar
         call.z_loss = arguments.z_loss
         set_masses(arguments, has_target, &call)
         if format == c"f":
-            return finish_all_states[float](&call, has_target, 0)
-        return finish_all_states[double](&call, has_target, 0)
+            return finish_all_states[float](&call, has_target, tile, 0)
+        return finish_all_states[double](&call, has_target, tile, 0)
     finally:
         close_scope(&scope)
 
@@ -513,13 +516,15 @@ def merge(states, other, bint double_precision):
     """
     cdef CallScope scope
     cdef Py_ssize_t n
+    cdef bytearray room = bytearray(sizeof(Tile))
+    cdef Tile* tile = <Tile*> <char*> room
     open_scope(&scope)
     try:
         n = n_elements(take_view(states, PyBUF_ND, &scope)) // N_STATE_FIELDS
         if double_precision:
-            merge_states[double](take_states(states, n, &scope), take_states(other, n, &scope), n, 0)
+            merge_states[double](take_states(states, n, &scope), take_states(other, n, &scope), n, tile, 0)
         else:
-            merge_states[float](take_states(states, n, &scope), take_states(other, n, &scope), n, 0)
+            merge_states[float](take_states(states, n, &scope), take_states(other, n, &scope), n, tile, 0)
     finally:
         close_scope(&scope)
 

@@ -379,11 +379,10 @@ cdef inline void load_hard_masses(const Call* call, Tile* tile, const double* st
 
 
 cdef inline void merge_states(
-    double* states, const double* other, Py_ssize_t n, floating like
+    double* states, const double* other, Py_ssize_t n, Tile* tile, floating like
 ) noexcept nogil:
-    """Merge the states of n positions into others, of the classes before these."""
+    """Merge the states of n positions into others, of the classes before these; tile: room to compute in."""
     cdef Call call
-    cdef Tile tile
     cdef Py_ssize_t k
     memset(&call, 0, sizeof(call))
     call.n_positions = n
@@ -393,12 +392,12 @@ cdef inline void merge_states(
     tile.first = 0
     while tile.first < n:
         tile.width = tile.lanes = min(<Py_ssize_t> TILE, n - tile.first)
-        load_state(&call, &tile, states)
-        merge_block(&call, &tile, other + tile.first, n, like)
+        load_state(&call, tile, states)
+        merge_block(&call, tile, other + tile.first, n, like)
         for k in range(tile.first, tile.first + tile.width):
             if states[PICKED * n + k] != states[PICKED * n + k]:
                 states[PICKED * n + k] = other[PICKED * n + k]
             if states[WEIGHT * n + k] != states[WEIGHT * n + k]:
                 states[WEIGHT * n + k] = other[WEIGHT * n + k]
-        save_state(&call, &tile)
+        save_state(&call, tile)
         tile.first += TILE

@@ -372,12 +372,11 @@ cdef inline void run_tile_apart(
 # Losses from states alone
 
 
-cdef inline double finish_states(Call* call, bint has_target, floating like) noexcept nogil:
+cdef inline double finish_states(Call* call, bint has_target, Tile* tile, floating like) noexcept nogil:
     """Losses and statistics from merged states, without logits; returns the sum of the losses.
 
-    Predictions and ranks are those of the states.
+    Predictions and ranks are those of the states. tile: room to compute in.
     """
-    cdef Tile tile
     cdef double value = 0, lost = 0
     cdef Py_ssize_t k
     call.output = GRADIENT
@@ -390,7 +389,7 @@ cdef inline double finish_states(Call* call, bint has_target, floating like) noe
             tile.row_max[k] = tile.rest[k] = tile.rest_lost[k] = tile.pivot_logit[k] = tile.hard[k] = 0
             tile.mass[k] = tile.mass_lost[k] = tile.gap[k] = tile.gap_lost[k] = 0
             tile.counts[k] = False
-        load_state(call, &tile, call.states)
+        load_state(call, tile, call.states)
         for k in range(tile.width):
             tile.counts[k] = tile.argmax[k] != IGNORED
             if call.sample_weight != NULL and (<const floating*> call.sample_weight)[tile.first + k] == 0:
@@ -399,11 +398,11 @@ cdef inline double finish_states(Call* call, bint has_target, floating like) noe
             # What is predicted right is all that statistics ask of the targets' numbers.
             tile.pivot[k] = <Py_ssize_t> tile.argmax[k] if tile.rank[k] == 0 else -1
         if has_target:
-            load_hard_masses(call, &tile, call.states)
-        normalize_positions(call, &tile, like)
-        add[double](&value, &lost, finish_losses(call, &tile, like))
+            load_hard_masses(call, tile, call.states)
+        normalize_positions(call, tile, like)
+        add[double](&value, &lost, finish_losses(call, tile, like))
         if call.has_stats:
-            finish_stats(call, &tile, like)
+            finish_stats(call, tile, like)
         tile.first += TILE
     return settled(value, lost)
 
