@@ -119,6 +119,7 @@ cdef inline void locate_tile(const Call* call, Py_ssize_t number, Tile* tile) no
     tile.contiguous = offsets_of(&call.logits.positions, tile.first, tile.width, tile.logits_at)
     look_ahead(call, tile, &call.logits, tile.logits_at, tile.contiguous, 1, &tile.logits_ahead)
     tile.grad_contiguous = False
+    tile.grad_ahead = tile.logits_ahead
     if call.grad.start != NULL:
         tile.grad_contiguous = offsets_of(&call.grad.positions, tile.first, tile.width, tile.grad_at)
         look_ahead(

@@ -53,6 +53,8 @@ cdef inline bint may_stream(const Call* call, floating like) noexcept nogil:
         is_native(call.grad.format, like)
         and call.n_blocks == 1 and call.output != LOG_SOFTMAX
         and not (has_slopes(call) or needs_logits(call))
+        # Rows of two or three are not stored by lines.
+        and (call.grad.class_stride != 1 or call.n_classes > 3)
     )
 
 
