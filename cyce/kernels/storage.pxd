@@ -27,8 +27,8 @@ cdef enum:
     # Classes of rows that are converted at a time, and all numbers that are.
     RUN = 128
     ROOM = 2048
-    # Numbers that wait for a cache line to be whole, at most, and those that go past the caches at a time: a
-    # chunk of elements, or of a row with these.
+    # Numbers that wait for a cache line to be whole, at most, and those of another storage that go past the
+    # caches at a time: a chunk of elements, or of a row with these.
     MOST_WAITING = 32
     MOST_STREAMED = 512
 
@@ -206,7 +206,7 @@ cdef inline void store(
 cdef inline void stream(
     const floating* values, Py_ssize_t n, const Operand* target, Py_ssize_t at
 ) noexcept nogil:
-    """Write n values from element `at` on past the caches; n is at most MOST_STREAMED."""
+    """Write n values from element `at` on past the caches; of another storage, at most MOST_STREAMED."""
     cdef char* start = target.start + at * size_of(target.format)
     cdef floating converted[MOST_STREAMED]
     cdef Operand there

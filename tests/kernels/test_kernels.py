@@ -313,6 +313,7 @@ STREAMED = {
     "rows": ((270, 32_000), np.float32),
     "short rows": ((8450, 1000), np.float32),
     "doubles": ((135, 32_000), np.float64),
+    "halves": ((530, 32_000), np.float16),
     "few classes": ((900_007, 10), np.float32),
     "more classes": ((130_003, 67), np.float32),
     "few classes of doubles": ((600_001, 7), np.float64),
