@@ -22,6 +22,7 @@ from cyce._arguments import (
     set_extensions,
 )
 from cyce._targets import SparseTarget, as_class_mask, check_unmasked, set_sparse_target
+from cyce.fused.plain import plain_mean
 from cyce.fused.requests import (
     GradientRequest,
     HessianRequest,
@@ -62,6 +63,18 @@ def cross_entropy(
 
     focus: gamma and poly1 of a focal loss.
     """
+    # Check types first: `==` on an array is elementwise.
+    if (
+        weight is size_average is reduce is axis is sample_weight is normalizer is softcap is None
+        and focus is class_mask is stats is None
+        and (type(reduction) is type(empty) is str and reduction == "mean" and empty == "nan")
+        and (type(ignore_index) is int and ignore_index == -100)
+        and (type(label_smoothing) is type(z_loss) is type(temperature) is float)
+        and label_smoothing == z_loss == 0.0
+        and temperature == 1.0
+        and (answer := plain_mean(input, target, gradient, picks=False)) is not None
+    ):
+        return answer
     reduction = as_reduction(reduction, size_average, reduce)
     logits = as_logits(input, target=target)
     dtype = arithmetic_dtype(logits.dtype)

@@ -17,6 +17,7 @@ from cyce._arguments import (
     describe_bad_target,
     position_shape,
 )
+from cyce.fused.plain import plain_mean
 from cyce.fused.requests import GradientRequest, as_grad_out
 from cyce.kernels import dispatch
 from cyce.kernels.arguments import CrossEntropyArguments
@@ -35,6 +36,14 @@ def nll_loss(
     gradient: GradientRequest | None = None,
 ) -> tuple[Any, Any]:
     """Return the loss and its gradient, None unless requested."""
+    # Check types first: `==` on an array is elementwise.
+    if (
+        weight is size_average is reduce is None
+        and (type(reduction) is str and reduction == "mean")
+        and (type(ignore_index) is int and ignore_index == -100)
+        and (answer := plain_mean(input, target, gradient, picks=True)) is not None
+    ):
+        return answer
     reduction = as_reduction(reduction, size_average, reduce)
     log_probabilities = as_logits(input, "log-probabilities", target=target)
     dtype, axis = arithmetic_dtype(log_probabilities.dtype), class_axis(log_probabilities)

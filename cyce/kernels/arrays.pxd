@@ -165,3 +165,30 @@ cdef inline bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
         if a.shape[dim] != b.shape[dim]:
             return False
     return True
+
+
+cdef inline bint is_without_axis(const Py_buffer* array, int axis, const Py_buffer* other) noexcept:
+    """Whether an array has such an axis, and the other one has the array's shape without it."""
+    cdef int dim
+    if axis >= array.ndim or other.ndim != array.ndim - 1:
+        return False
+    for dim in range(other.ndim):
+        if other.shape[dim] != array.shape[dim if dim < axis else dim + 1]:
+            return False
+    return True
+
+
+cdef inline bint is_aligned(const Py_buffer* view) noexcept:
+    """Whether all elements are at multiples of their size."""
+    cdef int dim
+    if <size_t> view.buf % view.itemsize != 0:
+        return False
+    for dim in range(view.ndim):
+        if view.shape[dim] > 1 and view.strides[dim] % view.itemsize != 0:
+            return False
+    return True
+
+
+cdef inline bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept:
+    """Whether two C-contiguous arrays share memory."""
+    return <char*> a.buf < <char*> b.buf + b.len and <char*> b.buf < <char*> a.buf + a.len

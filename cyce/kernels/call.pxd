@@ -163,3 +163,10 @@ cdef struct Tile:
     Ahead grad_ahead                # where this tile will write
     Py_ssize_t n_ignored
     bint has_bad_target
+
+
+cdef struct PassResult:
+    # Of all positions.
+    double loss                     # the sum
+    Py_ssize_t n_counted            # that are not ignored
+    bint has_bad_target

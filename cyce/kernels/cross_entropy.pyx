@@ -23,17 +23,18 @@ whatever width the level has, and every width adds in the same order. The rooms,
     highest                         the highest classes of each position
     picks                           negative log-likelihoods, which need none of these
 """
-from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_IsContiguous
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport INT64_MIN, int64_t
 from libc.string cimport memset
 
 from cyce.kernels.arguments cimport CrossEntropyArguments, DistillationArguments
 from cyce.kernels.arrays cimport (
-    Operand, expect, format_of, integer_format_of, n_elements, place, same_shape,
+    Operand, expect, format_of, integer_format_of, is_aligned, is_without_axis, n_elements, overlap, place,
+    same_shape,
 )
 from cyce.kernels.call cimport (
-    ALL, FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, Phase, Tile,
+    ALL, FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, SOFTMAX, Call, Output, PassResult, Phase, Tile,
 )
 from cyce.kernels.call_scope cimport CallScope, close_scope, open_scope, take_threads, take_view
 from cyce.kernels.denominator cimport PositionCount, choose_denominator, count_positions
@@ -45,8 +46,8 @@ from cyce.kernels.machine cimport CYCE_DEBUG
 from cyce.kernels.merge cimport (
     ARGMAX, GAP, MASS, MAX, N_STATE_FIELDS, PICKED, RANK, REST, WEIGHT, merge_states,
 )
-from cyce.kernels.passes cimport MIN_SHARE, PassResult, finish_states as finish_all_states, run
-from cyce.kernels.picks cimport run_all_picks
+from cyce.kernels.passes cimport MIN_SHARE, finish_states as finish_all_states, run
+from cyce.kernels.picks cimport PICKS_SHARE, run_all_picks
 from cyce.kernels.plan cimport plan
 from cyce.kernels.storage cimport arithmetic_of, size_of
 from cyce.kernels.sums cimport quotient_lost
@@ -67,7 +68,11 @@ N_TOP = MOST_TOP
 
 cdef char take_logits(object logits, int axis, CallScope* scope, Call* call) except 0:
     """Take the logits, and count their positions and classes; returns the type of the arithmetic."""
-    cdef Py_buffer* view = take_view(logits, PyBUF_STRIDES, scope)
+    return describe_logits(take_view(logits, PyBUF_STRIDES, scope), axis, call)
+
+
+cdef char describe_logits(Py_buffer* view, int axis, Call* call) except 0:
+    """Describe the logits that were taken; returns the type of the arithmetic."""
     cdef int dim
     expect(axis >= 0, "no such axis")
     place(view, axis, &call.logits)
@@ -106,7 +111,11 @@ cdef char* take_elements(
 
 cdef int take_target(object target, int64_t ignore_index, CallScope* scope, Call* call) except -1:
     """Take the class indices of the positions."""
-    cdef Py_buffer* view = take_view(target, PyBUF_ND, scope)
+    return describe_target(take_view(target, PyBUF_ND, scope), ignore_index, call)
+
+
+cdef int describe_target(const Py_buffer* view, int64_t ignore_index, Call* call) except -1:
+    """Describe the class indices that were taken."""
     expect(n_elements(view) == call.n_positions, "wrong number of targets")
     call.target = <const char*> view.buf
     call.target_format = integer_format_of(view)
@@ -269,14 +278,11 @@ cdef inline int run_in(char format, Call* call, int n_threads, PassResult* resul
     return run[double](call, n_threads, result, 0)
 
 
-cdef inline bint pick_in(char format, Call* call, int n_threads, double* sum_out) except -1 nogil:
-    """Negative log-likelihoods in the arithmetic's type; sum_out becomes their sum.
-
-    Returns whether a target was bad.
-    """
+cdef inline int pick_in(char format, Call* call, int n_threads, PassResult* result) except -1 nogil:
+    """Negative log-likelihoods in the arithmetic's type."""
     if format == c"f":
-        return run_all_picks[float](call, n_threads, sum_out, 0)
-    return run_all_picks[double](call, n_threads, sum_out, 0)
+        return run_all_picks[float](call, n_threads, result, 0)
+    return run_all_picks[double](call, n_threads, result, 0)
 
 
 cdef double compute(
@@ -294,7 +300,7 @@ cdef double compute(
     # mean needs.
     cdef bint checks_first = (
         call.grad.start != NULL or call.n_classes == 0 or call.phase != ALL or call.target == NULL
-        or (arguments.mean and (picks or call.weight != NULL or call.sample_weight != NULL))
+        or (arguments.mean and (call.weight != NULL or call.sample_weight != NULL))
     )
     count.weight = 0
     result.loss = 0
@@ -313,7 +319,7 @@ cdef double compute(
     call.grad_scale /= call.temperature
     if call.n_positions > 0 and call.n_classes > 0:
         if picks:
-            result.has_bad_target = pick_in(format, call, n_threads, &result.loss)
+            pick_in(format, call, n_threads, &result)
         else:
             run_in(format, call, n_threads, &result)
         if result.has_bad_target:
@@ -323,7 +329,7 @@ cdef double compute(
                 count_positions(call, format, n_threads, NULL, &count)
             with gil:
                 raise IndexError(count.bad)
-        if not checks_first and not picks:
+        if not checks_first:
             denominator = choose_denominator(
                 <double> result.n_counted, call.n_positions, arguments.normalizer, arguments.zero_if_empty,
                 &is_empty,
@@ -338,17 +344,17 @@ cdef double compute(
 
 
 cdef double run_call(
-    CrossEntropyArguments arguments, bint picks, char format, CallScope* scope, Call* call
+    CrossEntropyArguments arguments, int num_threads, bint picks, char format, CallScope* scope, Call* call
 ) except? -1:
     """Cut up the work and compute, without the GIL unless that would take as long as the call."""
-    cdef Py_ssize_t n_numbers = call.n_positions * call.n_classes
+    cdef bint only_picks = picks and call.grad.start == NULL
+    cdef Py_ssize_t n_numbers = call.n_positions * (1 if only_picks else call.n_classes)
+    cdef Py_ssize_t min_share = PICKS_SHARE if only_picks else MIN_SHARE
     cdef double value
     cdef int n_threads
     plan(call)
-    if picks and call.grad.start == NULL:
-        n_numbers = call.n_positions
-    n_threads = take_threads(arguments.num_threads, n_numbers // MIN_SHARE, scope)
-    if max(call.n_positions, n_numbers) < MIN_SHARE:
+    n_threads = take_threads(num_threads, n_numbers // min_share, scope)
+    if max(call.n_positions, n_numbers) < min_share:
         return compute(arguments, picks, format, 1, call)
     with nogil:
         value = compute(arguments, picks, format, n_threads, call)
@@ -365,7 +371,7 @@ cdef double evaluate(CrossEntropyArguments arguments, bint picks) except? -1:
     try:
         format = read_arguments(arguments, &scope, &call)
         read_outputs(arguments, format, &scope, &call)
-        return run_call(arguments, picks, format, &scope, &call)
+        return run_call(arguments, arguments.num_threads, picks, format, &scope, &call)
     finally:
         close_scope(&scope)
 
@@ -383,6 +389,72 @@ def nll_loss(CrossEntropyArguments arguments not None):
     """`cross_entropy` of log-probabilities and class indices, without options that are not in torch."""
     expect(arguments.target is not None, "class indices are needed")
     return evaluate(arguments, True)
+
+
+# What a plain call has at its defaults.
+cdef CrossEntropyArguments MEAN = CrossEntropyArguments()
+MEAN.mean = True
+
+
+cdef char take_plain(
+    object logits, object target, object grad_out, CallScope* scope, Call* call
+) except 0:
+    """Take the arrays of a plain call; returns the type of the arithmetic, a blank if they are not plain."""
+    cdef Py_buffer* view = take_view(logits, PyBUF_STRIDES, scope)
+    cdef Py_buffer* of_target = take_view(target, PyBUF_STRIDES, scope)
+    cdef Py_buffer* of_grad
+    cdef char format = format_of(view)
+    cdef int axis = 1 if view.ndim > 1 else 0
+    if (
+        format not in (c"f", c"d") or format_of(of_target) not in (c"q", c"l", c"i")
+        or not is_aligned(view) or not is_aligned(of_target)
+        or not is_without_axis(view, axis, of_target) or not PyBuffer_IsContiguous(of_target, c"C")
+    ):
+        return c" "
+    if grad_out is not None:
+        of_grad = take_view(grad_out, PyBUF_STRIDES, scope)
+        if (
+            of_grad.readonly or format_of(of_grad) != format or not is_aligned(of_grad)
+            or not same_shape(of_grad, view)
+            or not PyBuffer_IsContiguous(view, c"C") or not PyBuffer_IsContiguous(of_grad, c"C")
+            or overlap(of_grad, of_target) or (of_grad.buf != view.buf and overlap(of_grad, view))
+        ):
+            return c" "
+        place(of_grad, axis, &call.grad)
+    else:
+        call.grad.class_stride = 1
+    describe_logits(view, axis, call)
+    describe_target(of_target, MEAN.ignore_index, call)
+    call.output = GRADIENT
+    call.temperature = 1
+    call.dense_scale = 1
+    return format
+
+
+def plain_mean(object logits, object target, object grad_out, bint picks, int num_threads):
+    """Mean of the losses of a call without any option, of arrays that need no conversion.
+
+    logits: float32 or float64. target: class indices, int64 or int32 and C-contiguous, as is everything if
+    there is a gradient. grad_out: None, or an array that is `logits` or apart from them. picks: whether the
+    logits are log-probabilities.
+
+    Returns None for everything else: the facade has not checked these arguments, it only hopes that they are
+    such. Nothing is written then. Raises as `cross_entropy` does.
+    """
+    cdef CallScope scope
+    cdef Call call
+    cdef char format
+    memset(&call, 0, sizeof(call))
+    open_scope(&scope)
+    try:
+        try:
+            format = take_plain(logits, target, grad_out, &scope, &call)
+        except ValueError:
+            # NumPy's, for dtypes that buffers have no name for
+            return None
+        return None if format == c" " else run_call(MEAN, num_threads, picks, format, &scope, &call)
+    finally:
+        close_scope(&scope)
 
 
 def denominator(CrossEntropyArguments arguments not None, counts_out=None):
@@ -467,7 +539,7 @@ cdef double run_phase(CrossEntropyArguments arguments, object states, Phase phas
             call.has_stats = call.has_moments = True
         call.phase = phase
         call.states = take_states(states, call.n_positions, &scope)
-        return run_call(arguments, False, format, &scope, &call)
+        return run_call(arguments, arguments.num_threads, False, format, &scope, &call)
     finally:
         close_scope(&scope)
 

@@ -425,11 +425,15 @@ cdef inline bint run_shares(
     cdef Progress progress
     cdef Py_ssize_t share
     cdef bint is_wrong = False
-    begin_progress(&progress)
-    for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
-        run_share[floating](call, share, checks, computes, results + share, 0)
-        note_progress(&progress, threadid(), True)
-    report_progress(&progress, n_workers, n_shares)
+    if n_workers > 1:
+        begin_progress(&progress)
+        for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
+            run_share[floating](call, share, checks, computes, results + share, 0)
+            note_progress(&progress, threadid(), True)
+        report_progress(&progress, n_workers, n_shares)
+    else:
+        for share in range(n_shares):
+            run_share[floating](call, share, checks, computes, results + share, 0)
     for share in range(n_shares):
         is_wrong = is_wrong or results[share].is_wrong
     return is_wrong

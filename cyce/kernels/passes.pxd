@@ -13,7 +13,9 @@ from cython cimport floating
 from cython.parallel cimport prange, threadid
 
 from cyce.kernels.arrays cimport Operand, offsets_of
-from cyce.kernels.call cimport FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Ahead, Call, Tile
+from cyce.kernels.call cimport (
+    FINISH, GRADIENT, LOG_SOFTMAX, LOGSUMEXP, REDUCE, Ahead, Call, PassResult, Tile,
+)
 from cyce.kernels.chosen cimport look_up_chosen, write_chosen, write_gradients_of_chosen
 from cyce.kernels.curvature cimport begin_hessians, begin_products, has_pivots, is_product
 from cyce.kernels.machine cimport (
@@ -58,13 +60,6 @@ cdef enum:
 cdef struct TileResult:
     double loss
     Py_ssize_t n_counted            # positions
-    bint has_bad_target
-
-
-cdef struct PassResult:
-    # Of all tiles.
-    double loss
-    Py_ssize_t n_counted
     bint has_bad_target
 
 

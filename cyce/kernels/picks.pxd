@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from cyce.kernels.arrays cimport Operand, offsets_of
-from cyce.kernels.call cimport Call
+from cyce.kernels.call cimport Call, PassResult
 from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
 from cyce.kernels.storage cimport TILE, load_one, store_one, store_zeros
 from cyce.kernels.sums cimport LANES, add, settled, sum_of_lanes, whole_lanes
@@ -20,7 +20,8 @@ from cyce.kernels.targets cimport is_bad, is_picked, load_targets
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef enum:
-    # Positions whose losses are added up together, at most, and how many numbers of a gradient they have.
+    # Positions whose losses are added up together, at most, which is worth a thread; and how many numbers of
+    # a gradient they have.
     PICKS_SHARE = 4096
     PICKS_SHARE_NUMBERS = 65536
 
@@ -36,6 +37,7 @@ cdef struct Picks:
 cdef struct PicksResult:
     double total[LANES]
     double lost[LANES]
+    Py_ssize_t n_counted
     bint any_bad
 
 
@@ -77,6 +79,7 @@ cdef inline void run_picks(
     cdef bint contiguous
     cdef Py_ssize_t group, k
     cdef int n_bad = 0
+    cdef int n_counted = 0
     offsets_of(&call.logits.positions, first, width, picks.logits_at)
     load_targets(call.target, call.target_format, first, width, picks.target)
     for k in range(width):
@@ -86,20 +89,25 @@ cdef inline void run_picks(
         picks.counts[k] = is_picked(picks.target[k], n_classes, ignore_index)
         picks.target[k] = picks.target[k] if picks.counts[k] else 0
     for k in range(width):
+        n_counted += picks.counts[k]
+    result.n_counted += n_counted
+    for k in range(width):
         picked[k] = load_one(
             &call.logits, picks.logits_at[k] + picks.target[k] * call.logits.class_stride, like
         )
+    # One condition a loop, so that compilers make vectors of it.
+    for k in range(width):
+        picked[k] = picked[k] if picks.counts[k] else <floating> 0
     for k in range(width):
         mass[k] = <floating> 1 if picks.counts[k] else <floating> 0
     if weight != NULL:
         for k in range(width):
             mass[k] = weight[picks.target[k]] if picks.counts[k] else <floating> 0
+        for k in range(width):
+            picked[k] = <floating> 0 if (mass[k] == 0) & (picked[k] == -INFINITY) else picked[k]
     for k in range(width):
         # + 0: a perfect position has loss +0.0.
         loss[k] = -mass[k] * picked[k] + <floating> 0
-    for k in range(width):
-        if not picks.counts[k] or (mass[k] == 0 and picked[k] == -INFINITY):
-            loss[k] = 0
     if loss_out != NULL:
         for k in range(width):
             loss_out[first + k] = loss[k]
@@ -138,10 +146,10 @@ cdef inline void run_picks_share(
     cyce_leave(&found)
 
 
-cdef inline bint run_all_picks(
-    const Call* call, int n_threads, double* loss_out, floating like
+cdef inline int run_all_picks(
+    const Call* call, int n_threads, PassResult* result, floating like
 ) except -1 nogil:
-    """All positions; loss_out[0] becomes the sum of the losses. Returns whether a target was bad."""
+    """All positions; the result gets the sum of the losses."""
     cdef Py_ssize_t size = PICKS_SHARE
     if call.grad.start != NULL:
         size = max(<Py_ssize_t> 1, min(size, PICKS_SHARE_NUMBERS // call.n_classes))
@@ -149,21 +157,27 @@ cdef inline bint run_all_picks(
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
     cdef PicksResult* results = <PicksResult*> PyMem_RawMalloc(n_shares * sizeof(PicksResult))
     cdef Progress progress
-    cdef bint any_bad = False
     cdef double lost = 0
     cdef Py_ssize_t share
     if results == NULL:
         with gil:
             raise MemoryError("no memory for the sums of the loss")
-    begin_progress(&progress)
-    for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
-        run_picks_share[floating](call, share, size, results + share, 0)
-        note_progress(&progress, threadid(), True)
-    report_progress(&progress, n_workers, n_shares)
-    loss_out[0] = 0
+    if n_workers > 1:
+        begin_progress(&progress)
+        for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
+            run_picks_share[floating](call, share, size, results + share, 0)
+            note_progress(&progress, threadid(), True)
+        report_progress(&progress, n_workers, n_shares)
+    else:
+        for share in range(n_shares):
+            run_picks_share[floating](call, share, size, results + share, 0)
+    result.loss = 0
+    result.n_counted = 0
+    result.has_bad_target = False
     for share in range(n_shares):
-        add[double](loss_out, &lost, settled(results[share].total[0], results[share].lost[0]))
-        any_bad = any_bad or results[share].any_bad
-    loss_out[0] = settled(loss_out[0], lost)
+        add[double](&result.loss, &lost, settled(results[share].total[0], results[share].lost[0]))
+        result.n_counted += results[share].n_counted
+        result.has_bad_target = result.has_bad_target or results[share].any_bad
+    result.loss = settled(result.loss, lost)
     PyMem_RawFree(results)
-    return any_bad
+    return 0

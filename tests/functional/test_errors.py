@@ -205,17 +205,20 @@ class TestTargetOutOfBounds:
             with raises(IndexError, "Target 7 is out of bounds. target[20000]"):
                 F.cross_entropy(logits(100_000, 2), target)
 
-    def test_where_another_thread_mends_it_meanwhile(self, monkeypatch):
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    def test_where_another_thread_mends_it_meanwhile(self, monkeypatch, reduction):
         target = np.array([0, 9, 1])
 
         class Kernels:
-            def cross_entropy(self, arguments):
+            def cross_entropy(self, *arguments):
                 target[1] = 0
                 raise IndexError(1)
 
+            plain_mean = cross_entropy
+
         monkeypatch.setattr(dispatch, "kernels", Kernels())
         with raises(IndexError, "target: another thread changes it during the call"):
-            F.cross_entropy(logits(3, 5), target)
+            F.cross_entropy(logits(3, 5), target, reduction=reduction)
 
     def test_of_the_caller_s_array(self):
         # Strides and byte order are gone in what the kernels see; the message is about what was given.
