@@ -1,10 +1,10 @@
 """Time what else cyce computes from logits: `python -m benchmarks.compositions --help`.
 
 Distillation losses, chosen log-probabilities, entropies, focal losses, the highest classes: in torch, each is
-composed of softmax or log_softmax and other functions. Every contender has a process of its own, which is
-stopped while another one is at work; results are compared with torch's in float64 on some rows first. A time
-is the median over the rounds of each round's shortest call; memory is what the first call adds to the peak of
-the process.
+composed of softmax or log_softmax and other functions; nll_loss is one function there, too. Every contender
+has a process of its own, which is stopped while another one is at work; results are compared with torch's in
+float64 on some rows first. A time is the median over the rounds of each round's shortest call; memory is what
+the first call adds to the peak of the process.
 """
 
 import itertools
@@ -71,6 +71,11 @@ def selected_and_entropy(torch, logits, _, index):
     return log_p.gather(1, index[:, None]).sum() - (log_p.exp() * log_p).sum()
 
 
+def negative_log_likelihood(torch, logits, _, index):
+    """Mean of the negative log-likelihoods, as if the logits were log-probabilities."""
+    return torch.nn.functional.nll_loss(logits, index)
+
+
 def focal(torch, logits, _, index):
     """Sum of the focal losses."""
     loss = torch.nn.functional.cross_entropy(logits, index, reduction="none")
@@ -114,6 +119,7 @@ CASES = {
     "chosen log-probabilities, entropies": Case(
         "selective_log_softmax", "index", {"return_entropy": True}, selected_and_entropy
     ),
+    "nll_loss": Case("nll_loss", "index", {}, negative_log_likelihood),
     "focal loss": Case("focal_loss", "index", {"reduction": "sum"}, focal),
     f"{N_HIGHEST} highest": Case("topk_log_softmax", "", {"k": N_HIGHEST}, highest, ("value",)),
 }
@@ -121,6 +127,9 @@ CASES = {
 
 def sum_of(value):
     """Return the sum of what a function of cyce returns."""
+    if isinstance(value, np.floating):
+        # Of short calls, a sum over one number would be the longest part.
+        return float(value)
     if isinstance(value, tuple):
         return sum(map(sum_of, value))
     return 0.0 if np.asarray(value).dtype.kind == "i" else float(np.sum(value, dtype=np.float64))
@@ -222,18 +231,19 @@ def main(arguments=None):
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--shape", default="2048 x 32000", metavar="'ROWS x COLUMNS'")
+    parser.add_argument("--shapes", nargs="+", default=["2048 x 32000"], metavar="'ROWS x COLUMNS'")
     settings = parser.parse_args(arguments)
     run = tables.Run("benchmarks.compositions", settings, arguments)
-    run.begin_table(settings.shape, ["", "mode", *settings.contenders])
-    shape = tuple(map(int, settings.shape.split(" x ")))
-    for name, mode in itertools.product(settings.cases, settings.modes):
-        if mode in CASES[name].modes:
-            run.time(name, (name, mode), Worker, (name, shape, mode), [settings.seconds])
+    for name in settings.shapes:
+        run.begin_table(name, ["", "mode", *settings.contenders])
+        shape = tuple(map(int, name.replace(",", "").split(" x ")))
+        for case, mode in itertools.product(settings.cases, settings.modes):
+            if mode in CASES[case].modes:
+                run.time(case, (case, mode), Worker, (case, shape, mode), [settings.seconds])
     return run.end(
-        f"Milliseconds at {settings.shape}, float32, medians over {settings.rounds} rounds of each round's "
-        "shortest call; in parentheses, how many times as long as cyce's. MB are what the first call adds to "
-        "the peak of the process; torch's gradient is a new array, cyce's is there before"
+        f"Milliseconds, float32, medians over {settings.rounds} rounds of each round's shortest call; in "
+        "parentheses, how many times as long as cyce's. MB are what the first call adds to the peak of the "
+        "process; torch's gradient is a new array, cyce's is there before"
     )
 
 

@@ -33,6 +33,8 @@ RUNS = {
     f" --shapes '1024 x 1000' '1,000,000 x 10' {ROWS} {IMAGES}",
     "elementwise": "elementwise",
     "compositions": "compositions",
+    "nll_loss": "compositions --cases nll_loss --shapes '64 x 10' '256 x 100' '1024 x 1000' '16384 x 1000'"
+    " '1,000,000 x 10'",
     "second_order": "second_order --rounds-of-boosting 5",
     "linear": "linear --rounds 3",
     "torch": "torch --rounds 3",
