@@ -8,13 +8,13 @@ from cython cimport floating
 from libc.math cimport INFINITY
 
 from cyce.kernels.exponentials cimport (
-    VectorReference, exp_of_doubles, exp_of_floats, vectors_of_doubles, vectors_of_floats,
+    VectorReference, begin_exp, end_exp, exp_of_doubles, vectors_of_doubles, vectors_of_floats,
 )
 from cyce.kernels.machine cimport CACHE_LINE, check, cyce_prefetch, cyce_prefetch_to_l2
 from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
 from cyce.kernels.vectors cimport (
-    add8, doubles, fill8, fill16, floats, has8, has16, larger8, larger16, largest8, largest16, load8, load16,
-    store8, store16, subtract8, subtract16, sum_rows16,
+    RowSums, add8, add_rows16, begin_rows16, doubles, end_rows16, fill8, fill16, floats, has8, has16, larger8,
+    larger16, largest8, largest16, load8, load16, store8, store16, subtract8, subtract16, sum_rows16,
 )
 
 cdef enum:
@@ -103,15 +103,31 @@ cdef inline void fetch_chunk_ahead(const char* logits, Py_ssize_t itemsize) noex
 # One chunk
 
 
+cdef inline floats begin_logits(
+    const float* logits, bint shifts, floats shift, floats exponent_shift, floats lowest, floats* largest,
+    floats* rest_out,
+) noexcept nogil:
+    """The first half of the exponentials of 16 logits, see `begin_exp`; notes which are the largest."""
+    cdef floats t = load16(logits)
+    largest[0] = larger16(t, largest[0])
+    if shifts:
+        t = subtract16(t, shift)
+    return begin_exp(larger16(lowest, t), exponent_shift, rest_out)
+
+
 cdef inline void reduce_floats(
     const float* logits, Py_ssize_t n, const VectorReference* to, bint shifts, const char* stored,
     Py_ssize_t itemsize, float* exps_out, float* largest_out, double* total_out,
 ) noexcept nogil:
     """`reduce_chunk` of floats."""
-    cdef floats first, second, shift, exponent_shift, lowest
+    cdef floats first, second, r, r_of_second, exp, exp_of_second, shift, exponent_shift, lowest
     cdef floats largest = fill16(-INFINITY)
+    cdef RowSums sums
     cdef Py_ssize_t step, k
+    begin_rows16(&sums)
     vectors_of_floats(to, &shift, &exponent_shift, &lowest)
+    first = begin_logits(logits, shifts, shift, exponent_shift, lowest, &largest, &r)
+    second = begin_logits(logits + 16, shifts, shift, exponent_shift, lowest, &largest, &r_of_second)
     for step in range(n // STEP):
         k = step * STEP
         if stored == NULL:
@@ -119,17 +135,18 @@ cdef inline void reduce_floats(
             fetch_ahead(logits + k + 16)
         else:
             cyce_prefetch_to_l2(stored + k * itemsize)
-        first = load16(logits + k)
-        second = load16(logits + k + 16)
-        largest = larger16(second, larger16(first, largest))
-        if shifts:
-            first = subtract16(first, shift)
-            second = subtract16(second, shift)
-        store16(exps_out + k, exp_of_floats(first, exponent_shift, lowest))
-        store16(exps_out + k + 16, exp_of_floats(second, exponent_shift, lowest))
+        exp = end_exp(first, r)
+        exp_of_second = end_exp(second, r_of_second)
+        if k + STEP < n:
+            first = begin_logits(logits + k + STEP, shifts, shift, exponent_shift, lowest, &largest, &r)
+            second = begin_logits(
+                logits + k + STEP + 16, shifts, shift, exponent_shift, lowest, &largest, &r_of_second
+            )
+        store16(exps_out + k, exp)
+        store16(exps_out + k + 16, exp_of_second)
+        add_rows16(&sums, exp, exp_of_second)
     store16(largest_out, largest)
-    # From memory, where vectors of doubles begin with any number.
-    sum_rows16(exps_out, n // 16, total_out)
+    end_rows16(&sums, exps_out, n // 16, total_out)
 
 
 cdef inline void reduce_doubles(
@@ -168,7 +185,7 @@ cdef inline void reduce_chunk(
     """
     cdef floating* largest_out = <floating*> sums.largest + chunk * MOST_LANES
     cdef double* total_out = sums.total + chunk * MOST_LANES
-    check(n <= CHUNK and n % STEP == 0 and chunk < MOST_CHUNKS)
+    check(0 < n <= CHUNK and n % STEP == 0 and chunk < MOST_CHUNKS)
     # The sample of the next block.
     cyce_prefetch(logits + ROW_BLOCK)
     if floating is float:

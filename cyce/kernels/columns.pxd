@@ -7,7 +7,7 @@ be 1 each.
 from libc.math cimport INFINITY, fabsf
 
 from cyce.kernels.call cimport Ahead, Tile
-from cyce.kernels.exponentials cimport exp_of_floats_or_0
+from cyce.kernels.exponentials cimport begin_exp, end_exp, exp_of_floats_or_0
 from cyce.kernels.machine cimport cyce_prefetch
 from cyce.kernels.math cimport exp_near_zero_for_float
 from cyce.kernels.merge cimport MAX, REST, REST_LOST, UNIT
@@ -15,8 +15,8 @@ from cyce.kernels.reference cimport cut_off, headroom, power_at, without_headroo
 from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport finite_or_zero
 from cyce.kernels.vectors cimport (
-    doubles, fill8, fill16, floats, high8, larger16, load16, low8, multiply_add8, multiply_add16, store8,
-    store16, subtract16, unless_equal16,
+    ColumnSums, add_columns16, begin_columns16, cut_off16, end_columns16, fill16, floats, larger16, load16,
+    store16, subtract16,
 )
 
 cdef enum:
@@ -123,8 +123,8 @@ cdef inline void reduce_columns(
     cdef double* unit = stats + UNIT * tile.pitch
     cdef double* rest = stats + REST * tile.pitch
     cdef float* column
-    cdef floats largest, logits, shift, exponent_shift, lowest, exponentials, n_others
-    cdef doubles low, high
+    cdef floats largest, logits, shift, exponent_shift, lowest, t, rounded, r, exponentials
+    cdef ColumnSums sums
     cdef Py_ssize_t group, first, c, k
     refer_columns_to(row_max, tile.lanes, &to, unit)
     for group in range(tile.lanes // COLUMNS):
@@ -134,22 +134,20 @@ cdef inline void reduce_columns(
         shift = load16(to.shift + first)
         exponent_shift = load16(to.exponent_shift + first)
         lowest = load16(to.lowest + first)
-        low = high = fill8(0)
-        n_others = fill16(0)
+        begin_columns16(&sums)
+        t = subtract16(load16(column), shift)
+        rounded = begin_exp(t, exponent_shift, &r)
         for c in range(n):
             cyce_prefetch(next_logits.start + c * next_logits.class_step + first * next_logits.step)
+            exponentials = cut_off16(end_exp(rounded, r), t, lowest)
             logits = load16(column + c * tile.pitch)
-            exponentials = exp_of_floats_or_0(subtract16(logits, shift), exponent_shift, lowest)
+            t = subtract16(load16(column + min(c + 1, n - 1) * tile.pitch), shift)
+            rounded = begin_exp(t, exponent_shift, &r)
             if keeps:
                 cyce_prefetch(grad.start + c * grad.class_step + first * grad.step)
                 store16(column + c * tile.pitch, exponentials)
-            exponentials = unless_equal16(exponentials, logits, largest)
-            low = multiply_add8(low8(exponentials), fill8(1), low)
-            high = multiply_add8(high8(exponentials), fill8(1), high)
-            n_others = multiply_add16(unless_equal16(fill16(1), logits, largest), fill16(1), n_others)
-        store8(rest + first, low)
-        store8(rest + first + 8, high)
-        store16(others + first, n_others)
+            add_columns16(&sums, exponentials, logits, largest)
+        end_columns16(&sums, rest + first, others + first)
     for k in range(tile.lanes):
         stats[MAX * tile.pitch + k] = row_max[k]
         # One of those at the maximum is no part of the rest.

@@ -22,7 +22,7 @@ from cyce.kernels.math cimport exp_for_float, exp_in_parts, ln2_high, ln2_low
 from cyce.kernels.reference cimport cut_off, headroom, power_at, shift_at
 from cyce.kernels.sums cimport add_product, difference_lost, finite_or_zero
 from cyce.kernels.vectors cimport (
-    cut_off8, cut_off16, doubles, fill8, fill16, floats, larger16, load16, multiply8, multiply16,
+    cut_off8, cut_off16, doubles, fill8, fill16, floats, load16, multiply8, multiply16,
     multiply_add8, multiply_add16, subtract8, subtract16, table_power8, table_power16,
 )
 
@@ -150,16 +150,25 @@ cdef inline void vectors_of_doubles(
     lowest_out[0] = fill8(to.lowest)
 
 
-cdef inline floats exp_of_bounded(floats t, floats exponent_shift) noexcept nogil:
-    """2**HEADROOM * 2**-n * e**t, times the table's factor; NaN stays NaN.
+cdef inline floats begin_exp(floats t, floats exponent_shift, floats* rest_out) noexcept nogil:
+    """The first half of an exponential: t / ln 2 rounded to eighths, and what of t that leaves.
 
-    The table's number is in the last three bits of `rounded`, the exponent in those before.
+    In halves, for loops in which the second half of one overlaps the first of the next: instructions that
+    wait for one another fill a CPU's schedulers.
     """
     # 1 / ln 2
     cdef floats rounded = multiply_add16(t, fill16(<float> 1.4426950408889634), exponent_shift)
     cdef floats n = subtract16(rounded, exponent_shift)
     cdef floats high = multiply_add16(n, fill16(-ln2_high[float](0)), t)
-    cdef floats r = multiply_add16(n, fill16(-ln2_low[float](0)), high)
+    rest_out[0] = multiply_add16(n, fill16(-ln2_low[float](0)), high)
+    return rounded
+
+
+cdef inline floats end_exp(floats rounded, floats r) noexcept nogil:
+    """The second half: 2**HEADROOM * 2**-n * e**t, times the table's factor; NaN stays NaN.
+
+    The table's number is in the last three bits of `rounded`, the exponent in those before.
+    """
     cdef floats power = table_power16(load16(TABLE_OF_FLOATS), rounded)
     # Minimises the largest relative error of e**r: 1.9e-10.
     cdef floats p = multiply_add16(fill16(<float> 0.041660428), r, fill16(<float> 0.16668028))
@@ -167,14 +176,11 @@ cdef inline floats exp_of_bounded(floats t, floats exponent_shift) noexcept nogi
     return multiply_add16(power, multiply_add16(p, multiply16(r, r), r), power)
 
 
-cdef inline floats exp_of_floats(floats t, floats exponent_shift, floats lowest) noexcept nogil:
-    """The same, t no less than `lowest`."""
-    return exp_of_bounded(larger16(lowest, t), exponent_shift)
-
-
 cdef inline floats exp_of_floats_or_0(floats t, floats exponent_shift, floats lowest) noexcept nogil:
-    """The same, but 0 for t less than `lowest`: products with the smallest numbers would take long."""
-    return cut_off16(exp_of_bounded(t, exponent_shift), t, lowest)
+    """Both halves, but 0 for t less than `lowest`: products with the smallest numbers would take long."""
+    cdef floats r
+    cdef floats rounded = begin_exp(t, exponent_shift, &r)
+    return cut_off16(end_exp(rounded, r), t, lowest)
 
 
 cdef inline doubles exp_of_doubles(doubles t, doubles exponent_shift, doubles lowest) noexcept nogil:

@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t
 
 cdef extern from * nogil:
     """
+    #include <math.h>
     #include <stdint.h>
     #include <string.h>
 
@@ -22,6 +23,7 @@ cdef extern from * nogil:
         static inline vector name##_load(const number *from) { return _mm512_loadu_##p(from); }             \\
         static inline void name##_store(number *to, vector a) { _mm512_storeu_##p(to, a); }                 \\
         static inline vector name##_fill(number value) { return _mm512_set1_##p(value); }                   \\
+        static inline vector name##_sum(vector a, vector b) { return _mm512_add_##p(a, b); }                \\
         static inline vector name##_subtract(vector a, vector b) { return _mm512_sub_##p(a, b); }           \\
         static inline vector name##_multiply(vector a, vector b) { return _mm512_mul_##p(a, b); }           \\
         static inline vector name##_multiply_add(vector a, vector b, vector c)                              \\
@@ -57,7 +59,6 @@ cdef extern from * nogil:
     {
         return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(b, c, _CMP_NEQ_UQ), a);
     }
-    static inline cyce_doubles cyce_d_sum(cyce_doubles a, cyce_doubles b) { return _mm512_add_pd(a, b); }
     static inline cyce_doubles cyce_d_widen(const float *from)
     {
         return _mm512_cvtps_pd(_mm256_loadu_ps(from));
@@ -80,10 +81,6 @@ cdef extern from * nogil:
     static inline cyce_floats cyce_f_cut_off(cyce_floats a, cyce_floats t, cyce_floats lowest)
     {
         return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(t, lowest, _CMP_NLT_UQ), a);
-    }
-    static inline cyce_floats cyce_f_unless_equal(cyce_floats a, cyce_floats b, cyce_floats c)
-    {
-        return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(b, c, _CMP_NEQ_UQ), a);
     }
     static inline cyce_doubles cyce_f_low(cyce_floats a)
     {
@@ -131,6 +128,71 @@ cdef extern from * nogil:
         _mm512_storeu_pd(total_out + 8, high);
     }
 
+    /* Sums in double of floats that are not negative. A float moved to where a double has its exponent and
+       its mantissa is the double times 2**-896, and of 16, every other one takes one instruction, the others
+       two: conversions take twice as many. Infinity and NaN become 2**-768 and more, which no sum of other
+       numbers here is. */
+    static inline __m512d cyce_f_even(__m512 a)
+    {
+        return _mm512_castsi512_pd(_mm512_mul_epu32(_mm512_castps_si512(a), _mm512_set1_epi64(1 << 29)));
+    }
+    static inline __m512d cyce_f_odd(__m512 a)
+    {
+        const __m512i moved = _mm512_srli_epi64(_mm512_castps_si512(a), 3);
+        return _mm512_castsi512_pd(_mm512_and_si512(moved, _mm512_set1_epi64(INT64_C(0x1fffffffe0000000))));
+    }
+    static inline __m512d cyce_f_moved_back(__m512d sums)
+    {
+        const __mmask8 are_right = _mm512_cmp_pd_mask(sums, _mm512_set1_pd(0x1p-768), _CMP_LT_OQ);
+        return _mm512_mask_mul_pd(_mm512_set1_pd(NAN), are_right, sums, _mm512_set1_pd(0x1p896));
+    }
+    static inline void cyce_f_store_sums(double *to, __m512d even, __m512d odd)
+    {
+        const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+        const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+        const __m512d a = cyce_f_moved_back(even), b = cyce_f_moved_back(odd);
+        _mm512_storeu_pd(to, _mm512_permutex2var_pd(a, low, b));
+        _mm512_storeu_pd(to + 8, _mm512_permutex2var_pd(a, high, b));
+    }
+    typedef struct { __m512d even, odd; __m512 n; } cyce_f_column_sums;
+    static inline void cyce_f_begin_columns(cyce_f_column_sums *sums)
+    {
+        sums->even = sums->odd = _mm512_setzero_pd();
+        sums->n = _mm512_setzero_ps();
+    }
+    static inline void cyce_f_add_columns(cyce_f_column_sums *sums, __m512 a, __m512 b, __m512 c)
+    {
+        const __mmask16 counts = _mm512_cmp_ps_mask(b, c, _CMP_NEQ_UQ);
+        const __m512 counted = _mm512_maskz_mov_ps(counts, a);
+        sums->even = _mm512_add_pd(sums->even, cyce_f_even(counted));
+        sums->odd = _mm512_add_pd(sums->odd, cyce_f_odd(counted));
+        sums->n = _mm512_mask_add_ps(sums->n, counts, sums->n, _mm512_set1_ps(1));
+    }
+    static inline void cyce_f_end_columns(const cyce_f_column_sums *sums, double *total_out, float *n_out)
+    {
+        cyce_f_store_sums(total_out, sums->even, sums->odd);
+        _mm512_storeu_ps(n_out, sums->n);
+    }
+    typedef struct { __m512d even[2], odd[2]; } cyce_f_row_sums;
+    static inline void cyce_f_begin_rows(cyce_f_row_sums *sums)
+    {
+        sums->even[0] = sums->even[1] = sums->odd[0] = sums->odd[1] = _mm512_setzero_pd();
+    }
+    static inline void cyce_f_add_rows(cyce_f_row_sums *sums, __m512 first, __m512 second)
+    {
+        sums->even[0] = _mm512_add_pd(sums->even[0], cyce_f_even(first));
+        sums->odd[0] = _mm512_add_pd(sums->odd[0], cyce_f_odd(first));
+        sums->even[1] = _mm512_add_pd(sums->even[1], cyce_f_even(second));
+        sums->odd[1] = _mm512_add_pd(sums->odd[1], cyce_f_odd(second));
+    }
+    static inline void cyce_f_end_rows(const cyce_f_row_sums *sums, const float *rows, ptrdiff_t n,
+                                       double *total_out)
+    {
+        (void) rows, (void) n;
+        cyce_f_store_sums(total_out, _mm512_add_pd(sums->even[0], sums->even[1]),
+                          _mm512_add_pd(sums->odd[0], sums->odd[1]));
+    }
+
     #elif defined(__AVX2__) && defined(__FMA__)
     #include <immintrin.h>
     #define CYCE_HAS_VECTORS 1
@@ -154,6 +216,8 @@ cdef extern from * nogil:
             _mm256_storeu_##p(to + n / 2, a.high);                                                          \\
         }                                                                                                   \\
         CYCE_TWO(vector, name##_fill, (number value), _mm256_set1_##p(value), _mm256_set1_##p(value))       \\
+        CYCE_TWO(vector, name##_sum, (vector a, vector b), _mm256_add_##p(a.low, b.low),                    \\
+                 _mm256_add_##p(a.high, b.high))                                                            \\
         CYCE_TWO(vector, name##_subtract, (vector a, vector b), _mm256_sub_##p(a.low, b.low),               \\
                  _mm256_sub_##p(a.high, b.high))                                                            \\
         CYCE_TWO(vector, name##_multiply, (vector a, vector b), _mm256_mul_##p(a.low, b.low),               \\
@@ -217,8 +281,6 @@ cdef extern from * nogil:
     CYCE_TWO(cyce_doubles, cyce_d_unless_equal, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
              _mm256_and_pd(a.low, _mm256_cmp_pd(b.low, c.low, _CMP_NEQ_UQ)),
              _mm256_and_pd(a.high, _mm256_cmp_pd(b.high, c.high, _CMP_NEQ_UQ)))
-    CYCE_TWO(cyce_doubles, cyce_d_sum, (cyce_doubles a, cyce_doubles b), _mm256_add_pd(a.low, b.low),
-             _mm256_add_pd(a.high, b.high))
     CYCE_TWO(cyce_doubles, cyce_d_widen, (const float *from), _mm256_cvtps_pd(_mm_loadu_ps(from)),
              _mm256_cvtps_pd(_mm_loadu_ps(from + 4)))
     CYCE_TWO(cyce_doubles, cyce_d_widen_integers, (const int32_t *from),
@@ -317,6 +379,7 @@ cdef extern from * nogil:
         CYCE_LANES(vector, name##_load, n, (const number *from), from[k])                                   \\
         static inline void name##_store(number *to, vector a) { memcpy(to, a.lane, sizeof a.lane); }        \\
         CYCE_LANES(vector, name##_fill, n, (number value), value)                                           \\
+        CYCE_LANES(vector, name##_sum, n, (vector a, vector b), a.lane[k] + b.lane[k])                      \\
         CYCE_LANES(vector, name##_subtract, n, (vector a, vector b), a.lane[k] - b.lane[k])                 \\
         CYCE_LANES(vector, name##_multiply, n, (vector a, vector b), a.lane[k] * b.lane[k])                 \\
         CYCE_LANES(vector, name##_multiply_add, n, (vector a, vector b, vector c),                          \\
@@ -370,7 +433,6 @@ cdef extern from * nogil:
                t.lane[k] < lowest.lane[k] ? 0 : a.lane[k])
     CYCE_LANES(cyce_doubles, cyce_d_unless_equal, 8, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
                b.lane[k] != c.lane[k] ? a.lane[k] : 0)
-    CYCE_LANES(cyce_doubles, cyce_d_sum, 8, (cyce_doubles a, cyce_doubles b), a.lane[k] + b.lane[k])
     CYCE_LANES(cyce_doubles, cyce_d_widen, 8, (const float *from), from[k])
     CYCE_LANES(cyce_doubles, cyce_d_widen_integers, 8, (const int32_t *from), from[k])
     static inline void cyce_d_add(cyce_doubles *total, cyce_doubles *lost, cyce_doubles a)
@@ -418,6 +480,42 @@ cdef extern from * nogil:
                 total_out[i % 16] += (double) masses[i] * (top - (double) logits[i]);
     }
     #endif
+
+    #if !defined(__AVX512F__)
+    typedef struct { cyce_doubles low, high; cyce_floats n; } cyce_f_column_sums;
+    static inline void cyce_f_begin_columns(cyce_f_column_sums *sums)
+    {
+        sums->low = sums->high = cyce_d_fill(0);
+        sums->n = cyce_f_fill(0);
+    }
+    static inline void cyce_f_add_columns(cyce_f_column_sums *sums, cyce_floats a, cyce_floats b,
+                                          cyce_floats c)
+    {
+        const cyce_floats counted = cyce_f_unless_equal(a, b, c);
+        sums->low = cyce_d_sum(sums->low, cyce_f_low(counted));
+        sums->high = cyce_d_sum(sums->high, cyce_f_high(counted));
+        sums->n = cyce_f_sum(sums->n, cyce_f_unless_equal(cyce_f_fill(1), b, c));
+    }
+    static inline void cyce_f_end_columns(const cyce_f_column_sums *sums, double *total_out, float *n_out)
+    {
+        cyce_d_store(total_out, sums->low);
+        cyce_d_store(total_out + 8, sums->high);
+        cyce_f_store(n_out, sums->n);
+    }
+    /* There are not enough registers for sums besides what is added up: that comes last, from memory. */
+    typedef struct { char nothing; } cyce_f_row_sums;
+    static inline void cyce_f_begin_rows(cyce_f_row_sums *sums) { (void) sums; }
+    static inline void cyce_f_add_rows(cyce_f_row_sums *sums, cyce_floats first, cyce_floats second)
+    {
+        (void) sums, (void) first, (void) second;
+    }
+    static inline void cyce_f_end_rows(const cyce_f_row_sums *sums, const float *rows, ptrdiff_t n,
+                                       double *total_out)
+    {
+        (void) sums;
+        cyce_f_sum_rows(rows, n, total_out);
+    }
+    #endif
     """
     const bint HAS_VECTORS "CYCE_HAS_VECTORS"
     ctypedef struct floats "cyce_floats":
@@ -430,7 +528,7 @@ cdef extern from * nogil:
     floats multiply_add16 "cyce_f_multiply_add"(floats a, floats b, floats c) noexcept
     # a where a > b, else b; so b if one of them is NaN.
     floats larger16 "cyce_f_larger"(floats a, floats b) noexcept
-    # See `exp_of_floats`.
+    # See `end_exp`.
     floats table_power16 "cyce_f_table_power"(floats table, floats eighths) noexcept
     # Of numbers of which none is NaN.
     float largest16 "cyce_f_largest"(floats a) noexcept
@@ -438,13 +536,28 @@ cdef extern from * nogil:
     int n_above16 "cyce_f_n_above"(floats a, floats b) noexcept
     # a, but 0 where t < lowest.
     floats cut_off16 "cyce_f_cut_off"(floats a, floats t, floats lowest) noexcept
-    # a where b and c are not equal, else 0.
-    floats unless_equal16 "cyce_f_unless_equal"(floats a, floats b, floats c) noexcept
     # Whether one of the 16 equals a number.
     bint has16 "cyce_f_has"(floats a, float value) noexcept
     # Sums in double of the 16 columns of n rows, n even.
     void sum_rows16 "cyce_f_sum_rows"(const float* rows, Py_ssize_t n, double* total_out) noexcept
-    # The same of mass * (top - logit), where the mass is not 0.
+    # The same, step by step, of rows that are stored as well and whose numbers are not negative.
+    ctypedef struct RowSums "cyce_f_row_sums":
+        pass
+    void begin_rows16 "cyce_f_begin_rows"(RowSums* sums) noexcept
+    void add_rows16 "cyce_f_add_rows"(RowSums* sums, floats first, floats second) noexcept
+    void end_rows16 "cyce_f_end_rows"(
+        const RowSums* sums, const float* rows, Py_ssize_t n, double* total_out
+    ) noexcept
+    # Sums in double of 16 columns of numbers that are not negative, without those where b and c are equal;
+    # and how many the others are.
+    ctypedef struct ColumnSums "cyce_f_column_sums":
+        pass
+    void begin_columns16 "cyce_f_begin_columns"(ColumnSums* sums) noexcept
+    void add_columns16 "cyce_f_add_columns"(ColumnSums* sums, floats a, floats b, floats c) noexcept
+    void end_columns16 "cyce_f_end_columns"(
+        const ColumnSums* sums, double* total_out, float* n_out
+    ) noexcept
+    # As `sum_rows16`, of mass * (top - logit), where the mass is not 0.
     void sum_gaps16 "cyce_f_sum_gaps"(
         const float* masses, const float* logits, Py_ssize_t n, double top, double* total_out
     ) noexcept
