@@ -266,6 +266,8 @@ cdef inline void finish_block_apart(
     cdef cyce_environment found
     cyce_enter(&found)
     finish_block(call, tile, exps, slopes, block, stats, packed)
+    if call.streams:
+        cyce_stream_end()
     cyce_leave(&found)
 
 
@@ -275,6 +277,7 @@ cdef inline void run_tile(
 ) noexcept nogil:
     """Run the phases of one tile; with n_threads > 1, its blocks are shared among these.
 
+    What it streams may be under way when this ends: `cyce_stream_end` would wait for it after each tile.
     scratch: that of one thread, followed by `packed` for each of the others.
     """
     cdef Tile* tile = <Tile*> scratch
@@ -348,19 +351,21 @@ cdef inline void run_tile(
     else:
         for block in range(call.n_blocks):
             finish_block(call, tile, exps, slopes, block, stats, <floating*> packed)
-    if call.streams:
-        cyce_stream_end()
     if call.n_chosen and has_pivots(call):
+        if call.streams:
+            cyce_stream_end()
         write_gradients_of_chosen(call, tile, like)
 
 
 cdef inline void run_tile_apart(
-    const Call* call, Py_ssize_t number, const Scratch* sizes, char* scratch, TileResult* result,
-    floating like,
+    const Call* call, Py_ssize_t number, bint is_last_for_now, const Scratch* sizes, char* scratch,
+    TileResult* result, floating like,
 ) noexcept nogil:
     cdef cyce_environment found
     cyce_enter(&found)
     run_tile(call, number, sizes, scratch, 1, result, like)
+    if call.streams and is_last_for_now:
+        cyce_stream_end()
     cyce_leave(&found)
 
 
@@ -405,6 +410,11 @@ cdef inline double finish_states(Call* call, bint has_target, Tile* tile, floati
 
 # ---------------------------------------------------------------------------------------------
 # All tiles
+
+
+cdef inline bint is_last_at_once(const Call* call, Py_ssize_t number, Py_ssize_t n_at_once) noexcept nogil:
+    """Whether a tile is the last of those that a thread is given at once."""
+    return (number + 1) % n_at_once == 0 or number + 1 == call.n_tiles
 
 
 cdef inline int run(Call* call, int n_threads, PassResult* result, floating like) except -1 nogil:
@@ -453,17 +463,18 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
             call.n_tiles, num_threads=n_workers, schedule="dynamic", chunksize=n_at_once
         ):
             run_tile_apart[floating](
-                call, number, &sizes, scratch + threadid() * size, results + number, 0
+                call, number, is_last_at_once(call, number, n_at_once), &sizes,
+                scratch + threadid() * size, results + number, 0,
             )
-            note_progress(
-                &progress, threadid(), (number + 1) % n_at_once == 0 or number + 1 == call.n_tiles
-            )
+            note_progress(&progress, threadid(), is_last_at_once(call, number, n_at_once))
         report_progress(&progress, n_workers, call.n_tiles)
     else:
         for number in range(call.n_tiles):
             run_tile[floating](
                 call, number, &sizes, scratch, n_used if split else 1, results + number, 0
             )
+        if call.streams:
+            cyce_stream_end()
     result.loss = 0
     result.n_counted = 0
     result.has_bad_target = False
