@@ -76,7 +76,7 @@ cdef inline void find_maxima(
         store16(row_max_out + group * COLUMNS, largest)
 
 
-cdef inline void pack_with_maxima(
+cdef inline void pack_planes_with_maxima(
     const Tile* tile, const float* logits, Py_ssize_t class_stride, Py_ssize_t n, float* packed_out,
     float* row_max_out,
 ) noexcept nogil:

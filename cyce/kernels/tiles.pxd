@@ -8,7 +8,7 @@ from libc.math cimport INFINITY
 
 from cyce.kernels.call cimport ALL, SOFTMAX, Ahead, Call, Tile
 from cyce.kernels.columns cimport (
-    WIDE, find_maxima, pack_with_maxima, reduce_columns, restart_columns,
+    WIDE, find_maxima, pack_planes_with_maxima, reduce_columns, restart_columns,
 )
 from cyce.kernels.curvature cimport (
     add_number, at_least, has_pivots, hessian_of, is_product, load_numbers, share_of_hessian, within_float,
@@ -33,6 +33,7 @@ from cyce.kernels.streaming cimport needs_logits, restarts
 from cyce.kernels.sums cimport LANES, add, finite_or_zero, settled
 from cyce.kernels.targets cimport pick_from_block
 from cyce.kernels.transforms cimport changes_logits, has_mask, has_slopes, mask_tile, transform
+from cyce.kernels.transposition cimport pack_rows_with_maxima
 from cyce.kernels.vectors cimport HAS_VECTORS
 
 
@@ -230,13 +231,33 @@ cdef inline bint in_columns(floating like) noexcept nogil:
     return floating is float and HAS_VECTORS
 
 
-cdef inline bint packs_with_maxima(const Call* call, const Tile* tile, floating like) noexcept nogil:
-    """Whether the maxima of a block are found while it is packed."""
+cdef inline bint packs_with_maxima(
+    const Call* call, const Tile* tile, Py_ssize_t n, floating like
+) noexcept nogil:
+    """Whether the maxima of a block of n classes are found while it is packed."""
+    cdef bint is_packed_so = (
+        tile.width % WIDE == 0 if tile.contiguous
+        else call.logits.class_stride == 1 and n >= 4 and tile.width % LANES == 0
+    )
     return (
-        in_columns(like) and tile.contiguous and is_native(call.logits.format, like)
-        and tile.width == tile.lanes and tile.width % WIDE == 0 and tile.n_ignored == 0
+        in_columns(like) and is_packed_so and is_native(call.logits.format, like) and tile.n_ignored == 0
         and not changes_logits(call) and not has_mask(call)
     )
+
+
+cdef inline void pack_with_maxima(
+    const Call* call, const Tile* tile, Py_ssize_t first, Py_ssize_t n, float* packed_out, float* row_max_out
+) noexcept nogil:
+    """Pack n classes from number `first` on, and find their maxima meanwhile."""
+    cdef const float* logits = <const float*> call.logits.start + first * call.logits.class_stride
+    if tile.contiguous:
+        pack_planes_with_maxima(
+            tile, logits + tile.logits_at[0], call.logits.class_stride, n, packed_out, row_max_out
+        )
+    else:
+        pack_rows_with_maxima(
+            logits, tile.logits_at, tile.width, n, packed_out, tile.pitch, row_max_out
+        )
 
 
 cdef inline Ahead ahead_of_block(const Ahead* ahead, Py_ssize_t first) noexcept nogil:
@@ -267,15 +288,11 @@ cdef inline void tile_reduce_block(
     cdef double unit[TILE]
     cdef double* rest = stats + REST * tile.pitch
     cdef double* rest_lost = stats + REST_LOST * tile.pitch
-    cdef bint has_maxima = packs_with_maxima(call, tile, <floating> 0)
+    cdef bint has_maxima = packs_with_maxima(call, tile, n, <floating> 0)
     cdef Py_ssize_t c, k
 
     if has_maxima:
-        pack_with_maxima(
-            tile,
-            <const float*> call.logits.start + tile.logits_at[0] + first * call.logits.class_stride,
-            call.logits.class_stride, n, <float*> packed, <float*> row_max,
-        )
+        pack_with_maxima(call, tile, first, n, <float*> packed, <float*> row_max)
     else:
         tile_load_logits(call, tile, first, n, packed)
     if call.target != NULL and not call.has_stats:

@@ -7,6 +7,7 @@ from cython cimport floating
 
 cdef extern from * nogil:
     """
+    #include <math.h>
     #include <stddef.h>
     #include <stdint.h>
 
@@ -98,9 +99,11 @@ cdef extern from * nogil:
         *c = CYCE_VECTOR(shuffle_ps)(high_ab, high_cd, 0x44);
         *d = CYCE_VECTOR(shuffle_ps)(high_ab, high_cd, 0xee);
     }
+    /* largest_out: the largest of each row, NaN apart; or NULL. */
     static inline void cyce_pack_quads(const float *start, const ptrdiff_t *at, ptrdiff_t n, float *out,
-                                       ptrdiff_t step)
+                                       ptrdiff_t step, float *largest_out)
     {
+        cyce_rows even = CYCE_VECTOR(set1_ps)(-INFINITY), odd = even;
         ptrdiff_t i = 0;
         while (i < n) {
             /* The last four overlap with those before them. */
@@ -112,8 +115,14 @@ cdef extern from * nogil:
             CYCE_VECTOR(storeu_ps)(out + (i + 1) * step, b);
             CYCE_VECTOR(storeu_ps)(out + (i + 2) * step, c);
             CYCE_VECTOR(storeu_ps)(out + (i + 3) * step, d);
+            if (largest_out) {
+                even = CYCE_VECTOR(max_ps)(c, CYCE_VECTOR(max_ps)(a, even));
+                odd = CYCE_VECTOR(max_ps)(d, CYCE_VECTOR(max_ps)(b, odd));
+            }
             i += 4;
         }
+        if (largest_out)
+            CYCE_VECTOR(storeu_ps)(largest_out, CYCE_VECTOR(max_ps)(even, odd));
     }
     static inline void cyce_unpack_quads(const float *from, ptrdiff_t step, ptrdiff_t n, float *start,
                                          const ptrdiff_t *at)
@@ -135,7 +144,7 @@ cdef extern from * nogil:
     }
     #else
     #define CYCE_ROWS 0
-    #define cyce_pack_quads(start, at, n, out, step) ((void) 0)
+    #define cyce_pack_quads(start, at, n, out, step, largest_out) ((void) 0)
     #define cyce_unpack_quads(from, step, n, start, at) ((void) 0)
     #endif
     """
@@ -149,7 +158,8 @@ cdef extern from * nogil:
     # Rows that are packed at a time, 0 where there are no vectors for that.
     const Py_ssize_t CYCE_ROWS
     void cyce_pack_quads(
-        const float* start, const Py_ssize_t* at, Py_ssize_t n, float* out, Py_ssize_t step
+        const float* start, const Py_ssize_t* at, Py_ssize_t n, float* out, Py_ssize_t step,
+        float* largest_out,
     ) noexcept
     void cyce_unpack_quads(
         const float* from_, Py_ssize_t step, Py_ssize_t n, float* start, const Py_ssize_t* at
@@ -180,7 +190,7 @@ cdef inline void pack_rows(
     cdef Py_ssize_t i
     if floating is float:
         while CYCE_ROWS and k + CYCE_ROWS <= n_rows:
-            cyce_pack_quads(start, at + k, n, out + k, step)
+            cyce_pack_quads(start, at + k, n, out + k, step, <float*> NULL)
             k += CYCE_ROWS
     while k < n_rows:
         i = 0
@@ -195,6 +205,18 @@ cdef inline void pack_rows(
             )
             i += 4
         k += 4
+
+
+cdef inline void pack_rows_with_maxima(
+    const float* start, const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n, float* out, Py_ssize_t step,
+    float* largest_out,
+) noexcept nogil:
+    """`pack_rows` of a multiple of CYCE_ROWS; the largest of each row meanwhile, NaN apart."""
+    cdef Py_ssize_t k
+    for k in range(n_rows // CYCE_ROWS):
+        cyce_pack_quads(
+            start, at + k * CYCE_ROWS, n, out + k * CYCE_ROWS, step, largest_out + k * CYCE_ROWS
+        )
 
 
 cdef inline void unpack_rows(
