@@ -1,12 +1,17 @@
 """Plain calls, which the kernels look at themselves: what they take, and that nothing differs."""
 
+import contextlib
+import inspect
 import math
+import sys
 
 import numpy as np
 import pytest
 
 import cyce
 import cyce.functional as F
+import cyce.fused.cross_entropy
+import cyce.fused.nll_loss
 from cyce.fused.plain import plain_mean
 
 # The type of this number makes a call one that is not plain.
@@ -200,6 +205,23 @@ def test_an_upstream_gradient_is_left_to_the_facade(rng, loss):
     assert plain_mean(logits, target, (1.0, None), picks=picks(loss)) is None
     doubled = cyce.value_and_grad(loss)(logits, target, grad_output=2.0)[1]
     np.testing.assert_array_equal(doubled, 2 * cyce.value_and_grad(loss)(logits, target)[1])
+
+
+@pytest.mark.parametrize("evaluate", [cyce.fused.cross_entropy.cross_entropy, cyce.fused.nll_loss.nll_loss])
+def test_no_call_with_an_option_is_plain(monkeypatch, evaluate):
+    parameters = set(inspect.signature(evaluate).parameters) - {"input", "target", "gradient"}
+    assert "weight" in parameters
+    logits, target = np.zeros((3, 5), np.float32), np.array([0, 1, 2])
+    tried = []
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "plain_mean", lambda *_, **__: tried.append(1))
+    evaluate(logits, target)
+    assert tried
+    for name in parameters:
+        tried.clear()
+        # Whatever is made of this: it is no default.
+        with contextlib.suppress(Exception):
+            evaluate(logits, target, **{name: object()})
+        assert not tried, name
 
 
 @pytest.mark.parametrize("named", [{"label_smoothing": 0}, {"z_loss": np.float32(0)}, {"temperature": 1}])
