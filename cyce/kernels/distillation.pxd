@@ -109,7 +109,9 @@ cdef inline void compare_position(
             value = weigh_numbers(call, scale, &student, teacher.logit)
         else:
             begin_side(&call.teacher, teacher_at, n, call.temperature, NULL, 0, &teacher, like)
-            value = compare_sides(call, scale, &student, &teacher, teacher.logit if has_gradient else NULL)
+            value = compare_sides(
+                call, scale, &student, &teacher, teacher.logit if has_gradient else <double*> NULL, like
+            )
             if student.log_normalizer != student.log_normalizer:
                 value = NAN
     if call.value_out != NULL:

@@ -10,7 +10,7 @@ from cyce.kernels.arrays cimport Operand
 from cyce.kernels.comparison cimport FORWARD, JENSEN_SHANNON, REVERSE, Comparison
 from cyce.kernels.divergences cimport kl_term
 from cyce.kernels.machine cimport multiply_add
-from cyce.kernels.math cimport exp_nonpositive, log_nonnegative
+from cyce.kernels.math cimport exp_nonpositive, log_for_float, log_nonnegative
 from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.storage cimport load
 
@@ -56,14 +56,20 @@ cdef inline double load_scaled(
     cdef floating room[CHUNK]
     cdef const floating* values
     cdef double largest[GROUP]
+    cdef double inverse = 1.0 / divisor
     cdef double value
     cdef Py_ssize_t first = 0
     cdef Py_ssize_t group, size, k
     while first < n:
         size = min(<Py_ssize_t> CHUNK, n - first)
         values = load(source, at + first * source.class_stride, source.class_stride, size, room)
-        for k in range(size):
-            out[first + k] = <double> values[k] / divisor
+        if floating is float and inverse < INFINITY:
+            # A rounding of double more.
+            for k in range(size):
+                out[first + k] = <double> values[k] * inverse
+        else:
+            for k in range(size):
+                out[first + k] = <double> values[k] / divisor
         first += size
     if mask != NULL:
         for k in range(n):
@@ -123,7 +129,17 @@ cdef inline double distance_of(const Side* side, const Side* other, Py_ssize_t c
     return unlike - (other.log_normalizer - side.log_normalizer)
 
 
-cdef inline double excess_of(double a) noexcept nogil:
+cdef inline double log1p_of(double a, floating like) noexcept nogil:
+    """log(1 + a) for a >= -1, as precise as results of a type need; a large negative number for -1."""
+    # Rounding may have led below.
+    cdef double ratio = 0.0 if a < -1 else 1.0 + a
+    if floating is float:
+        # NaN stays NaN.
+        return log_for_float(ratio, a) + (a - a)
+    return log_nonnegative(ratio)
+
+
+cdef inline double excess_of(double a, floating like) noexcept nogil:
     """H(a) = (1 + a) * log(1 + a) - a, for a >= -1."""
     cdef bint is_near = fabs(a) < 0.03
     cdef double near = a if is_near else 0.0
@@ -139,9 +155,9 @@ cdef inline double excess_of(double a) noexcept nogil:
     p = multiply_add[double](p, -near, 1.0 / 12.0)
     p = multiply_add[double](p, -near, 1.0 / 6.0)
     p = multiply_add[double](p, -near, 0.5)
-    # Rounding may have led below.
-    cdef double ratio = 1.0 + a if a > -1 else 0.0
-    return near * near * p if is_near else ratio * log_nonnegative(ratio) - a
+    # At -1, the logarithm is finite.
+    cdef double ratio = 0.0 if a < -1 else 1.0 + a
+    return near * near * p if is_near else ratio * log1p_of(a, like) - a
 
 
 cdef inline double mixed(double p, double q, double beta) noexcept nogil:
@@ -150,18 +166,19 @@ cdef inline double mixed(double p, double q, double beta) noexcept nogil:
     return mixture if mixture > 0 else 1.0
 
 
-cdef inline double js_term(double p, double q, double beta) noexcept nogil:
+cdef inline double js_term(double p, double q, double beta, floating like) noexcept nogil:
     """What a class adds to the divergence from a mixture."""
     cdef double mixture = mixed(p, q, beta)
     cdef double difference = (q - p) / mixture
     return mixture * (
-        beta * excess_of((1.0 - beta) * difference) + (1.0 - beta) * excess_of(-beta * difference)
+        beta * excess_of((1.0 - beta) * difference, like)
+        + (1.0 - beta) * excess_of(-beta * difference, like)
     )
 
 
-cdef inline double js_slope(double p, double q, double beta) noexcept nogil:
+cdef inline double js_slope(double p, double q, double beta, floating like) noexcept nogil:
     """Its derivative by p, but for what is the same for all classes."""
-    return (1.0 - beta) * log_nonnegative(1.0 + beta * (p - q) / mixed(p, q, beta))
+    return (1.0 - beta) * log1p_of(beta * (p - q) / mixed(p, q, beta), like)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -169,7 +186,8 @@ cdef inline double js_slope(double p, double q, double beta) noexcept nogil:
 
 
 cdef inline double compare_sides(
-    const Comparison* call, double scale, const Side* student, const Side* teacher, double* gradient
+    const Comparison* call, double scale, const Side* student, const Side* teacher, double* gradient,
+    floating like,
 ) noexcept nogil:
     """Divergence of two sides, and the gradient, unless that is NULL; it may be the teacher's logits."""
     cdef double total[GROUP]
@@ -188,7 +206,7 @@ cdef inline double compare_sides(
         for group in range(n_groups):
             for k in range(GROUP):
                 c = group * GROUP + k
-                total[k] += js_term(student.softmax[c], teacher.softmax[c], beta)
+                total[k] += js_term(student.softmax[c], teacher.softmax[c], beta, like)
     else:
         for group in range(n_groups):
             for k in range(GROUP):
@@ -206,7 +224,7 @@ cdef inline double compare_sides(
             gradient[c] = distance_of(teacher, student, c)
     else:
         for c in range(n_groups * GROUP):
-            gradient[c] = js_slope(student.softmax[c], teacher.softmax[c], beta)
+            gradient[c] = js_slope(student.softmax[c], teacher.softmax[c], beta, like)
     # Apart from the sum: of a sum with a condition, GCC 12 takes the lanes of another vector.
     for c in range(n_groups * GROUP):
         gradient[c] = gradient[c] if student.softmax[c] > 0 else 0.0
