@@ -1,7 +1,7 @@
 """Plain calls: the mean loss of two arrays, without any option, which is what most small calls are.
 
-The kernels look at such arrays themselves, in a tenth of the time that Python takes. With all others, the
-functions of this folder go on as if nothing had been tried.
+The kernels look at such arrays themselves, which takes a fraction of the time that Python takes. With all
+others, the functions of this folder go on as if nothing had been tried.
 """
 
 from typing import Any
@@ -24,21 +24,19 @@ def plain_mean(
     """
     if not (type(input) is type(target) is ndarray and input.dtype in FLOATS):
         return None
-    grad_out = None
+    grad_out = new_like = None
     if gradient is not None:
         # Of the second order, it is another type.
         if type(gradient) is not tuple:
             return None
         upstream, grad_out = gradient
-        if upstream is not None:
+        if upstream is not None or not (grad_out is None or type(grad_out) is ndarray):
             return None
         if grad_out is None:
-            grad_out = empty_like(input)
-        elif type(grad_out) is not ndarray:
-            return None
+            new_like = empty_like
     try:
-        value = dispatch.kernels.plain_mean(input, target, grad_out, picks, budget())
+        answer = dispatch.kernels.plain_mean(input, target, grad_out, new_like, picks, budget())
     except IndexError as error:
         n_classes = input.shape[class_axis(input)]
         raise IndexError(describe_bad_target(error.args[0], target, n_classes, -100)) from None
-    return None if value is None else (input.dtype.type(value), grad_out)
+    return None if answer is None else (input.dtype.type(answer[0]), answer[1])

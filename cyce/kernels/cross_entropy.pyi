@@ -1,5 +1,6 @@
 """Types of `cross_entropy.pyx`, which is compiled to `cyce.kernels._cross_entropy_<level>`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,8 +15,13 @@ N_TOP: int
 def cross_entropy(arguments: CrossEntropyArguments) -> float: ...
 def nll_loss(arguments: CrossEntropyArguments) -> float: ...
 def plain_mean(
-    logits: NDArray[Any], target: NDArray[Any], grad_out: NDArray[Any] | None, picks: bool, num_threads: int
-) -> float | None: ...
+    logits: NDArray[Any],
+    target: NDArray[Any],
+    grad_out: NDArray[Any] | None,
+    new_like: Callable[[NDArray[Any]], NDArray[Any]] | None,
+    picks: bool,
+    num_threads: int,
+) -> tuple[float, NDArray[Any] | None] | None: ...
 def denominator(
     arguments: CrossEntropyArguments, counts_out: NDArray[Any] | None = None
 ) -> tuple[float, bool]: ...

@@ -397,46 +397,62 @@ MEAN.mean = True
 
 
 cdef char take_plain(
-    object logits, object target, object grad_out, CallScope* scope, Call* call
+    object logits, object target, bint has_gradient, CallScope* scope, Call* call
 ) except 0:
     """Take the arrays of a plain call; returns the type of the arithmetic, a blank if they are not plain."""
-    cdef Py_buffer* view = take_view(logits, PyBUF_STRIDES, scope)
-    cdef Py_buffer* of_target = take_view(target, PyBUF_STRIDES, scope)
-    cdef Py_buffer* of_grad
-    cdef char format = format_of(view)
-    cdef int axis = 1 if view.ndim > 1 else 0
+    cdef Py_buffer* view
+    cdef Py_buffer* of_target
+    cdef char format
+    cdef int axis
+    try:
+        view = take_view(logits, PyBUF_STRIDES, scope)
+        of_target = take_view(target, PyBUF_STRIDES, scope)
+    except ValueError:
+        # NumPy's, for dtypes that buffers have no name for
+        return c" "
+    format = format_of(view)
+    axis = 1 if view.ndim > 1 else 0
     if (
         format not in (c"f", c"d") or format_of(of_target) not in (c"q", c"l", c"i")
         or not is_aligned(view) or not is_aligned(of_target)
         or not is_without_axis(view, axis, of_target) or not PyBuffer_IsContiguous(of_target, c"C")
+        or (has_gradient and not PyBuffer_IsContiguous(view, c"C"))
     ):
         return c" "
-    if grad_out is not None:
-        of_grad = take_view(grad_out, PyBUF_STRIDES, scope)
-        if (
-            of_grad.readonly or format_of(of_grad) != format or not is_aligned(of_grad)
-            or not same_shape(of_grad, view)
-            or not PyBuffer_IsContiguous(view, c"C") or not PyBuffer_IsContiguous(of_grad, c"C")
-            or overlap(of_grad, of_target) or (of_grad.buf != view.buf and overlap(of_grad, view))
-        ):
-            return c" "
-        place(of_grad, axis, &call.grad)
-    else:
-        call.grad.class_stride = 1
     describe_logits(view, axis, call)
     describe_target(of_target, MEAN.ignore_index, call)
     call.output = GRADIENT
+    call.grad.class_stride = 1
     call.temperature = 1
     call.dense_scale = 1
     return format
 
 
-def plain_mean(object logits, object target, object grad_out, bint picks, int num_threads):
-    """Mean of the losses of a call without any option, of arrays that need no conversion.
+cdef bint take_plain_gradient(object grad_out, CallScope* scope, Call* call) except -1:
+    """Take the gradient of a plain call, whose arrays were taken; returns whether it is plain, too."""
+    cdef Py_buffer* view = &scope.views[0]
+    cdef Py_buffer* of_target = &scope.views[1]
+    cdef Py_buffer* of_grad
+    try:
+        of_grad = take_view(grad_out, PyBUF_STRIDES, scope)
+    except ValueError:
+        return False
+    if (
+        of_grad.readonly or format_of(of_grad) != format_of(view) or not is_aligned(of_grad)
+        or not same_shape(of_grad, view) or not PyBuffer_IsContiguous(of_grad, c"C")
+        or overlap(of_grad, of_target) or (of_grad.buf != view.buf and overlap(of_grad, view))
+    ):
+        return False
+    place(of_grad, 1 if view.ndim > 1 else 0, &call.grad)
+    return True
+
+
+def plain_mean(object logits, object target, object grad_out, object new_like, bint picks, int num_threads):
+    """Mean of the losses of a call without any option, of arrays that need no conversion, and the gradient.
 
     logits: float32 or float64. target: class indices, int64 or int32 and C-contiguous, as is everything if
-    there is a gradient. grad_out: None, or an array that is `logits` or apart from them. picks: whether the
-    logits are log-probabilities.
+    there is a gradient. grad_out: an array for it that is `logits` or apart from them, or None. new_like:
+    None, or what makes one, given the logits. picks: whether the logits are log-probabilities.
 
     Returns None for everything else: the facade has not checked these arguments, it only hopes that they are
     such. Nothing is written then. Raises as `cross_entropy` does.
@@ -447,12 +463,14 @@ def plain_mean(object logits, object target, object grad_out, bint picks, int nu
     memset(&call, 0, sizeof(call))
     open_scope(&scope)
     try:
-        try:
-            format = take_plain(logits, target, grad_out, &scope, &call)
-        except ValueError:
-            # NumPy's, for dtypes that buffers have no name for
+        format = take_plain(logits, target, grad_out is not None or new_like is not None, &scope, &call)
+        if format == c" ":
             return None
-        return None if format == c" " else run_call(MEAN, num_threads, picks, format, &scope, &call)
+        if new_like is not None:
+            grad_out = new_like(logits)
+        if grad_out is not None and not take_plain_gradient(grad_out, &scope, &call):
+            return None
+        return run_call(MEAN, num_threads, picks, format, &scope, &call), grad_out
     finally:
         close_scope(&scope)
 

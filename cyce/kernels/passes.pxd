@@ -19,7 +19,7 @@ from cyce.kernels.call cimport (
 from cyce.kernels.chosen cimport look_up_chosen, write_chosen, write_gradients_of_chosen
 from cyce.kernels.curvature cimport begin_hessians, begin_products, has_pivots, is_product
 from cyce.kernels.machine cimport (
-    CACHE_LINE, cyce_enter, cyce_environment, cyce_leave, cyce_stream_end, whole_line,
+    CACHE_LINE, check, cyce_enter, cyce_environment, cyce_leave, cyce_stream_end, whole_line,
 )
 from cyce.kernels.masses cimport count_left
 from cyce.kernels.merge cimport (
@@ -265,9 +265,9 @@ cdef inline void finish_block_apart(
 ) noexcept nogil:
     cdef cyce_environment found
     cyce_enter(&found)
+    # Streams would have to end here.
+    check(not call.streams)
     finish_block(call, tile, exps, slopes, block, stats, packed)
-    if call.streams:
-        cyce_stream_end()
     cyce_leave(&found)
 
 

@@ -99,7 +99,7 @@ cdef extern from * nogil:
         *c = CYCE_VECTOR(shuffle_ps)(high_ab, high_cd, 0x44);
         *d = CYCE_VECTOR(shuffle_ps)(high_ab, high_cd, 0xee);
     }
-    /* largest_out: the largest of each row, NaN apart; or NULL. */
+    /* largest_out: the largest of each row, NaN being skipped; or NULL. */
     static inline void cyce_pack_quads(const float *start, const ptrdiff_t *at, ptrdiff_t n, float *out,
                                        ptrdiff_t step, float *largest_out)
     {
@@ -211,7 +211,7 @@ cdef inline void pack_rows_with_maxima(
     const float* start, const Py_ssize_t* at, Py_ssize_t n_rows, Py_ssize_t n, float* out, Py_ssize_t step,
     float* largest_out,
 ) noexcept nogil:
-    """`pack_rows` of a multiple of CYCE_ROWS; the largest of each row meanwhile, NaN apart."""
+    """`pack_rows` of a multiple of CYCE_ROWS; the largest of each row meanwhile, NaN being skipped."""
     cdef Py_ssize_t k
     for k in range(n_rows // CYCE_ROWS):
         cyce_pack_quads(

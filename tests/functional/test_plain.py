@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import math
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -68,6 +69,12 @@ def test_the_gradient_is_that_of_other_calls(level, dtype, rng, loss, shape):
     logits, target = make_case(rng, shape, dtype)
     with_gradient = cyce.value_and_grad(loss)
     value, expected = with_gradient(logits, target, **NOT_PLAIN)
+    for given, out in ((logits, None), (logits, np.full_like(logits, 77)), (2 * (logits.copy(),))):
+        answer = plain_mean(given, target, (None, out), picks=picks(loss))
+        assert answer is not None
+        assert out is None or answer[1] is out
+        np.testing.assert_array_equal(answer[0], value)
+        np.testing.assert_array_equal(answer[1], expected)
     # In place comes last.
     for out in (None, np.full_like(logits, 77), logits):
         again, gradient = with_gradient(logits, target, out=out)
@@ -184,6 +191,7 @@ OUTS = {
 @pytest.mark.parametrize("change", OUTS)
 def test_other_outs_are_left_to_the_facade(rng, loss, change):
     logits, target = make_case(rng, (12, 5), np.float32)
+    assert plain_mean(logits, target, (None, logits.copy()), picks=picks(loss)) is not None
     assert plain_mean(logits, target, (None, OUTS[change](logits)), picks=picks(loss)) is None
 
 
@@ -196,6 +204,7 @@ def test_overlaps_are_left_to_the_facade(rng, loss, first):
     given[...], target_in_memory[...] = logits, target
     before = memory.copy()
     out = memory[first // 4 :][: given.size].reshape(12, 2)
+    assert plain_mean(given, target_in_memory, (None, out.copy()), picks=picks(loss)) is not None
     assert plain_mean(given, target_in_memory, (None, out), picks=picks(loss)) is None
     np.testing.assert_array_equal(memory.view(np.int32), before.view(np.int32))
 
@@ -207,21 +216,51 @@ def test_an_upstream_gradient_is_left_to_the_facade(rng, loss):
     np.testing.assert_array_equal(doubled, 2 * cyce.value_and_grad(loss)(logits, target)[1])
 
 
+OPTIONS = {
+    "weight": np.ones(5, np.float32),
+    "size_average": True,
+    "ignore_index": 4,
+    "reduce": True,
+    "reduction": "sum",
+    "label_smoothing": 0.1,
+    "axis": 1,
+    "sample_weight": np.ones(3, np.float32),
+    "normalizer": 2.0,
+    "empty": "zero",
+    "z_loss": 1e-3,
+    "softcap": 30.0,
+    "temperature": 2.0,
+    "class_mask": np.ones((3, 5), bool),
+    "stats": (),
+    "focus": (2.0, 0.0),
+}
+
+
 @pytest.mark.parametrize("evaluate", [cyce.fused.cross_entropy.cross_entropy, cyce.fused.nll_loss.nll_loss])
 def test_no_call_with_an_option_is_plain(monkeypatch, evaluate):
-    parameters = set(inspect.signature(evaluate).parameters) - {"input", "target", "gradient"}
-    assert "weight" in parameters
     logits, target = np.zeros((3, 5), np.float32), np.array([0, 1, 2])
     tried = []
     monkeypatch.setattr(sys.modules[evaluate.__module__], "plain_mean", lambda *_, **__: tried.append(1))
     evaluate(logits, target)
     assert tried
-    for name in parameters:
-        tried.clear()
-        # Whatever is made of this: it is no default.
-        with contextlib.suppress(Exception):
-            evaluate(logits, target, **{name: object()})
-        assert not tried, name
+    for name in set(inspect.signature(evaluate).parameters) - {"input", "target", "gradient"}:
+        # Of another value, of another type; whatever is made of that, it is no default.
+        for value in (OPTIONS[name], object()):
+            tried.clear()
+            with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+                evaluate(logits, target, **{name: value})
+            assert not tried, (name, value)
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [(np.zeros(3, int), ValueError), (np.zeros(2), TypeError), (np.array(["a", "b"]), TypeError)],
+)
+def test_no_gradient_is_made_for_a_bad_target(loss, target, error):
+    # There is no memory for one.
+    logits = np.broadcast_to(np.zeros((), np.float32), (2, 2**44))
+    with pytest.raises(error, match=r"target|batch_size"):
+        cyce.value_and_grad(loss)(logits, target)
 
 
 @pytest.mark.parametrize("named", [{"label_smoothing": 0}, {"z_loss": np.float32(0)}, {"temperature": 1}])
