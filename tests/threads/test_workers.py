@@ -80,14 +80,15 @@ class TestThreadsThatDoNotStart:
             workers.with_workers(work, WORK_FOR_SEVERAL)
 
 
-# A handler that raises repeatedly, also while the interrupted call is being unwound.
+# A handler that raises repeatedly, also while the interrupted call is being unwound. What it raises is no
+# Exception, as an interrupt is none: while an argument is read, that would become an error of the argument.
 RAISING = """
 import signal, threading, time
 import numpy as np
 import cyce
 import cyce.functional as F
 
-class Alarm(Exception):
+class Alarm(BaseException):
     pass
 
 armed = False
