@@ -148,6 +148,9 @@ cdef struct Tile:
     double log_normalizer[TILE]     # log(1 + rest)
     double log_lost[TILE]           # what rounding that loses; 0 for floats, where it does not count
     double inverse[TILE]            # 1 / (1 + rest)
+    float pivot_number[TILE]        # the pivot among few classes or of a plain loss; -1 where there is none
+    float plain_factor[TILE]        # see plain.pxd, as for the next one
+    float plain_gradient[TILE]
     bint counts[TILE]
     char* chosen_logits             # (width, n_chosen); see chosen.pxd
     Py_ssize_t first

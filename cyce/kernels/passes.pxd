@@ -26,6 +26,7 @@ from cyce.kernels.merge cimport (
     IGNORED, N_BLOCK_FIELDS, leave_out_states, load_hard_masses, load_state, merge_blocks, save_state,
     save_targets,
 )
+from cyce.kernels.plain cimport finish_plain_losses, finish_plain_tile, is_plain
 from cyce.kernels.plan cimport ROW_BLOCK, check_block
 from cyce.kernels.positions cimport (
     find_pivots, finish_entropies, finish_logsumexp, finish_losses, finish_pivots, finish_stats,
@@ -310,6 +311,12 @@ cdef inline void run_tile(
     else:
         for block in range(call.n_blocks):
             reduce_block(call, tile, exps_out, slopes, block, stats, <floating*> packed)
+
+    if is_plain(call, like):
+        result.loss = finish_plain_losses(call, tile, stats)
+        if has_gradient:
+            finish_plain_tile(call, tile, <float*> packed)
+        return
 
     merge_blocks(call, tile, stats, like)
     if call.phase == REDUCE:

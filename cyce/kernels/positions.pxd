@@ -242,9 +242,28 @@ cdef inline double sum_of_losses(
     return settled(total[0], lost[0])
 
 
+cdef inline double settle_losses(const Call* call, Tile* tile, double* loss, floating like) noexcept nogil:
+    """Weigh the losses of a tile, leave out what is ignored, and write them; returns their sum."""
+    cdef floating* loss_out = <floating*> call.loss_out
+    cdef Py_ssize_t k
+    if call.sample_weight != NULL:
+        for k in range(tile.width):
+            loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
+    # An ignored position has loss 0 and gradient 0: in tiles, all terms of a gradient have this scale as a
+    # factor; rows write zeros (`row_finish_block`).
+    if tile.n_ignored or tile.width < tile.lanes:
+        for k in range(tile.lanes):
+            if not tile.counts[k]:
+                loss[k] = 0
+                tile.scale[k] = 0
+    if loss_out != NULL:
+        for k in range(tile.width):
+            loss_out[tile.first + k] = <floating> loss[k]
+    return sum_of_losses(call, tile, loss, like)
+
+
 cdef inline double finish_losses(const Call* call, Tile* tile, floating like) noexcept nogil:
     """Losses of a tile and what its gradient is made of; returns the sum of the losses."""
-    cdef floating* loss_out = <floating*> call.loss_out
     cdef double loss[TILE]
     cdef double loss_lost[TILE]
     cdef Py_ssize_t k
@@ -260,20 +279,7 @@ cdef inline double finish_losses(const Call* call, Tile* tile, floating like) no
     if floating is double:
         for k in range(tile.lanes):
             loss[k] = settled(loss[k], loss_lost[k])
-    if call.sample_weight != NULL:
-        for k in range(tile.width):
-            loss[k] *= (<const floating*> call.sample_weight)[tile.first + k]
-    # An ignored position has loss 0 and gradient 0: in tiles, all terms of a gradient have this scale as a
-    # factor; rows write zeros (`row_finish_block`).
-    if tile.n_ignored or tile.width < tile.lanes:
-        for k in range(tile.lanes):
-            if not tile.counts[k]:
-                loss[k] = 0
-                tile.scale[k] = 0
-    if loss_out != NULL:
-        for k in range(tile.width):
-            loss_out[tile.first + k] = <floating> loss[k]
-    return sum_of_losses(call, tile, loss, like)
+    return settle_losses(call, tile, loss, like)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from cyce.kernels.half cimport (
 )
 from cyce.kernels.machine cimport CACHE_LINE, check, cyce_prefetch, cyce_stream, whole_line
 from cyce.kernels.sums cimport whole_lanes
-from cyce.kernels.transposition cimport pack_pairs, pack_rows, unpack_pairs, unpack_rows
+from cyce.kernels.transposition cimport (
+    CYCE_ROWS, Changes, pack_pairs, pack_rows, unpack_pairs, unpack_rows,
+)
 
 cdef enum:
     # The most positions of a tile.
@@ -351,7 +353,10 @@ cdef inline void unpack_converted(
             size = min(<Py_ssize_t> RUN, n - begin)
             for k in range(n_at_once):
                 at_in_room[k] = k * size
-            unpack_rows(packed + begin * pitch + row, pitch, n_at_once, size, room, at_in_room)
+            unpack_rows(
+                packed + begin * pitch + row, pitch, n_at_once, size, room, at_in_room,
+                <const Changes*> NULL, 0,
+            )
             n_pieces = 1 if n_at_once > ROOM // RUN else n_at_once
             piece = n_at_once // n_pieces * size
             for k in range(n_pieces):
@@ -390,13 +395,14 @@ cdef inline void load_tile(
 
 cdef inline void stream_rows(
     const floating* packed, Py_ssize_t pitch, Py_ssize_t n_rows, Py_ssize_t n, const Operand* target,
-    Py_ssize_t at,
+    Py_ssize_t at, const Changes* changes,
 ) noexcept nogil:
     """Unpack n classes of some neighbouring rows, a multiple of four, past the caches."""
     cdef floating local[ROOM + 2 * MOST_WAITING]
     cdef floating* waiting = <floating*> whole_line(<char*> (local + MOST_WAITING))
     cdef Py_ssize_t at_in_room[TILE]
-    cdef Py_ssize_t n_at_once = min(n_rows, ROOM // n // 4 * 4)
+    cdef Py_ssize_t multiple = max(<Py_ssize_t> 4, CYCE_ROWS) if changes != NULL else 4
+    cdef Py_ssize_t n_at_once = min(n_rows, ROOM // n // multiple * multiple)
     cdef Py_ssize_t n_waiting = 0
     cdef Py_ssize_t row = 0
     cdef Py_ssize_t k
@@ -404,9 +410,20 @@ cdef inline void stream_rows(
         at_in_room[k] = k * n
     while row < n_rows:
         k = min(n_at_once, n_rows - row)
-        unpack_rows(packed + row, pitch, k, n, waiting, at_in_room)
+        unpack_rows(packed + row, pitch, k, n, waiting, at_in_room, changes, row)
         n_waiting = store_lines(waiting, k * n, n_waiting, target, at + row * n, row + k == n_rows)
         row += k
+
+
+cdef inline void store_rows(
+    const floating* packed, Py_ssize_t pitch, const Operand* target, Py_ssize_t first, const Py_ssize_t* at,
+    Py_ssize_t n_rows, Py_ssize_t n, bint streams, const Changes* changes,
+) noexcept nogil:
+    """Write n packed classes of some rows, a multiple of four, in the type of the arithmetic."""
+    if streams and n_rows and are_neighbours(target, n):
+        stream_rows(packed, pitch, n_rows, n, target, first + at[0], changes)
+    else:
+        unpack_rows(packed, pitch, n_rows, n, <floating*> target.start + first, at, changes, 0)
 
 
 cdef inline void store_tile(
@@ -423,10 +440,8 @@ cdef inline void store_tile(
     elif floating is float and n == 2 and are_neighbours(target, 2):
         unpack_pairs(<const float*> packed, pitch, width, <float*> start + at[0])
         n_whole = width
-    elif streams and n_whole and are_neighbours(target, n):
-        stream_rows(packed, pitch, n_whole, n, target, first + at[0])
     else:
-        unpack_rows(packed, pitch, n_whole, n, start, at)
+        store_rows(packed, pitch, target, first, at, n_whole, n, streams, <const Changes*> NULL)
     if n_whole < width:
         for c in range(n):
             store_positions(

@@ -10,16 +10,17 @@ from libc.stdint cimport (
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport GRADIENT, Call, Tile
-from cyce.kernels.machine cimport CACHE_LINE, cyce_prefetch
+from cyce.kernels.machine cimport CACHE_LINE, cyce_prefetch, prefetch
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.sums cimport LANES
 from cyce.kernels.transforms cimport changes_logits, slope_at, transform
+from cyce.kernels.vectors cimport HAS_VECTORS, fill16, floats, load16, store16, sum16, where_equal16
 
 
 cdef enum:
     # Classes that are compared with the targets in less time than their logits are looked up one by one.
-    FEW = 4
+    FEW = 16
 
 
 cdef inline void load_targets(
@@ -102,35 +103,46 @@ cdef inline void pick_from_logits(const Call* call, Tile* tile, floating like) n
                 note_pick(call, tile, k, <floating> tile.pivot_logit[k])
 
 
-cdef inline void pick_from_few(
-    Tile* tile, const float* packed, Py_ssize_t first, Py_ssize_t n
-) noexcept nogil:
-    """Take the targets' logits out of a few packed classes, by comparing all of them, in vectors.
+cdef inline bint compares_targets(const Call* call, floating like) noexcept nogil:
+    """Whether targets are compared with all classes, in vectors, which are in one block."""
+    return floating is float and HAS_VECTORS and call.n_classes <= FEW
 
-    Writes to all positions, also where the target is none of the classes.
+
+cdef inline void number_pivots(Tile* tile, Py_ssize_t n) noexcept nogil:
+    """Write the pivots among n classes as floats."""
+    cdef Py_ssize_t k
+    for k in range(tile.lanes):
+        tile.pivot_number[k] = <float> (<int32_t> tile.pivot[k] if lies_within(tile.pivot[k], n) else -1)
+
+
+cdef inline void pick_from_few(
+    Tile* tile, const float* packed, Py_ssize_t n, const char* next_targets, Py_ssize_t itemsize
+) noexcept nogil:
+    """Take the targets' logits out of a few packed classes, by comparing the targets with all of them.
+
+    Writes to all positions, also where the target is none of the classes. next_targets, itemsize: what is
+    prefetched.
     """
-    cdef int32_t number[LANES]
-    cdef float picked[LANES]
-    cdef float logit
-    cdef const float* lane
-    cdef Py_ssize_t* pivot
-    cdef double* pivot_logit
-    cdef Py_ssize_t group, c, k
-    # As many positions at a time as there are registers.
+    cdef float picked[TILE]
+    cdef const float* column
+    cdef floats a, b, number_a, number_b, class_number
+    cdef Py_ssize_t group, first, c, k
+    number_pivots(tile, n)
     for group in range(tile.lanes // LANES):
-        pivot = tile.pivot + group * LANES
-        pivot_logit = tile.pivot_logit + group * LANES
-        for k in range(LANES):
-            number[k] = <int32_t> (pivot[k] - first) if lies_within(pivot[k] - first, n) else -1
-            picked[k] = 0
+        first = group * LANES
+        prefetch(next_targets + first * itemsize, LANES * itemsize)
+        number_a = load16(tile.pivot_number + first)
+        number_b = load16(tile.pivot_number + first + 16)
+        a = b = class_number = fill16(0)
         for c in range(n):
-            lane = packed + c * tile.pitch + group * LANES
-            for k in range(LANES):
-                # An addition of 0 elsewhere: GCC would make a choice a store under a mask.
-                logit = lane[k] if number[k] == <int32_t> c else <float> 0
-                picked[k] += logit
-        for k in range(LANES):
-            pivot_logit[k] = picked[k] if number[k] >= 0 else pivot_logit[k]
+            column = packed + c * tile.pitch + first
+            a = where_equal16(number_a, class_number, load16(column), a)
+            b = where_equal16(number_b, class_number, load16(column + 16), b)
+            class_number = sum16(class_number, fill16(1))
+        store16(picked + first, a)
+        store16(picked + first + 16, b)
+    for k in range(tile.lanes):
+        tile.pivot_logit[k] = picked[k] if tile.pivot_number[k] >= 0 else tile.pivot_logit[k]
 
 
 cdef inline void pick_from_block(
@@ -143,9 +155,8 @@ cdef inline void pick_from_block(
     cdef Py_ssize_t itemsize = size_of_target(call.target_format)
     cdef const char* next_targets = call.target + (tile.first + tile.width) * itemsize
     cdef Py_ssize_t k
-    # Not of one block of several: other threads may be at those, and write to the same positions.
-    if floating is float and call.n_classes <= FEW:
-        pick_from_few(tile, <const float*> packed, first, n)
+    if compares_targets(call, <floating> 0):
+        pick_from_few(tile, <const float*> packed, n, next_targets, itemsize)
     else:
         for k in range(tile.width):
             if k * itemsize % CACHE_LINE == 0:

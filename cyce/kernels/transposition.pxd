@@ -57,6 +57,7 @@ cdef extern from * nogil:
     #if defined(__AVX512F__)
     #define CYCE_ROWS 16
     #define CYCE_VECTOR(name) _mm512_##name
+    #define CYCE_CHOOSE(a, b, c, d) _mm512_mask_mov_ps(d, _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), c)
     typedef __m512 cyce_rows;
     static inline cyce_rows cyce_quads(const float *from, const ptrdiff_t *at)
     {
@@ -75,6 +76,7 @@ cdef extern from * nogil:
     #elif defined(__AVX2__)
     #define CYCE_ROWS 8
     #define CYCE_VECTOR(name) _mm256_##name
+    #define CYCE_CHOOSE(a, b, c, d) _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_EQ_OQ))
     typedef __m256 cyce_rows;
     static inline cyce_rows cyce_quads(const float *from, const ptrdiff_t *at)
     {
@@ -124,16 +126,38 @@ cdef extern from * nogil:
         if (largest_out)
             CYCE_VECTOR(storeu_ps)(largest_out, CYCE_VECTOR(max_ps)(even, odd));
     }
-    static inline void cyce_unpack_quads(const float *from, ptrdiff_t step, ptrdiff_t n, float *start,
+    /* Without factor, nothing changes: see `Changes`. */
+    static inline cyce_rows cyce_changed(cyce_rows a, ptrdiff_t i, cyce_rows factor, cyce_rows number,
+                                         cyce_rows replacement)
+    {
+        const cyce_rows column = CYCE_VECTOR(set1_ps)((float) i);
+        const cyce_rows product = CYCE_VECTOR(mul_ps)(
+            CYCE_VECTOR(mul_ps)(a, CYCE_VECTOR(set1_ps)(0x1p-64f)), factor);
+        return CYCE_CHOOSE(number, column, replacement, product);
+    }
+    static inline void cyce_unpack_quads(const float *from, ptrdiff_t step, ptrdiff_t n, const float *factor,
+                                         const float *number, const float *replacement, float *start,
                                          const ptrdiff_t *at)
     {
+        cyce_rows factors, numbers, replacements;
         ptrdiff_t i = 0;
+        if (factor) {
+            factors = CYCE_VECTOR(loadu_ps)(factor);
+            numbers = CYCE_VECTOR(loadu_ps)(number);
+            replacements = CYCE_VECTOR(loadu_ps)(replacement);
+        }
         while (i < n) {
             i = i < n - 4 ? i : n - 4;
             cyce_rows a = CYCE_VECTOR(loadu_ps)(from + i * step);
             cyce_rows b = CYCE_VECTOR(loadu_ps)(from + (i + 1) * step);
             cyce_rows c = CYCE_VECTOR(loadu_ps)(from + (i + 2) * step);
             cyce_rows d = CYCE_VECTOR(loadu_ps)(from + (i + 3) * step);
+            if (factor) {
+                a = cyce_changed(a, i, factors, numbers, replacements);
+                b = cyce_changed(b, i + 1, factors, numbers, replacements);
+                c = cyce_changed(c, i + 2, factors, numbers, replacements);
+                d = cyce_changed(d, i + 3, factors, numbers, replacements);
+            }
             cyce_transpose_quads(&a, &b, &c, &d);
             cyce_put_quads(start + i, at, a);
             cyce_put_quads(start + i, at + 1, b);
@@ -145,7 +169,7 @@ cdef extern from * nogil:
     #else
     #define CYCE_ROWS 0
     #define cyce_pack_quads(start, at, n, out, step, largest_out) ((void) 0)
-    #define cyce_unpack_quads(from, step, n, start, at) ((void) 0)
+    #define cyce_unpack_quads(from, step, n, factor, number, replacement, start, at) ((void) 0)
     #endif
     """
     void cyce_transpose_float(
@@ -162,8 +186,17 @@ cdef extern from * nogil:
         float* largest_out,
     ) noexcept
     void cyce_unpack_quads(
-        const float* from_, Py_ssize_t step, Py_ssize_t n, float* start, const Py_ssize_t* at
+        const float* from_, Py_ssize_t step, Py_ssize_t n, const float* factor, const float* number,
+        const float* replacement, float* start, const Py_ssize_t* at,
     ) noexcept
+
+
+cdef struct Changes:
+    # What is done to packed exponentials while they are unpacked: they lose their headroom, are multiplied by
+    # a factor of their row, and one of each row is replaced.
+    const float* factor
+    const float* number             # of the element that is replaced, if there is such one
+    const float* replacement
 
 
 cdef inline void transpose(
@@ -212,25 +245,35 @@ cdef inline void pack_rows_with_maxima(
     float* largest_out,
 ) noexcept nogil:
     """`pack_rows` of a multiple of CYCE_ROWS; the largest of each row meanwhile, NaN being skipped."""
-    cdef Py_ssize_t k
-    for k in range(n_rows // CYCE_ROWS):
-        cyce_pack_quads(
-            start, at + k * CYCE_ROWS, n, out + k * CYCE_ROWS, step, largest_out + k * CYCE_ROWS
-        )
+    cdef Py_ssize_t k = 0
+    while CYCE_ROWS and k < n_rows:
+        cyce_pack_quads(start, at + k, n, out + k, step, largest_out + k)
+        k += CYCE_ROWS
 
 
 cdef inline void unpack_rows(
     const floating* packed, Py_ssize_t step, Py_ssize_t n_rows, Py_ssize_t n, floating* start,
-    const Py_ssize_t* at,
+    const Py_ssize_t* at, const Changes* changes, Py_ssize_t first,
 ) noexcept nogil:
-    """The way back: write n elements of some rows."""
+    """The way back: write n elements of some rows, from number `first` on of those that have changes, if any.
+
+    With changes, these are a multiple of CYCE_ROWS, of floats.
+    """
     cdef const floating* column
     cdef floating* row
     cdef Py_ssize_t k = 0
     cdef Py_ssize_t i
     if floating is float:
         while CYCE_ROWS and k + CYCE_ROWS <= n_rows:
-            cyce_unpack_quads(packed + k, step, n, start, at + k)
+            if changes != NULL:
+                cyce_unpack_quads(
+                    packed + k, step, n, changes.factor + first + k, changes.number + first + k,
+                    changes.replacement + first + k, start, at + k,
+                )
+            else:
+                cyce_unpack_quads(
+                    packed + k, step, n, <float*> NULL, <float*> NULL, <float*> NULL, start, at + k
+                )
             k += CYCE_ROWS
     while k < n_rows:
         i = 0

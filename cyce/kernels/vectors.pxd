@@ -82,6 +82,10 @@ cdef extern from * nogil:
     {
         return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(t, lowest, _CMP_NLT_UQ), a);
     }
+    static inline cyce_floats cyce_f_where_equal(cyce_floats a, cyce_floats b, cyce_floats c, cyce_floats d)
+    {
+        return _mm512_mask_mov_ps(d, _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), c);
+    }
     static inline cyce_doubles cyce_f_low(cyce_floats a)
     {
         return _mm512_cvtps_pd(_mm512_castps512_ps256(a));
@@ -314,6 +318,9 @@ cdef extern from * nogil:
              _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)))
     CYCE_TWO(cyce_doubles, cyce_f_high, (cyce_floats a), _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)),
              _mm256_cvtps_pd(_mm256_extractf128_ps(a.high, 1)))
+    CYCE_TWO(cyce_floats, cyce_f_where_equal, (cyce_floats a, cyce_floats b, cyce_floats c, cyce_floats d),
+             _mm256_blendv_ps(d.low, c.low, _mm256_cmp_ps(a.low, b.low, _CMP_EQ_OQ)),
+             _mm256_blendv_ps(d.high, c.high, _mm256_cmp_ps(a.high, b.high, _CMP_EQ_OQ)))
     static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
     {
         __m256d a = _mm256_setzero_pd(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
@@ -456,6 +463,9 @@ cdef extern from * nogil:
                t.lane[k] < lowest.lane[k] ? 0 : a.lane[k])
     CYCE_LANES(cyce_floats, cyce_f_unless_equal, 16, (cyce_floats a, cyce_floats b, cyce_floats c),
                b.lane[k] != c.lane[k] ? a.lane[k] : 0)
+    CYCE_LANES(cyce_floats, cyce_f_where_equal, 16,
+               (cyce_floats a, cyce_floats b, cyce_floats c, cyce_floats d),
+               a.lane[k] == b.lane[k] ? c.lane[k] : d.lane[k])
     CYCE_LANES(cyce_doubles, cyce_f_low, 8, (cyce_floats a), a.lane[k])
     CYCE_LANES(cyce_doubles, cyce_f_high, 8, (cyce_floats a), a.lane[k + 8])
     static inline void cyce_f_sum_rows(const float *rows, ptrdiff_t n, double *total_out)
@@ -523,6 +533,7 @@ cdef extern from * nogil:
     floats load16 "cyce_f_load"(const float* start) noexcept
     void store16 "cyce_f_store"(float* start_out, floats a) noexcept
     floats fill16 "cyce_f_fill"(float value) noexcept
+    floats sum16 "cyce_f_sum"(floats a, floats b) noexcept
     floats subtract16 "cyce_f_subtract"(floats a, floats b) noexcept
     floats multiply16 "cyce_f_multiply"(floats a, floats b) noexcept
     floats multiply_add16 "cyce_f_multiply_add"(floats a, floats b, floats c) noexcept
@@ -536,6 +547,8 @@ cdef extern from * nogil:
     int n_above16 "cyce_f_n_above"(floats a, floats b) noexcept
     # a, but 0 where t < lowest.
     floats cut_off16 "cyce_f_cut_off"(floats a, floats t, floats lowest) noexcept
+    # c where a and b are equal, else d.
+    floats where_equal16 "cyce_f_where_equal"(floats a, floats b, floats c, floats d) noexcept
     # Whether one of the 16 equals a number.
     bint has16 "cyce_f_has"(floats a, float value) noexcept
     # Sums in double of the 16 columns of n rows, n even.
