@@ -11,7 +11,7 @@ from cyce.kernels.exponentials cimport (
     VectorReference, begin_exp, end_exp, exp_of_doubles, vectors_of_doubles, vectors_of_floats,
 )
 from cyce.kernels.machine cimport CACHE_LINE, check, cyce_prefetch, cyce_prefetch_to_l2
-from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
+from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.vectors cimport (
     RowSums, add8, add_rows16, begin_rows16, doubles, end_rows16, fill8, fill16, floats, has8, has16, larger8,
     larger16, largest8, largest16, load8, load16, store8, store16, subtract8, subtract16, sum_rows16,
@@ -23,8 +23,8 @@ cdef enum:
     # Totals of a chunk, of doubles only half as many.
     MOST_LANES = 16
     # Chunks of a block, one more than whole ones, and all their lanes.
-    MOST_CHUNKS = 17
-    BLOCK_LANES = 272
+    MOST_CHUNKS = 33
+    BLOCK_LANES = 528
     # How many bytes ahead logits are fetched: to L1, and to L2 as far as the memory's latency is long.
     AHEAD = 1024
     AHEAD_TO_L2 = 8192
@@ -186,8 +186,6 @@ cdef inline void reduce_chunk(
     cdef floating* largest_out = <floating*> sums.largest + chunk * MOST_LANES
     cdef double* total_out = sums.total + chunk * MOST_LANES
     check(0 < n <= CHUNK and n % STEP == 0 and chunk < MOST_CHUNKS)
-    # The sample of the next block.
-    cyce_prefetch(logits + ROW_BLOCK)
     if floating is float:
         reduce_floats(logits, n, to, shifts, stored, itemsize, exps_out, largest_out, total_out)
     else:

@@ -1,7 +1,7 @@
 """A block of a row, reduced in one pass over its logits, where there are vectors (vectors.pxd).
 
-Exponentials need a reference before the maximum is known. It is the largest of a sample of the block, the
-first 64 bytes of each chunk; that depends on the block alone. Chunks with a logit that exceeds it by so much
+Exponentials need a reference before the maximum is known. It is the largest of a sample of the block, one
+vector of 272 logits; that depends on the block alone. Chunks with a logit that exceeds it by so much
 that exponentials might overflow are done again, relative to the maximum.
 
 The maximum stays out of the sum. Where it is, is known only after the pass: sums are kept for each chunk
@@ -9,6 +9,7 @@ The maximum stays out of the sum. Where it is, is known only after the pass: sum
 """
 from cython cimport floating
 from libc.math cimport INFINITY, NAN, nextafterf
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport Call, Tile
@@ -19,7 +20,7 @@ from cyce.kernels.chunks cimport (
 from cyce.kernels.exponentials cimport (
     VectorReference, most_above, refer_vectors_to, step_of_references, unit_of_reference,
 )
-from cyce.kernels.machine cimport check, cyce_prefetch_to_l2
+from cyce.kernels.machine cimport check, cyce_prefetch, cyce_prefetch_to_l2
 from cyce.kernels.masses cimport dense_lanes, is_uniform
 from cyce.kernels.merge cimport (
     ARGMAX, BELOW, GAP, GAP_LOST, MASS, MASS_LOST, MAX, RANK, REFERENCE, REST, REST_LOST, SPREAD, SPREAD_2,
@@ -36,15 +37,19 @@ from cyce.kernels.vectors cimport (
     n_above16, store8, subtract16, sum_gaps16, sum_rows16,
 )
 
+cdef enum:
+    # How far apart the vectors of the sample are. With a power of two, few sets of L1 would have all of them.
+    SAMPLE_STEP = CHUNK + 16
+
 # ---------------------------------------------------------------------------------------------
 # The chunks of a block
 
 
 cdef inline floating sampled_reference(const Chunks* chunks, floating like) noexcept nogil:
-    """The largest of the first logits of each chunk; -inf if there is none."""
-    cdef Py_ssize_t n_in_place = (chunks.n_in_place + CHUNK - 1) // CHUNK
-    cdef floating largest = largest_of(<const floating*> chunks.logits, n_in_place, CHUNK)
-    if n_in_place < chunks.n:
+    """The largest of a sample of the logits; -inf if there is none."""
+    cdef Py_ssize_t n = (chunks.n_in_place + SAMPLE_STEP - 1) // SAMPLE_STEP
+    cdef floating largest = largest_of(<const floating*> chunks.logits, n, SAMPLE_STEP)
+    if not is_in_place(chunks, chunks.n - 1):
         largest = max(largest, largest_of(<const floating*> chunks.left, 1, 0))
     return largest
 
@@ -65,12 +70,17 @@ cdef inline void reduce_any_chunk(
 
 
 cdef inline floating reduce_chunks(const Chunks* chunks, floating reference, Sums* sums) noexcept nogil:
-    """Reduce all chunks of a block, relative to a reference; returns the block's maximum."""
+    """Reduce all chunks of a block, relative to a reference; returns the block's maximum.
+
+    Meanwhile, prefetch the sample of the next block.
+    """
     cdef VectorReference to
+    cdef const floating* next_block = <const floating*> chunks.logits + chunks.n_in_place
     cdef Py_ssize_t chunk
     refer_vectors_to(reference, &to)
     check(chunks.n * MOST_LANES <= BLOCK_LANES)
     for chunk in range(chunks.n):
+        cyce_prefetch(next_block + chunk * SAMPLE_STEP)
         # Most chunks are whole, and have nothing subtracted.
         if to.shift == 0 and (chunk + 1) * CHUNK <= chunks.n_in_place:
             reduce_chunk(
@@ -115,7 +125,7 @@ cdef inline void scale_sums(
         sums.lost[k] = lost
 
 
-cdef inline int redo_chunks(
+cdef inline int64_t redo_chunks(
     const Chunks* chunks, floating reference, floating block_max, Sums* sums
 ) noexcept nogil:
     """Redo the chunks that exceed the reference by too much, relative to the maximum.
@@ -128,11 +138,11 @@ cdef inline int redo_chunks(
     cdef bint all_exceed = reference == -INFINITY or block_max == INFINITY
     cdef double step_lost
     cdef double step = step_of_references(reference, block_max, &step_lost)
-    cdef int below = 0
+    cdef int64_t below = 0
     cdef Py_ssize_t chunk
     for chunk in range(chunks.n):
         if not (all_exceed or exceeds(chunks, chunk, reference + most_above(reference), sums)):
-            below |= 1 << chunk
+            below |= <int64_t> 1 << chunk
     refer_vectors_to(block_max, &to)
     for chunk in range(chunks.n):
         if below >> chunk & 1:
@@ -376,7 +386,7 @@ cdef inline void add_stats_of_floats(
     cdef Py_ssize_t pivot = tile.pivot[row] - first
     cdef float limit
     cdef Py_ssize_t chunk, at, size, whole, k
-    cdef int below = <int> stats[BELOW * stride]
+    cdef int64_t below = <int64_t> stats[BELOW * stride]
     cdef Py_ssize_t itemsize = size_of(call.logits.format)
     # The memory's share of this loop: the second half of the next block. The first half was that of the
     # reduction of this one.
@@ -501,18 +511,17 @@ cdef inline void settle_rests(
 
 cdef inline void reduce_in_one_pass(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* block_logits, Py_ssize_t first,
-    Py_ssize_t n, floating* exps_out, double* stats,
+    Py_ssize_t n, floating* exps_out, double* stats, floating* room,
 ) noexcept nogil:
     """Reduce n classes of a row, from number `first` on.
 
-    exps_out: NULL if they are not kept; may be where the logits are. stats: of this block and row; its fields
-    are call.tile_width apart. `settle_rests` has to follow.
+    exps_out: NULL if they are not kept; may be where the logits are. room: for a block of them. stats: of this
+    block and row; its fields are call.tile_width apart. `settle_rests` has to follow.
     """
     cdef Py_ssize_t stride = call.tile_width
-    cdef floating apart[ROW_BLOCK]
     cdef floating tail[CHUNK]
     # The logits are needed once more, after their exponentials.
-    cdef floating* exps = <floating*> apart if exps_out == NULL or exps_out == block_logits else exps_out
+    cdef floating* exps = room if exps_out == NULL or exps_out == block_logits else exps_out
     cdef Py_ssize_t max_at
     cdef floating block_max
     cdef const char* stored = NULL

@@ -11,14 +11,15 @@ from libc.stdint cimport int64_t, uint64_t
 from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport check
 from cyce.kernels.storage cimport TILE
+from cyce.kernels.sums cimport whole_lanes
 
 cdef enum:
     # With more contiguous classes, tiles are a quarter as wide: logits and packed logits then fit into L1.
     MAX_WIDE_CLASSES = 32
     # Classes of a row that are looked up, weighted and stored together.
     CHUNK = 256
-    # Classes of a row that are reduced together: the logits and their exponentials fit into L1.
-    ROW_BLOCK = 4096
+    # Classes of a row that are reduced together, at most: beside so many, what is computed once is little.
+    ROW_BLOCK = 8192
     # Short rows in a tile, and the most logits of these: what is computed once per row then becomes
     # vectors, and the exponentials are still in the cache when they are finished.
     ROW_TILE = 16
@@ -42,7 +43,7 @@ cdef inline void plan(Call* call) noexcept:
     if call.logits.class_stride == 1 and call.n_classes > MAX_WIDE_CLASSES:
         call.tile_width = TILE // 4
     if call.by_rows:
-        call.block_classes = ROW_BLOCK
+        call.block_classes = min(<Py_ssize_t> ROW_BLOCK, whole_lanes(call.n_classes))
         # One row where rows have several blocks: these may be shared among threads.
         call.tile_width = max(
             <Py_ssize_t> 1, min(<Py_ssize_t> ROW_TILE, ROW_TILE_LOGITS // call.n_classes)
@@ -66,7 +67,8 @@ cdef inline void check_block(const Call* call, const Tile* tile, Py_ssize_t bloc
     """Check that a block lies within the classes, and a tile within its scratch memory."""
     check(0 <= block < call.n_blocks)
     check(block * call.block_classes < call.n_classes)
-    check(not call.by_rows or call.block_classes == ROW_BLOCK)
+    check(not call.by_rows or call.block_classes <= ROW_BLOCK)
+    check(not call.by_rows or block == 0 or call.block_classes == ROW_BLOCK)
     check(0 < tile.width <= tile.lanes <= call.tile_width <= TILE)
     check(tile.first + tile.width <= call.n_positions)
 

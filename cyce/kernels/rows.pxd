@@ -6,6 +6,7 @@ reduced in one pass (one_pass.pxd), elsewhere in two (two_passes.pxd).
 """
 from cython cimport floating
 from libc.math cimport fabs
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport SOFTMAX, Call, Tile
@@ -72,13 +73,15 @@ cdef inline void row_reduce_block(
     """Reduce one block of a row; leave its exponentials and its slopes there, unless that is NULL.
 
     exps_out may be where the logits are. stats: of this block and row; its fields are call.tile_width apart.
-    `rows_settle` has to follow.
+    packed: room for a block of logits, and one of exponentials. `rows_settle` has to follow.
     """
     cdef Py_ssize_t first = block * ROW_BLOCK
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef const floating* block_logits = row_logits(call, tile, row, block, packed, slopes_out)
     if HAS_VECTORS:
-        reduce_in_one_pass(call, tile, row, block_logits, first, n, exps_out, stats)
+        reduce_in_one_pass(
+            call, tile, row, block_logits, first, n, exps_out, stats, packed + call.block_classes
+        )
     else:
         reduce_in_two_passes(call, tile, row, block_logits, first, n, exps_out, stats)
     if is_product(call):
@@ -132,14 +135,14 @@ cdef inline void scale_exponentials(
             out[k] = scaled_softmax(exps[k], rounded) - less
 
 
-cdef inline bint is_small(double factor, int below) noexcept nogil:
+cdef inline bint is_small(double factor, int64_t below) noexcept nogil:
     """Whether `scale_exponentials` should compute in double."""
     return HAS_VECTORS and (below != 0 or fabs(factor) < 1e-25)
 
 
 cdef inline void write_hessian_of_chunk(
     const Call* call, const Tile* tile, Py_ssize_t row, const floating* exps, Py_ssize_t first, Py_ssize_t n,
-    double softmax_factor, int below,
+    double softmax_factor, int64_t below,
 ) noexcept nogil:
     """Write the diagonal of the Hessian at n classes of a row, from number `first` on.
 
@@ -192,7 +195,7 @@ cdef inline void write_hessian_of_row(
     cdef Py_ssize_t n = classes_of_block(call, block)
     cdef Py_ssize_t stride = call.tile_width
     cdef const double* row_stats = stats + row
-    cdef int below = 0
+    cdef int64_t below = 0
     cdef double factor, factor_below
     cdef floating none[CHUNK]
     cdef Py_ssize_t chunk, k, size
@@ -209,7 +212,7 @@ cdef inline void write_hessian_of_row(
         tile, 1.0, 1.0, stats, stride, row, row_stats[UNIT * stride], 0.0, 0
     )
     if HAS_VECTORS:
-        below = <int> row_stats[BELOW * stride]
+        below = <int64_t> row_stats[BELOW * stride]
     if below != 0:
         factor_below = row_factor[floating](
             tile, 1.0, 1.0, stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
@@ -241,7 +244,7 @@ cdef inline void row_finish_block(
         tile, tile.scale[row], tile.total[row], stats, stride, row, row_stats[UNIT * stride], unit_lost, 0
     )
     cdef double factor_below = factor
-    cdef int below = 0
+    cdef int64_t below = 0
     cdef double unused
     cdef floating dense_factor = <floating> (tile.scale[row] * dense_scale_of(call, tile, row, &unused))
     cdef const floating* block_logits = NULL
@@ -263,7 +266,7 @@ cdef inline void row_finish_block(
         store_zeros(n, &call.grad, grad_at)
         return
     if HAS_VECTORS:
-        below = <int> row_stats[BELOW * stride]
+        below = <int64_t> row_stats[BELOW * stride]
     if below != 0:
         factor_below = row_factor[floating](
             tile, tile.scale[row], tile.total[row], stats, stride, row, row_stats[UNIT_BELOW * stride], 0.0, 0
@@ -330,8 +333,8 @@ cdef inline void row_restart_block(
 
     packed: room for a block of logits, of exponentials and, if there are any, of slopes.
     """
-    cdef floating* exps = packed + ROW_BLOCK
-    cdef floating* slopes = exps + ROW_BLOCK if has_slopes(call) else NULL
+    cdef floating* exps = packed + call.block_classes
+    cdef floating* slopes = exps + call.block_classes if has_slopes(call) else NULL
     cdef double again[N_BLOCK_FIELDS]
     # Rows are long.
     check(call.tile_width == 1)

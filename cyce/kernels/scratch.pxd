@@ -1,12 +1,11 @@
 """Scratch memory of a pass: what a thread needs, and how it is divided."""
 from cython cimport floating
 
-from cyce.kernels.call cimport LOG_SOFTMAX, Call, Tile
+from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport CACHE_LINE
 from cyce.kernels.merge cimport N_BLOCK_FIELDS
-from cyce.kernels.storage cimport is_native
 from cyce.kernels.streaming cimport needs_logits, restarts
-from cyce.kernels.transforms cimport copies_logits, has_slopes
+from cyce.kernels.transforms cimport has_slopes
 
 cdef struct Scratch:
     # How the memory that a thread computes in is divided, in bytes, all whole cache lines.
@@ -26,15 +25,10 @@ cdef inline size_t whole_lines(size_t n_bytes) noexcept nogil:
 cdef inline Scratch scratch_of(const Call* call, floating like) noexcept nogil:
     """What a thread needs: a tile, the fields of its blocks, exponentials, slopes, and a packed block."""
     cdef Scratch scratch
-    cdef bint is_copied = copies_logits(call) or not is_native(call.logits.format, like) or (
-        call.output == LOG_SOFTMAX and (call.streams or not is_native(call.grad.format, like))
-    )
     cdef size_t block = call.block_classes * call.tile_width
     if call.by_rows:
-        block = call.block_classes if is_copied else 0
-        if restarts(call, like):
-            # The exponentials that are computed again, and their slopes.
-            block = call.block_classes * (3 if has_slopes(call) else 2)
+        # Logits, exponentials and, where these are computed again, slopes.
+        block = call.block_classes * (3 if has_slopes(call) and restarts(call, like) else 2)
     else:
         # Slopes of a block of a tile are packed, too, what an entropy's gradient is made of, and the Hessian.
         block *= 1 + has_slopes(call) + needs_logits(call) + (call.hessian != NULL)

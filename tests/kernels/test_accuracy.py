@@ -37,7 +37,7 @@ def check(loss_and_gradient, logits, target):
 
 
 @pytest.mark.parametrize("margin", [2.15, 9.16, 20.0, 95.0])
-@pytest.mark.parametrize("n_classes", [2, 3, 17, 100, 1000, 5000, 262144])
+@pytest.mark.parametrize("n_classes", [2, 3, 17, 100, 1000, 9000, 262144])
 def test_equal_rivals(level, dtype, loss_and_gradient, n_classes, margin):
     # All rivals round alike: no error averages out.
     rivals = -np.linspace(0.011, 0.93, 40)
