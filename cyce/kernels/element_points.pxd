@@ -6,7 +6,7 @@ nothing cancels and tiny losses keep their precision. A mass or weight of 0 adds
 """
 from cython cimport floating
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY
 
 from cyce.kernels.machine cimport multiply_add
 from cyce.kernels.math cimport (

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.chunks cimport (
-    AHEAD_TO_L2, BLOCK_LANES, MOST_CHUNKS, MOST_LANES, STEP, Chunks, Sums, exps_of, has, is_in_place,
+    AHEAD_TO_L2, BLOCK_LANES, MOST_LANES, STEP, Chunks, Sums, exps_of, has, is_in_place,
     lanes_of, largest_of, largest_of_chunk, logits_of, position_of, reduce_chunk, size_of_chunk, sum_chunk,
 )
 from cyce.kernels.exponentials cimport (
@@ -515,8 +515,8 @@ cdef inline void reduce_in_one_pass(
 ) noexcept nogil:
     """Reduce n classes of a row, from number `first` on.
 
-    exps_out: NULL if they are not kept; may be where the logits are. room: for a block of them. stats: of this
-    block and row; its fields are call.tile_width apart. `settle_rests` has to follow.
+    exps_out: NULL if they are not kept; may be where the logits are. room: for a block of them. stats: of
+    this block and row; its fields are call.tile_width apart. `settle_rests` has to follow.
     """
     cdef Py_ssize_t stride = call.tile_width
     cdef floating tail[CHUNK]
