@@ -1,17 +1,16 @@
 """Plain losses of tiles: one target for each position, floats in vectors, and their gradient at most.
 
-What positions.pxd computes of them loop by loop, for any option, is one loop here: it would spend half of its
-time on memory. The gradient at the target needs no exponential in double: where the target is not at the
-maximum, its softmax p is at most 1/2, and the gradient, p - 1, is as precise as a float is.
+What positions.pxd computes of them loop by loop, for any option, is one loop here, which would spend half of
+its time on memory otherwise. The bits are the same.
 """
 from cython cimport floating
 from libc.math cimport NAN
 
 from cyce.kernels.call cimport ALL, GRADIENT, Call, Tile
-from cyce.kernels.math cimport exponent_bias, inverse_for_float, log_for_float, round_shift
+from cyce.kernels.math cimport inverse_for_float, log_for_float
 from cyce.kernels.merge cimport MAX, REST, UNIT
-from cyce.kernels.positions cimport settle_losses
-from cyce.kernels.reference cimport exp_scaled, without_headroom
+from cyce.kernels.positions cimport settle_losses, target_softmax
+from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.storage cimport TILE, is_native, store_rows, store_tile
 from cyce.kernels.streaming cimport needs_logits
 from cyce.kernels.sums cimport LANES
@@ -53,7 +52,6 @@ cdef inline double finish_plain_losses(const Call* call, Tile* tile, const doubl
     """Losses of a tile and what its gradient is made of; returns the sum of the losses."""
     cdef double loss[TILE]
     cdef double row_max, rest, inverse, softmax, others, scale
-    cdef float gap
     cdef Py_ssize_t k
     if call.grad.start == NULL:
         for k in range(tile.lanes):
@@ -72,13 +70,9 @@ cdef inline double finish_plain_losses(const Call* call, Tile* tile, const doubl
         inverse = inverse_for_float(1.0 + rest)
         tile.plain_factor[k] = <float> (scale * inverse * stats[UNIT * tile.pitch + k])
         row_max = stats[MAX * tile.pitch + k]
-        gap = <float> (tile.pivot_logit[k] - row_max)
-        # e**-87 is near the smallest normal number.
-        softmax = inverse * exp_scaled(
-            gap, <float> 0, round_shift[float](0) + exponent_bias[float](0), <float> -87
-        )
+        softmax = target_softmax(tile.pivot_logit[k], row_max, inverse)
         others = rest * inverse if tile.pivot_logit[k] == row_max else 1.0 - softmax
-        tile.plain_gradient[k] = <float> -(scale * others)
+        tile.plain_gradient[k] = <float> -(tile.scale[k] * (tile.hard[k] * others))
     return settle_losses[float](call, tile, loss, 0)
 
 

@@ -15,10 +15,13 @@ from libc.stdint cimport int64_t
 from cyce.kernels.call cimport Call, StatsOut, Tile
 from cyce.kernels.chosen cimport add_chosen_losses, split_chosen_masses
 from cyce.kernels.masses cimport dense_masses, dense_scale_of, mass_without
-from cyce.kernels.math cimport inverse_for_float, log1p_in_parts, log_for_float, power_of
+from cyce.kernels.math cimport (
+    exponent_bias, inverse_for_float, log1p_in_parts, log_for_float, power_of, round_shift,
+)
 from cyce.kernels.merge cimport decay_of
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.points cimport comes_before
+from cyce.kernels.reference cimport exp_scaled
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.sums cimport (
     LANES, add_double, add_product, difference_lost, finite_or_zero, settled, settled_of, sum_lost,
@@ -353,6 +356,20 @@ cdef inline void find_pivots(const Call* call, Tile* tile, floating like) noexce
             tile.other_mass[k] += scale * others
 
 
+cdef inline bint has_other_masses(const Call* call) noexcept nogil:
+    """Whether classes that are no pivot may have masses."""
+    return call.has_dense or call.n_chosen > 0 or call.z_loss != 0 or needs_logits(call)
+
+
+cdef inline double target_softmax(double pivot_logit, double row_max, double inverse) noexcept nogil:
+    """Softmax of a target, as precise as a float is: enough for 1 - softmax, where it is at most 1/2."""
+    cdef float gap = <float> (pivot_logit - row_max)
+    # e**-87 is near the smallest normal number.
+    return inverse * exp_scaled(
+        gap, <float> 0, round_shift[float](0) + exponent_bias[float](0), <float> -87
+    )
+
+
 cdef inline void finish_pivots(const Call* call, Tile* tile, floating like) noexcept nogil:
     """Gradients at the pivots, rounded to the type of `like`.
 
@@ -369,8 +386,13 @@ cdef inline void finish_pivots(const Call* call, Tile* tile, floating like) noex
             softmax[k] = tile.inverse[k]
             others[k] = tile.rest[k] * tile.inverse[k]
     else:
+        if floating is float and not has_other_masses(call):
+            for k in range(tile.lanes):
+                softmax[k] = target_softmax(tile.pivot_logit[k], tile.row_max[k], tile.inverse[k])
+        else:
+            for k in range(tile.lanes):
+                softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
         for k in range(tile.lanes):
-            softmax[k] = decay_of(tile.pivot_logit[k], tile.row_max[k], like) * tile.inverse[k]
             is_maximum = tile.pivot_logit[k] == tile.row_max[k]
             others[k] = tile.rest[k] * tile.inverse[k] if is_maximum else 1.0 - softmax[k]
     for k in range(tile.width):
