@@ -372,7 +372,7 @@ def test_the_chunks_of_an_aspect_ratio(rows, sizes, method):
     assert chunks.rows_per_chunk(ours, rows, rows, *sizes, 4) == expected
 
 
-RANDOM_SHAPES = [(5,), (4, 3), (7, 40), (3, 5000), (2, 3, 4), (2, 33, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)]
+RANDOM_SHAPES = [(5,), (4, 3), (7, 40), (3, 9000), (2, 3, 4), (2, 33, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
@@ -405,7 +405,7 @@ def test_random_calls(shape, weighted, reduction, smoothing, kind, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("shape", [(5,), (9, 3), (9, 4, 40), (3, 5, 5000)], ids=str)
+@pytest.mark.parametrize("shape", [(5,), (9, 3), (9, 4, 40), (3, 5, 9000)], ids=str)
 def test_extensions_by_composition(shape, smoothing, dtype):
     """The extensions of cross_entropy as torch users write them, differentiated by torch."""
 

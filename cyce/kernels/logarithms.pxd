@@ -1,10 +1,10 @@
 """Logarithms of floats, mostly in float.
 
-log(x) = power * ln(2) + fraction + rest, where fraction = x / 2**power - 1 is exact, and
+log(x) = power * ln(2) + fraction - fraction**2 / 2 + rest, where fraction = x / 2**power - 1 is exact, and
 
-    rest = log(1 + fraction) - fraction
+    rest = log(1 + fraction) - fraction + fraction**2 / 2
 
-is at most a fifth of the logarithm: computed in float, it keeps that to a relative error of 2e-8. Only the
+is at most 6 % of the logarithm: computed in float, it keeps that to a relative error of 1.2e-8. Only the
 other terms need double. Parts are computed for a chunk of numbers before they are added up: conversions to
 double take less time from memory than from registers.
 """
@@ -12,11 +12,11 @@ from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.machine cimport cyce_float_bits, cyce_float_from_bits, multiply_add
-from cyce.kernels.vectors cimport doubles, fill8, multiply_add8, sum8, widen8, widen_integers8
+from cyce.kernels.vectors cimport doubles, fill8, multiply8, multiply_add8, sum8, widen8, widen_integers8
 
 
 cdef inline float rest_of_log(float f) noexcept nogil:
-    """log(1 + f) - f, for sqrt(1/2) <= 1 + f <= sqrt(2)."""
+    """log(1 + f) - f + f**2 / 2, for sqrt(1/2) <= 1 + f <= sqrt(2)."""
     # Minimises the largest relative error of log(1 + f): 5.8e-9.
     cdef float p = <float> -0.0763450028427
     p = multiply_add[float](p, f, <float> 0.127616143644)
@@ -26,7 +26,7 @@ cdef inline float rest_of_log(float f) noexcept nogil:
     p = multiply_add[float](p, f, <float> 0.200012269804)
     p = multiply_add[float](p, f, <float> -0.250008210818)
     p = multiply_add[float](p, f, <float> 0.333333317069)
-    return multiply_add[float](p, f, <float> -0.5) * (f * f)
+    return (p * f) * (f * f)
 
 
 cdef inline int32_t power_next_to(float x) noexcept nogil:
@@ -63,7 +63,9 @@ cdef inline doubles logs_of_parts(
     """log(x) of eight numbers, of what they were split into."""
     # ln(2) / 2**23
     cdef doubles ln2 = fill8(8.262958294867817e-08)
-    return multiply_add8(widen_integers8(power), ln2, sum8(widen8(fraction), widen8(rest)))
+    cdef doubles f = widen8(fraction)
+    cdef doubles log = multiply_add8(multiply8(f, f), fill8(-0.5), sum8(f, widen8(rest)))
+    return multiply_add8(widen_integers8(power), ln2, log)
 
 
 cdef inline void split_probabilities(

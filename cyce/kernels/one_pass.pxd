@@ -1,7 +1,7 @@
 """A block of a row, reduced in one pass over its logits, where there are vectors (vectors.pxd).
 
 Exponentials need a reference before the maximum is known. It is the largest of a sample of the block, one
-vector of 272 logits; that depends on the block alone. Chunks with a logit that exceeds it by so much
+vector in every 272 logits; that depends on the block alone. Chunks with a logit that exceeds it by so much
 that exponentials might overflow are done again, relative to the maximum.
 
 The maximum stays out of the sum. Where it is, is known only after the pass: sums are kept for each chunk
@@ -271,8 +271,8 @@ cdef inline void add_uniform(
 ) noexcept nogil:
     """The same for masses of 1: the gap is n * maximum - sum of the logits.
 
-    That loses nothing that counts: the sum of up to 4096 floats is exact unless one of them is less than
-    2**-17 of another, and then the gap is as large as the larger one.
+    That loses nothing that counts: the sum of up to 8192 floats is exact unless one of them is less than
+    2**-16 of another, and then the gap is as large as the larger one.
     """
     cdef Py_ssize_t n_whole = n // LANES * LANES
     cdef double total[16]
@@ -297,13 +297,13 @@ cdef struct MomentSums:
 
 cdef inline void add_moments_of_floats(
     const float* exps, const float* logits, Py_ssize_t n, float top, float limit, float scale, double unit,
-    const char* next_block, Py_ssize_t itemsize, MomentSums* sums,
+    const char* next_block, Py_ssize_t step, MomentSums* sums,
 ) noexcept nogil:
     """Add, over n classes, exponential * gap and * gap**2, and its square, times a unit each; count logits.
 
     n is a multiple of 16, at most CHUNK. The gap to the top is at most 200: beyond 131, exponentials do not
     count. Squares are those of the exponentials times a scale, which are at least 2**-60. Nothing becomes
-    infinite or subnormal then. next_block: what to prefetch meanwhile, where one logit has `itemsize` bytes;
+    infinite or subnormal then. next_block: what to prefetch meanwhile, `step` bytes for each logit;
     else the memory would be idle, which is a fifth of the time of statistics.
     """
     cdef floats tops = fill16(top)
@@ -321,7 +321,7 @@ cdef inline void add_moments_of_floats(
     cdef Py_ssize_t k
     check(n <= CHUNK and n % 16 == 0)
     for k in range(0, n, 16):
-        cyce_prefetch_to_l2(next_block + k * itemsize // 2)
+        cyce_prefetch_to_l2(next_block + k * step)
         exponential = load16(exps + k)
         logit = load16(logits + k)
         sums.n_above += n_above16(logit, limits)
@@ -388,8 +388,9 @@ cdef inline void add_stats_of_floats(
     cdef Py_ssize_t chunk, at, size, whole, k
     cdef int64_t below = <int64_t> stats[BELOW * stride]
     cdef Py_ssize_t itemsize = size_of(call.logits.format)
-    # The memory's share of this loop: the second half of the next block. The first half was that of the
-    # reduction of this one.
+    # The memory's share of this loop: the rest of the next block, so many bytes for each logit. The beginning
+    # was that of the reduction of this one.
+    cdef Py_ssize_t step = itemsize - AHEAD_TO_L2 // ROW_BLOCK
     cdef const char* next_block = (
         address_of(&call.logits, tile.logits_at[row] + first) + ROW_BLOCK * itemsize + AHEAD_TO_L2
     )
@@ -414,12 +415,12 @@ cdef inline void add_stats_of_floats(
         if below >> chunk & 1:
             add_moments_of_floats(
                 exps + at, block_logits + at, whole, top, limit, scale_below, unit_below,
-                next_block + at * itemsize // 2, itemsize, &sums,
+                next_block + at * step, step, &sums,
             )
         else:
             add_moments_of_floats(
-                exps + at, block_logits + at, whole, top, limit, scale, 1, next_block + at * itemsize // 2,
-                itemsize, &sums,
+                exps + at, block_logits + at, whole, top, limit, scale, 1, next_block + at * step, step,
+                &sums,
             )
     if n % 16:
         at = n // 16 * 16
@@ -428,10 +429,10 @@ cdef inline void add_stats_of_floats(
             left_exps[k] = exps[at + k] if at + k < n else <float> 0
         if below >> (at // CHUNK) & 1:
             add_moments_of_floats(
-                left_exps, left, 16, top, limit, scale_below, unit_below, next_block, itemsize, &sums
+                left_exps, left, 16, top, limit, scale_below, unit_below, next_block, step, &sums
             )
         else:
-            add_moments_of_floats(left_exps, left, 16, top, limit, scale, 1, next_block, itemsize, &sums)
+            add_moments_of_floats(left_exps, left, 16, top, limit, scale, 1, next_block, step, &sums)
     if max_at < n:
         exps[max_at] = kept
     stats[SPREAD * stride] = sum_of_8(sums.spread)
@@ -526,7 +527,7 @@ cdef inline void reduce_in_one_pass(
     cdef floating block_max
     cdef const char* stored = NULL
     cdef Py_ssize_t itemsize = size_of(call.logits.format)
-    # Copied logits are in L1: prefetch what the next but one block is copied from.
+    # Copied logits are in a cache: prefetch what the next but one block is copied from.
     if <const char*> block_logits != address_of(&call.logits, tile.logits_at[row] + first):
         stored = address_of(&call.logits, tile.logits_at[row] + first) + 2 * ROW_BLOCK * itemsize
     block_max = sum_in_one_pass(block_logits, n, stored, itemsize, exps, &max_at, stats, stride)

@@ -1,7 +1,7 @@
 """Plain losses of tiles: one target for each position, floats in vectors, and their gradient at most.
 
-What positions.pxd computes of them loop by loop, for any option, is one loop here, which would spend half of
-its time on memory otherwise. The bits are the same.
+What positions.pxd computes of them in a loop for each step is one loop here: separate loops spend half of
+their time on memory. The bits are the same.
 """
 from cython cimport floating
 from libc.math cimport NAN
@@ -9,8 +9,8 @@ from libc.math cimport NAN
 from cyce.kernels.call cimport ALL, GRADIENT, Call, Tile
 from cyce.kernels.math cimport inverse_for_float, log_for_float
 from cyce.kernels.merge cimport MAX, REST, UNIT
+from cyce.kernels.points cimport scaled_softmax
 from cyce.kernels.positions cimport settle_losses, target_softmax
-from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.storage cimport TILE, is_native, store_rows, store_tile
 from cyce.kernels.streaming cimport needs_logits
 from cyce.kernels.sums cimport LANES
@@ -72,7 +72,7 @@ cdef inline double finish_plain_losses(const Call* call, Tile* tile, const doubl
         row_max = stats[MAX * tile.pitch + k]
         softmax = target_softmax(tile.pivot_logit[k], row_max, inverse)
         others = rest * inverse if tile.pivot_logit[k] == row_max else 1.0 - softmax
-        tile.plain_gradient[k] = <float> -(tile.scale[k] * (tile.hard[k] * others))
+        tile.plain_gradient[k] = <float> (tile.scale[k] * (0.0 - tile.hard[k] * others))
     return settle_losses[float](call, tile, loss, 0)
 
 
@@ -100,7 +100,7 @@ cdef inline void finish_plain_tile(const Call* call, const Tile* tile, float* pa
         for k in range(tile.lanes):
             lane[k] = (
                 tile.plain_gradient[k] if tile.pivot_number[k] == class_number
-                else lane[k] * without_headroom(lane[k]) * tile.plain_factor[k]
+                else scaled_softmax(lane[k], tile.plain_factor[k])
             )
     store_tile[float](
         packed, tile.pitch, &call.grad, 0, tile.grad_at, tile.grad_contiguous, tile.width, n, call.streams

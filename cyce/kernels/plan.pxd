@@ -3,8 +3,8 @@
 Where the classes of a position are contiguous and not few, vectors run along the classes of each position
 (`by_rows`, rows.pxd). Everywhere else (images, sequences, few classes) they run across the positions of a
 tile (tiles.pxd). In both, what is computed once per position runs across the positions of the tile. The
-classes of a tile are cut into blocks of a fixed size. How the work is cut depends on the layout of the
-arrays alone, never on the number of threads.
+classes of a tile are cut into blocks of a fixed size, at most. How the work is cut depends on the layout of
+the arrays alone, never on the number of threads.
 """
 from libc.stdint cimport int64_t, uint64_t
 

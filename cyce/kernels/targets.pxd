@@ -104,7 +104,7 @@ cdef inline void pick_from_logits(const Call* call, Tile* tile, floating like) n
 
 
 cdef inline bint compares_targets(const Call* call, floating like) noexcept nogil:
-    """Whether targets are compared with all classes, in vectors, which are in one block."""
+    """Whether targets are compared with all classes, in vectors. So few classes are one block."""
     return floating is float and HAS_VECTORS and call.n_classes <= FEW
 
 
@@ -130,7 +130,8 @@ cdef inline void pick_from_few(
     number_pivots(tile, n)
     for group in range(tile.lanes // LANES):
         first = group * LANES
-        prefetch(next_targets + first * itemsize, LANES * itemsize)
+        if first * itemsize % CACHE_LINE == 0:
+            prefetch(next_targets + first * itemsize, max(<Py_ssize_t> CACHE_LINE, LANES * itemsize))
         number_a = load16(tile.pivot_number + first)
         number_b = load16(tile.pivot_number + first + 16)
         a = b = class_number = fill16(0)

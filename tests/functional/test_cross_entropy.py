@@ -104,6 +104,14 @@ class TestSpecialValues:
         assert not gradients[:, :16_384].any()
         assert not gradients[:, 24_576:].any()
 
+    @pytest.mark.parametrize("width", [3, 40])
+    def test_gradients_of_certain_rows_have_no_sign(self, level, dtype, loss_and_gradient, width):
+        logits = np.zeros((40, width), dtype)
+        logits[:, 1] = 1000
+        _, gradients = loss_and_gradient(logits, np.ones(40, int))
+        assert not gradients.any()
+        assert not np.signbit(gradients).any()
+
     @pytest.mark.parametrize("place", one_in(2, [1, 63, 64, 127, 128, 8191, 8192, 9000, -1]))
     @pytest.mark.parametrize("width", [65, 129, 4161, 8193, 16_385])
     @pytest.mark.parametrize("layout", ["rows", "image", "columns"])

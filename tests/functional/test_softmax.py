@@ -16,7 +16,7 @@ SHAPES = [
     (300_001,),
     (5, 3),
     (4, 33),
-    (3, 4097),
+    (3, 8193),
     (300, 10),
     (2, 3, 4),
     (2, 21, 9, 11),
@@ -67,7 +67,7 @@ def test_a_confident_row_keeps_its_logarithm(level):
     )
 
 
-@pytest.mark.parametrize("width", [3, 40, 5000])
+@pytest.mark.parametrize("width", [3, 40, 9000])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_special_values(level, dtype, width, axis):
     rows = np.zeros((6, width), dtype)

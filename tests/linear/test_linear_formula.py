@@ -10,7 +10,7 @@ from cyce.threads import workers
 from linear_cases import LINEAR_AND_GRADIENTS, assert_agree, chunks_of, composed, make
 from stages import one_in
 
-OUTPUTS = [(3,), (150,), (5000,), (4, 3), (3, 2, 2), (140, 2)]
+OUTPUTS = [(3,), (150,), (9000,), (4, 3), (3, 2, 2), (140, 2)]
 
 
 OPTIONS = {
@@ -46,7 +46,7 @@ def test_the_composition(level, dtype, rng, outputs, kind, options):
     expected = composed(hidden, weights, target, **named)
     expected_with_bias = composed(hidden, weights, target, bias, **named)
     # Chunks of one row where there are few classes: each of them goes over all weights.
-    for rows in (None, 33, 1 if outputs != (5000,) else 9):
+    for rows in (None, 33, 1 if outputs != (9000,) else 9):
         cut = {} if rows is None else {"options": chunks_of(rows)}
         assert_agree(LINEAR_AND_GRADIENTS(hidden, weights, target, **named, **cut), expected, dtype)
         result = LINEAR_AND_GRADIENTS(hidden, weights, target, linear_bias=bias, **named, **cut)
