@@ -4,7 +4,7 @@ log(x) = power * ln(2) + fraction - fraction**2 / 2 + rest, where fraction = x /
 
     rest = log(1 + fraction) - fraction + fraction**2 / 2
 
-is at most 6 % of the logarithm: computed in float, it keeps that to a relative error of 1.2e-8. Only the
+is at most 6 % of the logarithm: computed in float, it keeps that to a relative error of 1.6e-8. Only the
 other terms need double. Parts are computed for a chunk of numbers before they are added up: conversions to
 double take less time from memory than from registers.
 """
