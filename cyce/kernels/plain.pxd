@@ -10,9 +10,8 @@ from cyce.kernels.call cimport ALL, GRADIENT, Call, Tile
 from cyce.kernels.math cimport inverse_for_float, log_for_float
 from cyce.kernels.merge cimport MAX, REST, UNIT
 from cyce.kernels.points cimport scaled_softmax
-from cyce.kernels.positions cimport settle_losses, target_softmax
+from cyce.kernels.positions cimport has_other_masses, settle_losses, target_softmax
 from cyce.kernels.storage cimport TILE, is_native, store_rows, store_tile
-from cyce.kernels.streaming cimport needs_logits
 from cyce.kernels.sums cimport LANES
 from cyce.kernels.targets cimport compares_targets, number_pivots
 from cyce.kernels.transforms cimport changes_logits, has_mask
@@ -25,9 +24,8 @@ cdef inline bint is_plain(const Call* call, floating like) noexcept nogil:
     return (
         floating is float and HAS_VECTORS and not call.by_rows and call.n_blocks == 1
         and call.output == GRADIENT and call.phase == ALL and call.target != NULL
-        and not call.has_dense and call.n_chosen == 0 and not call.is_focal and call.z_loss == 0
-        and not call.has_stats and call.hessian == NULL and call.vector == NULL
-        and call.entropy_out == NULL and not needs_logits(call)
+        and not has_other_masses(call) and not call.is_focal
+        and not call.has_stats and call.hessian == NULL and call.vector == NULL and call.entropy_out == NULL
         and not changes_logits(call) and not has_mask(call)
     )
 

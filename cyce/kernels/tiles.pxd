@@ -1,8 +1,8 @@
 """One block of a tile of positions, vectors across the positions.
 
 The twin of rows.pxd; `plan` (plan.pxd) chooses between the two. A block is packed to [class][position] first,
-and computed there: exponentials of floats by columns.pxd, where there are vectors. The gradients of
-the simplest losses are finished by plain.pxd.
+and computed there: exponentials of floats by columns.pxd, where there are vectors. Losses without any option
+are finished by plain.pxd.
 """
 from cython cimport floating
 from libc.math cimport INFINITY
