@@ -11,9 +11,9 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.arrays cimport Operand, offsets_of
+from cyce.kernels.binary_logits cimport losses_and_slopes, plain_losses, plain_losses_and_slopes
 from cyce.kernels.element_points cimport (
-    bce, bce_of_plain_logits, bce_with_logits, curvature_of_bce_with_logits,
-    curvature_of_focal, exp_of, focal, kl, kl_of_log, logsigmoid, sigmoid, slope_of_bce,
+    bce, bce_of_plain_logits, bce_with_logits, curvature_of_focal, exp_of, focal, kl, kl_of_log, logsigmoid, sigmoid, slope_of_bce,
     slope_of_bce_with_logits, slope_of_focal, slope_of_plain_logits, spread_of, tail_of, weighed,
 )
 from cyce.kernels.logarithms cimport (
@@ -25,7 +25,7 @@ from cyce.kernels.machine cimport (
 from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one, stream
 from cyce.kernels.sums cimport LANES, add, add_double, settled, sum_of_lanes
 from cyce.kernels.vectors cimport (
-    doubles, fill8, larger8, multiply8, multiply_add8, store8, subtract8, unless_equal8, widen8,
+    HAS_VECTORS, doubles, fill8, larger8, multiply8, multiply_add8, store8, subtract8, unless_equal8, widen8,
 )
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
@@ -198,6 +198,28 @@ cdef inline void kl_of_floats(
         store8(loss_out + k, unless_equal8(multiply8(targets, differences), targets, fill8(0)))
 
 
+cdef inline void losses_by_formula(
+    const floating* input, const floating* target, const floating* pos_weight, Py_ssize_t n, bint has_gradient,
+    double scale, double* loss, double* slope,
+) noexcept nogil:
+    """Binary cross-entropies of n logits and, if wanted, their slopes times `scale`; pos_weight may be NULL."""
+    cdef Py_ssize_t k
+    for k in range(n):
+        slope[k] = tail_of(input[k])
+    if pos_weight == NULL:
+        for k in range(n):
+            loss[k] = bce_of_plain_logits(input[k], target[k], slope[k])
+        if has_gradient:
+            for k in range(n):
+                slope[k] = scale * slope_of_plain_logits(input[k], target[k], slope[k])
+    else:
+        for k in range(n):
+            loss[k] = bce_with_logits(input[k], target[k], pos_weight[k], slope[k])
+        if has_gradient:
+            for k in range(n):
+                slope[k] = scale * slope_of_bce_with_logits(input[k], target[k], pos_weight[k], slope[k])
+
+
 cdef inline void chunk_losses(
     const ElementCall* call, const floating* input, const floating* target, Py_ssize_t first, Py_ssize_t n,
     floating* gathered, double* loss, double* slope, double* curvature,
@@ -208,29 +230,25 @@ cdef inline void chunk_losses(
     cdef double scale = call.grad_scale
     cdef const floating* factor
     cdef Py_ssize_t k
-    if call.loss == BCE_WITH_LOGITS and call.pos_weight.start == NULL:
-        for k in range(n):
-            slope[k] = tail_of(input[k])
-        for k in range(n):
-            loss[k] = bce_of_plain_logits(input[k], target[k], slope[k])
+    if call.loss == BCE_WITH_LOGITS:
+        factor = NULL
+        if call.pos_weight.start != NULL:
+            factor = gather(&call.pos_weight, first, n, gathered)
         if has_hessian:
             for k in range(n):
-                curvature[k] = spread_of(input[k], slope[k])
-        if has_gradient:
-            for k in range(n):
-                slope[k] = scale * slope_of_plain_logits(input[k], target[k], slope[k])
-    elif call.loss == BCE_WITH_LOGITS:
-        factor = gather(&call.pos_weight, first, n, gathered)
-        for k in range(n):
-            slope[k] = tail_of(input[k])
-        for k in range(n):
-            loss[k] = bce_with_logits(input[k], target[k], factor[k], slope[k])
-        if has_hessian:
-            for k in range(n):
-                curvature[k] = curvature_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
-        if has_gradient:
-            for k in range(n):
-                slope[k] = scale * slope_of_bce_with_logits(input[k], target[k], factor[k], slope[k])
+                curvature[k] = spread_of(input[k], tail_of(input[k]))
+            if factor != NULL:
+                for k in range(n):
+                    curvature[k] *= (1.0 - target[k]) + <double> factor[k] * target[k]
+        if floating is float and HAS_VECTORS:
+            if factor != NULL:
+                losses_and_slopes(input, target, factor, n, scale, loss, slope)
+            elif has_gradient:
+                plain_losses_and_slopes(input, target, n, scale, loss, slope)
+            else:
+                plain_losses(input, target, n, loss)
+        else:
+            losses_by_formula(input, target, factor, n, has_gradient, scale, loss, slope)
     elif call.loss == BCE:
         if floating is float:
             bce_of_floats(input, target, n, loss)

@@ -88,13 +88,6 @@ cdef inline double spread_of(floating logit, double tail) noexcept nogil:
     return sigmoid(logit, tail) * sigmoid(-logit, tail)
 
 
-cdef inline double curvature_of_bce_with_logits(
-    floating logit, double target, double pos_weight, double tail
-) noexcept nogil:
-    """The second derivative: (1 - target + pos_weight * target) * sigmoid(logit) * sigmoid(-logit)."""
-    return ((1.0 - target) + pos_weight * target) * spread_of(logit, tail)
-
-
 # ---------------------------------------------------------------------------------------------
 # Focal loss of yes-no questions
 

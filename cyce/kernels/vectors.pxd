@@ -45,6 +45,11 @@ cdef extern from * nogil:
         const __m512i entry = _mm512_castps_si512(_mm512_permutexvar_ps(bits, table));
         return _mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32(bits, 20)));
     }
+    static inline cyce_floats cyce_f_divide(cyce_floats a, cyce_floats b) { return _mm512_div_ps(a, b); }
+    static inline cyce_floats cyce_f_minus_magnitude(cyce_floats a)
+    {
+        return _mm512_or_ps(a, _mm512_set1_ps(-0.0f));
+    }
     static inline cyce_doubles cyce_d_table_power(const double *table, cyce_doubles eighths)
     {
         const __m512i bits = _mm512_castpd_si512(eighths);
@@ -58,6 +63,16 @@ cdef extern from * nogil:
     static inline cyce_doubles cyce_d_unless_equal(cyce_doubles a, cyce_doubles b, cyce_doubles c)
     {
         return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(b, c, _CMP_NEQ_UQ), a);
+    }
+    static inline cyce_doubles cyce_d_step(cyce_doubles a)
+    {
+        const __m512i negative = _mm512_srai_epi64(_mm512_castpd_si512(a), 63);
+        return _mm512_castsi512_pd(
+            _mm512_andnot_si512(negative, _mm512_castpd_si512(_mm512_set1_pd(1))));
+    }
+    static inline cyce_doubles cyce_d_times_sign(cyce_doubles a, cyce_doubles b)
+    {
+        return _mm512_xor_pd(a, _mm512_and_pd(b, _mm512_set1_pd(-0.0)));
     }
     static inline cyce_doubles cyce_d_widen(const float *from)
     {
@@ -285,6 +300,17 @@ cdef extern from * nogil:
     CYCE_TWO(cyce_doubles, cyce_d_unless_equal, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
              _mm256_and_pd(a.low, _mm256_cmp_pd(b.low, c.low, _CMP_NEQ_UQ)),
              _mm256_and_pd(a.high, _mm256_cmp_pd(b.high, c.high, _CMP_NEQ_UQ)))
+    CYCE_TWO(cyce_floats, cyce_f_divide, (cyce_floats a, cyce_floats b), _mm256_div_ps(a.low, b.low),
+             _mm256_div_ps(a.high, b.high))
+    CYCE_TWO(cyce_floats, cyce_f_minus_magnitude, (cyce_floats a),
+             _mm256_or_ps(a.low, _mm256_set1_ps(-0.0f)), _mm256_or_ps(a.high, _mm256_set1_ps(-0.0f)))
+    /* Chosen by the sign. */
+    CYCE_TWO(cyce_doubles, cyce_d_step, (cyce_doubles a),
+             _mm256_blendv_pd(_mm256_set1_pd(1), _mm256_setzero_pd(), a.low),
+             _mm256_blendv_pd(_mm256_set1_pd(1), _mm256_setzero_pd(), a.high))
+    CYCE_TWO(cyce_doubles, cyce_d_times_sign, (cyce_doubles a, cyce_doubles b),
+             _mm256_xor_pd(a.low, _mm256_and_pd(b.low, _mm256_set1_pd(-0.0))),
+             _mm256_xor_pd(a.high, _mm256_and_pd(b.high, _mm256_set1_pd(-0.0))))
     CYCE_TWO(cyce_doubles, cyce_d_widen, (const float *from), _mm256_cvtps_pd(_mm_loadu_ps(from)),
              _mm256_cvtps_pd(_mm_loadu_ps(from + 4)))
     CYCE_TWO(cyce_doubles, cyce_d_widen_integers, (const int32_t *from),
@@ -440,6 +466,11 @@ cdef extern from * nogil:
                t.lane[k] < lowest.lane[k] ? 0 : a.lane[k])
     CYCE_LANES(cyce_doubles, cyce_d_unless_equal, 8, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
                b.lane[k] != c.lane[k] ? a.lane[k] : 0)
+    CYCE_LANES(cyce_floats, cyce_f_divide, 16, (cyce_floats a, cyce_floats b), a.lane[k] / b.lane[k])
+    CYCE_LANES(cyce_floats, cyce_f_minus_magnitude, 16, (cyce_floats a), -fabsf(a.lane[k]))
+    CYCE_LANES(cyce_doubles, cyce_d_step, 8, (cyce_doubles a), signbit(a.lane[k]) ? 0 : 1)
+    CYCE_LANES(cyce_doubles, cyce_d_times_sign, 8, (cyce_doubles a, cyce_doubles b),
+               signbit(b.lane[k]) ? -a.lane[k] : a.lane[k])
     CYCE_LANES(cyce_doubles, cyce_d_widen, 8, (const float *from), from[k])
     CYCE_LANES(cyce_doubles, cyce_d_widen_integers, 8, (const int32_t *from), from[k])
     static inline void cyce_d_add(cyce_doubles *total, cyce_doubles *lost, cyce_doubles a)
@@ -537,6 +568,9 @@ cdef extern from * nogil:
     floats subtract16 "cyce_f_subtract"(floats a, floats b) noexcept
     floats multiply16 "cyce_f_multiply"(floats a, floats b) noexcept
     floats multiply_add16 "cyce_f_multiply_add"(floats a, floats b, floats c) noexcept
+    floats divide16 "cyce_f_divide"(floats a, floats b) noexcept
+    # -abs(a)
+    floats minus_magnitude16 "cyce_f_minus_magnitude"(floats a) noexcept
     # a where a > b, else b; so b if one of them is NaN.
     floats larger16 "cyce_f_larger"(floats a, floats b) noexcept
     # See `end_exp`.
@@ -593,6 +627,10 @@ cdef extern from * nogil:
     doubles widen8 "cyce_d_widen"(const float* start) noexcept
     doubles widen_integers8 "cyce_d_widen_integers"(const int32_t* start) noexcept
     doubles sum8 "cyce_d_sum"(doubles a, doubles b) noexcept
+    # 1 where the sign is +, also of 0, else 0.
+    doubles step8 "cyce_d_step"(doubles a) noexcept
+    # a where b has the sign +, also of 0, else -a.
+    doubles times_sign8 "cyce_d_times_sign"(doubles a, doubles b) noexcept
     # a where b and c are not equal, else 0.
     doubles unless_equal8 "cyce_d_unless_equal"(doubles a, doubles b, doubles c) noexcept
     # a, but 0 where t < lowest.
