@@ -1,23 +1,23 @@
 """Binary cross-entropy of float logits, in vectors (see vectors.pxd).
 
-With tail = e**-abs(logit), the loss is against * abs(logit) + (yes + no) * log(1 + tail), where `yes` and `no`
-are the masses of the target, and `against` is the one that speaks against the logit's sign. The slope is
-against - (yes + no) * tail / (1 + tail), with the logit's sign.
+With tail = e**-abs(logit), the loss is against * abs(logit) + (yes + no) * log(1 + tail), where `yes` and
+`no` are the masses of the target, and `against` is the one that speaks against the logit's sign. The slope
+is against - (yes + no) * tail / (1 + tail), with the logit's sign.
 
 What a float does not hold is in double, everything else in float: vectors of doubles have half as many
-numbers, and a conversion takes as long as a product. The relative error, before results are rounded to float, is
-at most 1.7e-8 of losses and 7e-9 of slopes of labels, measured at every 97th float.
+numbers, and a conversion takes as long as two products. Of labels, the relative error is at most 1.7e-8 of
+losses and 7e-9 of slopes, before these are rounded to float, measured at every 97th float.
 """
 from cyce.kernels.exponentials cimport TABLE_OF_FLOATS, begin_exp
 from cyce.kernels.vectors cimport (
-    divide16, doubles, fill8, fill16, floats, high8, larger16, load16, low8, minus_magnitude16, multiply8,
-    multiply16, multiply_add8, multiply_add16, step8, store8, subtract8, sum8, sum16, table_power16, times_sign8,
-    unless_equal8, widen8,
+    divide16, doubles, fill8, fill16, floats, high8, larger16, load16, low8, minus_magnitude16,
+    multiply8, multiply16, multiply_add8, multiply_add16, step8, store8, subtract8, sum8, sum16,
+    table_power16, times_sign8, unless_equal8, widen8,
 )
 
 
 cdef struct Tails:
-    # e**-abs(logit) of 16 logits, times TAIL_UNIT, which is left in: what follows is scaled instead.
+    # e**-abs(logit) of 16 logits, times TAIL_UNIT, which stays: what follows has its inverse.
     doubles low
     doubles high
     # Less 1/2: the variable of polynomials.
@@ -26,7 +26,7 @@ cdef struct Tails:
 
 cdef extern from *:
     """
-    /* 2**100 keeps small tails from becoming subnormal; the other factor is the table's (exponentials.pxd). */
+    /* 2**100 keeps small tails normal; the other factor is the table's (exponentials.pxd). */
     #define CYCE_TAIL_HEADROOM 0x1p100
     #define CYCE_TAIL_UNIT (CYCE_TAIL_HEADROOM / 0.91935854891893275)
     """
@@ -35,14 +35,14 @@ cdef extern from *:
 
 
 cdef inline Tails tails_of(const float* logits) noexcept nogil:
-    """Tails of 16 logits, to 4e-9; beyond 150, those of 150, which are 0 in float. NaN stays NaN."""
+    """Tails of 16 logits, to 4e-9; beyond 150, that of 150, which is 0 in float. NaN stays NaN."""
     cdef Tails tails
     cdef floats r
     # 1.5 * 2**20: see `refer_vectors_to`.
     cdef floats exponent_shift = fill16(<float> (1572864.0 + 100))
     cdef floats distance = larger16(fill16(-150), minus_magnitude16(load16(logits)))
     cdef floats rounded = begin_exp(distance, exponent_shift, &r)
-    # As in `end_exp`, but the sum of the power and of what it is multiplied by less 1 is not rounded to float.
+    # As in `end_exp`, but its last sum is in double.
     cdef floats power = table_power16(load16(TABLE_OF_FLOATS), rounded)
     cdef floats p = multiply_add16(fill16(<float> 0.041660428), r, fill16(<float> 0.16668028))
     p = multiply_add16(p, r, fill16(<float> 0.5))
@@ -56,9 +56,9 @@ cdef inline Tails tails_of(const float* logits) noexcept nogil:
 
 
 cdef inline floats rest_of_log1p(floats centred) noexcept nogil:
-    """What is added in `log1p_of`, for 0 <= tail <= 1."""
-    # Minimises the largest relative error of log(1 + tail), together with that linear function: 1.8e-9. All
-    # is divided by TAIL_UNIT.
+    """What `log1p_over_tail` adds, for 0 <= tail <= 1."""
+    # Minimises the largest relative error of log(1 + tail), together with the linear function there: 1.8e-9.
+    # All is divided by TAIL_UNIT.
     cdef floats p = fill16(<float> (0.0018637401517480612 / TAIL_HEADROOM))
     p = multiply_add16(p, centred, fill16(<float> (-0.002994401380419731 / TAIL_HEADROOM)))
     p = multiply_add16(p, centred, fill16(<float> (0.0036648071836680174 / TAIL_HEADROOM)))
@@ -198,6 +198,6 @@ cdef inline void losses_and_slopes(
             slope_out + k,
         )
         loss_and_slope(
-            tails.high, high8(rest), high8(inverse), logits + k + 8, target + k + 8, pos_weight + k + 8, scale,
-            loss_out + k + 8, slope_out + k + 8,
+            tails.high, high8(rest), high8(inverse), logits + k + 8, target + k + 8, pos_weight + k + 8,
+            scale, loss_out + k + 8, slope_out + k + 8,
         )

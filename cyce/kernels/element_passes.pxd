@@ -8,25 +8,22 @@ change a bit.
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from cyce.kernels.arrays cimport Operand, offsets_of
 from cyce.kernels.binary_logits cimport losses_and_slopes, plain_losses, plain_losses_and_slopes
 from cyce.kernels.element_points cimport (
-    bce, bce_of_plain_logits, bce_with_logits, curvature_of_focal, exp_of, focal, kl, kl_of_log, logsigmoid, sigmoid, slope_of_bce,
-    slope_of_bce_with_logits, slope_of_focal, slope_of_plain_logits, spread_of, tail_of, weighed,
+    bce, bce_of_plain_logits, bce_with_logits, curvature_of_focal, exp_of, focal, kl, kl_of_log, logsigmoid,
+    sigmoid, slope_of_bce, slope_of_bce_with_logits, slope_of_focal, slope_of_plain_logits, spread_of,
+    tail_of, weighed,
 )
-from cyce.kernels.logarithms cimport (
-    logs_of_parts, split_numbers, split_opposites, split_probabilities, split_where,
-)
+from cyce.kernels.float_losses cimport bce_of_floats, kl_of_floats
 from cyce.kernels.machine cimport (
     cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream_end,
 )
 from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one, stream
 from cyce.kernels.sums cimport LANES, add, add_double, settled, sum_of_lanes
-from cyce.kernels.vectors cimport (
-    HAS_VECTORS, doubles, fill8, larger8, multiply8, multiply_add8, store8, subtract8, unless_equal8, widen8,
-)
+from cyce.kernels.vectors cimport HAS_VECTORS
 from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
 
 cdef enum:
@@ -140,69 +137,14 @@ cdef inline void copy_elements(const Operand* source, const Operand* target, flo
     cyce_leave(&found)
 
 
-cdef inline bint all_labels(const float* values, Py_ssize_t n) noexcept nogil:
-    """Whether all values are 0 or 1."""
-    cdef int n_labels = 0
-    cdef Py_ssize_t k
-    for k in range(n):
-        n_labels += (values[k] == 0) | (values[k] == 1)
-    return n_labels == n
-
-
-cdef inline void bce_of_floats(
-    const float* input, const float* target, Py_ssize_t n, double* loss_out
+cdef inline void bce_by_formula(
+    const floating* input, const floating* target, const floating* pos_weight, Py_ssize_t n,
+    bint has_gradient, double scale, double* loss, double* slope,
 ) noexcept nogil:
-    """Binary cross-entropies of n probabilities; half the logarithms where the targets are labels.
+    """Binary cross-entropies of n logits and, if wanted, their slopes times `scale`.
 
-    Reads and writes a chunk, in eights.
+    Where there are no vectors, and for doubles. pos_weight may be NULL.
     """
-    cdef int32_t power[2][ELEMENT_ROOM]
-    cdef float fraction[2][ELEMENT_ROOM]
-    cdef float rest[2][ELEMENT_ROOM]
-    cdef doubles least = fill8(-100)
-    cdef doubles logs, logs_of_opposites, targets
-    cdef Py_ssize_t k
-    if all_labels(target, min(n, <Py_ssize_t> LANES)) and all_labels(target, n):
-        split_where(input, target, n, power[0], fraction[0], rest[0])
-        for k in range(0, n, 8):
-            logs = larger8(logs_of_parts(power[0] + k, fraction[0] + k, rest[0] + k), least)
-            store8(loss_out + k, subtract8(fill8(0), logs))
-        return
-    split_probabilities(input, n, power[0], fraction[0], rest[0])
-    split_opposites(input, n, power[1], fraction[1], rest[1])
-    for k in range(0, n, 8):
-        logs = larger8(logs_of_parts(power[0] + k, fraction[0] + k, rest[0] + k), least)
-        logs_of_opposites = logs_of_parts(power[1] + k, fraction[1] + k, rest[1] + k)
-        targets = widen8(target + k)
-        logs = multiply_add8(subtract8(fill8(1), targets), logs_of_opposites, multiply8(targets, logs))
-        # 0 - x: not -0.
-        store8(loss_out + k, subtract8(fill8(0), logs))
-
-
-cdef inline void kl_of_floats(
-    const float* input, const float* target, Py_ssize_t n, double* loss_out
-) noexcept nogil:
-    """Kullback-Leibler divergences of n log-probabilities.
-
-    Reads and writes a chunk, in eights.
-    """
-    cdef int32_t power[ELEMENT_ROOM]
-    cdef float fraction[ELEMENT_ROOM]
-    cdef float rest[ELEMENT_ROOM]
-    cdef doubles targets, differences
-    cdef Py_ssize_t k
-    split_numbers(target, n, power, fraction, rest)
-    for k in range(0, n, 8):
-        targets = widen8(target + k)
-        differences = subtract8(logs_of_parts(power + k, fraction + k, rest + k), widen8(input + k))
-        store8(loss_out + k, unless_equal8(multiply8(targets, differences), targets, fill8(0)))
-
-
-cdef inline void losses_by_formula(
-    const floating* input, const floating* target, const floating* pos_weight, Py_ssize_t n, bint has_gradient,
-    double scale, double* loss, double* slope,
-) noexcept nogil:
-    """Binary cross-entropies of n logits and, if wanted, their slopes times `scale`; pos_weight may be NULL."""
     cdef Py_ssize_t k
     for k in range(n):
         slope[k] = tail_of(input[k])
@@ -248,7 +190,7 @@ cdef inline void chunk_losses(
             else:
                 plain_losses(input, target, n, loss)
         else:
-            losses_by_formula(input, target, factor, n, has_gradient, scale, loss, slope)
+            bce_by_formula(input, target, factor, n, has_gradient, scale, loss, slope)
     elif call.loss == BCE:
         if floating is float:
             bce_of_floats(input, target, n, loss)

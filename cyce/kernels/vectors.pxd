@@ -14,6 +14,10 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <string.h>
 
+    /* Bits of sqrt(1/2), and of the exponent. */
+    #define CYCE_SQRT_HALF 0x3f3504f3
+    #define CYCE_EXPONENT 0xff800000
+
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #define CYCE_HAS_VECTORS 1
@@ -32,6 +36,7 @@ cdef extern from * nogil:
         }                                                                                                   \\
         /* a where it is the larger one, else b: also where one of them is NaN. */                          \\
         static inline vector name##_larger(vector a, vector b) { return _mm512_max_##p(a, b); }             \\
+        static inline vector name##_smaller(vector a, vector b) { return _mm512_min_##p(a, b); }            \\
         static inline number name##_largest(vector a) { return _mm512_reduce_max_##p(a); }                  \\
         static inline int name##_has(vector a, number value)                                                \\
         {                                                                                                   \\
@@ -44,6 +49,26 @@ cdef extern from * nogil:
         const __m512i bits = _mm512_castps_si512(eighths);
         const __m512i entry = _mm512_castps_si512(_mm512_permutexvar_ps(bits, table));
         return _mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32(bits, 20)));
+    }
+    static inline cyce_floats cyce_f_look_up(const float *table, cyce_floats eighths)
+    {
+        return _mm512_permutexvar_ps(_mm512_castps_si512(eighths), _mm512_loadu_ps(table));
+    }
+    static inline cyce_floats cyce_f_split(cyce_floats a, const float *table, cyce_floats *power,
+                                           cyce_floats *eighths)
+    {
+        const __m512i bits = _mm512_sub_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(CYCE_SQRT_HALF));
+        const __m512i exponent = _mm512_and_si512(bits, _mm512_set1_epi32(CYCE_EXPONENT));
+        *power = _mm512_cvtepi32_ps(exponent);
+        *eighths = _mm512_castsi512_ps(_mm512_srli_epi32(bits, 20));
+        return _mm512_castsi512_ps(
+            _mm512_sub_epi32(_mm512_castps_si512(cyce_f_look_up(table, *eighths)), exponent));
+    }
+    static inline cyce_floats cyce_f_scale_tiny(cyce_floats a, cyce_floats *power)
+    {
+        const __mmask16 tiny = _mm512_cmp_ps_mask(a, _mm512_set1_ps(0x1p-64f), _CMP_LT_OQ);
+        *power = _mm512_maskz_mov_ps(tiny, _mm512_set1_ps(-0x1p29f));
+        return _mm512_mask_fmadd_ps(a, tiny, _mm512_set1_ps(0x1p64f), _mm512_setzero_ps());
     }
     static inline cyce_floats cyce_f_divide(cyce_floats a, cyce_floats b) { return _mm512_div_ps(a, b); }
     static inline cyce_floats cyce_f_minus_magnitude(cyce_floats a)
@@ -245,6 +270,8 @@ cdef extern from * nogil:
                  _mm256_fmadd_##p(a.low, b.low, c.low), _mm256_fmadd_##p(a.high, b.high, c.high))           \\
         CYCE_TWO(vector, name##_larger, (vector a, vector b), _mm256_max_##p(a.low, b.low),                 \\
                  _mm256_max_##p(a.high, b.high))                                                            \\
+        CYCE_TWO(vector, name##_smaller, (vector a, vector b), _mm256_min_##p(a.low, b.low),                \\
+                 _mm256_min_##p(a.high, b.high))                                                            \\
         static inline int name##_has(vector a, number value)                                                \\
         {                                                                                                   \\
             const vector wanted = name##_fill(value);                                                       \\
@@ -300,6 +327,41 @@ cdef extern from * nogil:
     CYCE_TWO(cyce_doubles, cyce_d_unless_equal, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
              _mm256_and_pd(a.low, _mm256_cmp_pd(b.low, c.low, _CMP_NEQ_UQ)),
              _mm256_and_pd(a.high, _mm256_cmp_pd(b.high, c.high, _CMP_NEQ_UQ)))
+    CYCE_TWO(cyce_floats, cyce_f_look_up, (const float *table, cyce_floats eighths),
+             _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), _mm256_castps_si256(eighths.low)),
+             _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), _mm256_castps_si256(eighths.high)))
+    static inline __m256 cyce_f_split_8(__m256 a, const float *table, __m256 *power, __m256 *eighths)
+    {
+        const __m256i bits = _mm256_sub_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(CYCE_SQRT_HALF));
+        const __m256i exponent = _mm256_and_si256(bits, _mm256_set1_epi32(CYCE_EXPONENT));
+        const __m256i number = _mm256_srli_epi32(bits, 20);
+        const __m256 inverse = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), number);
+        *power = _mm256_cvtepi32_ps(exponent);
+        *eighths = _mm256_castsi256_ps(number);
+        return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(inverse), exponent));
+    }
+    static inline cyce_floats cyce_f_split(cyce_floats a, const float *table, cyce_floats *power,
+                                           cyce_floats *eighths)
+    {
+        cyce_floats units;
+        units.low = cyce_f_split_8(a.low, table, &power->low, &eighths->low);
+        units.high = cyce_f_split_8(a.high, table, &power->high, &eighths->high);
+        return units;
+    }
+    static inline __m256 cyce_f_scale_tiny_8(__m256 a, __m256 *power)
+    {
+        const __m256 tiny = _mm256_cmp_ps(a, _mm256_set1_ps(0x1p-64f), _CMP_LT_OQ);
+        const __m256 scaled = _mm256_fmadd_ps(a, _mm256_set1_ps(0x1p64f), _mm256_setzero_ps());
+        *power = _mm256_and_ps(tiny, _mm256_set1_ps(-0x1p29f));
+        return _mm256_blendv_ps(a, scaled, tiny);
+    }
+    static inline cyce_floats cyce_f_scale_tiny(cyce_floats a, cyce_floats *power)
+    {
+        cyce_floats result;
+        result.low = cyce_f_scale_tiny_8(a.low, &power->low);
+        result.high = cyce_f_scale_tiny_8(a.high, &power->high);
+        return result;
+    }
     CYCE_TWO(cyce_floats, cyce_f_divide, (cyce_floats a, cyce_floats b), _mm256_div_ps(a.low, b.low),
              _mm256_div_ps(a.high, b.high))
     CYCE_TWO(cyce_floats, cyce_f_minus_magnitude, (cyce_floats a),
@@ -419,6 +481,8 @@ cdef extern from * nogil:
                    a.lane[k] * b.lane[k] + c.lane[k])                                                       \\
         CYCE_LANES(vector, name##_larger, n, (vector a, vector b),                                          \\
                    a.lane[k] > b.lane[k] ? a.lane[k] : b.lane[k])                                           \\
+        CYCE_LANES(vector, name##_smaller, n, (vector a, vector b),                                         \\
+                   a.lane[k] < b.lane[k] ? a.lane[k] : b.lane[k])                                           \\
         static inline number name##_largest(vector a)                                                       \\
         {                                                                                                   \\
             number largest = a.lane[0];                                                                     \\
@@ -466,6 +530,42 @@ cdef extern from * nogil:
                t.lane[k] < lowest.lane[k] ? 0 : a.lane[k])
     CYCE_LANES(cyce_doubles, cyce_d_unless_equal, 8, (cyce_doubles a, cyce_doubles b, cyce_doubles c),
                b.lane[k] != c.lane[k] ? a.lane[k] : 0)
+    static inline uint32_t cyce_bits_of_lane(cyce_floats a, int k)
+    {
+        uint32_t bits;
+        memcpy(&bits, &a.lane[k], sizeof bits);
+        return bits;
+    }
+    CYCE_LANES(cyce_floats, cyce_f_look_up, 16, (const float *table, cyce_floats eighths),
+               table[cyce_bits_of_lane(eighths, k) & 7])
+    static inline cyce_floats cyce_f_split(cyce_floats a, const float *table, cyce_floats *power,
+                                           cyce_floats *eighths)
+    {
+        cyce_floats units;
+        int k;
+        for (k = 0; k < 16; k++) {
+            const uint32_t bits = cyce_bits_of_lane(a, k) - CYCE_SQRT_HALF;
+            const uint32_t exponent = bits & CYCE_EXPONENT, number = bits >> 20;
+            uint32_t unit;
+            memcpy(&unit, &table[number & 7], sizeof unit);
+            unit -= exponent;
+            power->lane[k] = (float) (int32_t) exponent;
+            memcpy(&eighths->lane[k], &number, sizeof number);
+            memcpy(&units.lane[k], &unit, sizeof unit);
+        }
+        return units;
+    }
+    static inline cyce_floats cyce_f_scale_tiny(cyce_floats a, cyce_floats *power)
+    {
+        cyce_floats result;
+        int k;
+        for (k = 0; k < 16; k++) {
+            const int tiny = a.lane[k] < 0x1p-64f;
+            power->lane[k] = tiny ? -0x1p29f : 0;
+            result.lane[k] = tiny ? a.lane[k] * 0x1p64f + 0 : a.lane[k];
+        }
+        return result;
+    }
     CYCE_LANES(cyce_floats, cyce_f_divide, 16, (cyce_floats a, cyce_floats b), a.lane[k] / b.lane[k])
     CYCE_LANES(cyce_floats, cyce_f_minus_magnitude, 16, (cyce_floats a), -fabsf(a.lane[k]))
     CYCE_LANES(cyce_doubles, cyce_d_step, 8, (cyce_doubles a), signbit(a.lane[k]) ? 0 : 1)
@@ -568,6 +668,15 @@ cdef extern from * nogil:
     floats subtract16 "cyce_f_subtract"(floats a, floats b) noexcept
     floats multiply16 "cyce_f_multiply"(floats a, floats b) noexcept
     floats multiply_add16 "cyce_f_multiply_add"(floats a, floats b, floats c) noexcept
+    # See logarithms.pxd: what brings numbers next to 1, their powers of 2 times 2**23, and where their
+    # inverses are in a table.
+    floats split16 "cyce_f_split"(
+        floats a, const float* table, floats* power_out, floats* eighths_out
+    ) noexcept
+    # Numbers of a table of 8, twice, chosen by the last three bits.
+    floats look_up16 "cyce_f_look_up"(const float* table, floats eighths) noexcept
+    # a * 2**64 where that is less than 1, and -64 times 2**23 there, else 0. -0 becomes 0.
+    floats scale_tiny16 "cyce_f_scale_tiny"(floats a, floats* power_out) noexcept
     floats divide16 "cyce_f_divide"(floats a, floats b) noexcept
     # -abs(a)
     floats minus_magnitude16 "cyce_f_minus_magnitude"(floats a) noexcept
@@ -618,6 +727,8 @@ cdef extern from * nogil:
     doubles multiply8 "cyce_d_multiply"(doubles a, doubles b) noexcept
     doubles multiply_add8 "cyce_d_multiply_add"(doubles a, doubles b, doubles c) noexcept
     doubles larger8 "cyce_d_larger"(doubles a, doubles b) noexcept
+    # The other way round.
+    doubles smaller8 "cyce_d_smaller"(doubles a, doubles b) noexcept
     # See `exp_of_doubles`.
     doubles table_power8 "cyce_d_table_power"(const double* table, doubles eighths) noexcept
     # The first 8 of 16 floats, and the others.

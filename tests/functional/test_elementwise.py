@@ -8,6 +8,7 @@ import pytest
 
 import cyce
 import cyce.functional as F
+from accuracy_table import ulps
 from cyce.kernels import dispatch
 from oracle import LONG
 from records import of_elements
@@ -156,6 +157,44 @@ class TestPrecision:
         assert losses[5] > 0
         assert losses[8] == losses[9] > 0
 
+    @pytest.mark.parametrize("target", ["labels", "soft", "tiny"])
+    @pytest.mark.parametrize("weighs", [False, True])
+    def test_logits_of_any_target(self, level, dtype, rng, target, weighs):
+        logits = (rng.standard_normal(20_000) * 10 ** rng.uniform(-3, 2.2, 20_000)).astype(dtype)
+        target = {
+            "labels": lambda: rng.integers(2, size=20_000),
+            "soft": lambda: rng.random(20_000),
+            "tiny": lambda: np.exp(rng.uniform(-85, 0, 20_000)),
+        }[target]().astype(dtype)
+        pos_weight = rng.random(20_000).astype(dtype) * 5 if weighs else np.ones(20_000, dtype)
+        losses, gradient = both(
+            BCE_WITH_LOGITS, logits, target, pos_weight=pos_weight if weighs else None, reduction="none"
+        )
+        alone = BCE_WITH_LOGITS(logits, target, pos_weight=pos_weight if weighs else None, reduction="none")
+        np.testing.assert_array_equal(alone, losses)
+        expected, slopes = exact(BCE_WITH_LOGITS, logits, target, pos_weight=pos_weight)
+        single = dtype == np.float32
+        assert ulps(losses, expected) <= (1 if single else 3)
+        # The slope is a difference of the mass that speaks against the logit's sign, and a sigmoid.
+        against = np.where(logits > 0, 1 - target.astype(LONG), target.astype(LONG) * pos_weight)
+        scales = np.maximum(np.abs(slopes), against)
+        assert ulps(gradient, slopes, scales=scales) <= (1 if single else 4)
+
+    @pytest.mark.parametrize("pos_weight", [None, 2.0])
+    def test_infinite_logits_and_targets_in_between(self, level, dtype, pos_weight):
+        logits = np.array([np.inf, -np.inf, 0.0, -0.0], dtype)
+        losses, gradient = both(
+            BCE_WITH_LOGITS,
+            logits,
+            np.full(4, 0.25, dtype),
+            reduction="none",
+            pos_weight=None if pos_weight is None else np.full(4, pos_weight, dtype),
+        )
+        positive = 0.25 * (pos_weight or 1)
+        at_0 = (0.75 + positive) * np.log(2)
+        np.testing.assert_allclose(losses, [np.inf, np.inf, at_0, at_0], rtol=2 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(gradient, [0.75, -positive] + [(0.75 - positive) / 2] * 2)
+
     def test_infinite_logits_have_their_limits(self, level, dtype):
         # torch has NaN in all cases but the second
         logits = np.array([np.inf, np.inf, -np.inf, -np.inf], dtype)
@@ -217,6 +256,20 @@ class TestPrecision:
         np.testing.assert_allclose(
             losses, expected.astype(dtype), rtol=4 * info.eps, atol=info.smallest_subnormal
         )
+
+    @pytest.mark.parametrize("densely", [False, True])
+    def test_logarithms_of_floats_of_all_kinds(self, level, densely):
+        # Those from sqrt(1/2) to sqrt(2), where logarithms are small and tables change; else all exponents.
+        first, last, step = (0x3F3504F3, 0x3FB504F3, 29) if densely else (1, 0x7C000000, 4999)
+        numbers = np.arange(first, last, step, dtype=np.uint32).view(np.float32)
+        of_targets, _ = exact(F.kl_div, np.zeros_like(numbers), numbers)
+        assert ulps(F.kl_div(np.zeros_like(numbers), numbers, reduction="none"), of_targets) <= 1
+        probabilities = numbers[numbers <= 1]
+        for target in (0, 0.25, 1):
+            targets = np.full_like(probabilities, target)
+            losses = F.binary_cross_entropy(probabilities, targets, reduction="none")
+            expected, _ = exact(F.binary_cross_entropy, probabilities, targets)
+            assert ulps(losses, expected) <= 1
 
     def test_probabilities_beside_those_whose_cost_is_100(self, level):
         # e**-100 is 26.5 of the smallest subnormal floats.
