@@ -32,8 +32,10 @@ cdef enum:
     # What their losses take, and their slopes: not a page, or each load would wait for a store that is a page
     # away. That takes up to 1.8 times as long.
     ELEMENT_ROOM = 576
-    # Elements that one thread takes at a time, and the fewest that are worth a thread.
+    # Elements that are added up together, and the fewest that are worth a thread.
     SHARE = 8192
+    # The most such shares that a thread takes at a time.
+    MOST_AT_ONCE = 4
     # Gradients of calls whose arrays have at least as many bytes stream: their memory need not be read then.
     MIN_STREAM = 32 << 20
 
@@ -355,13 +357,11 @@ cdef inline double run_chunk(
 cdef inline void run_share(
     const ElementCall* call, Py_ssize_t share, bint checks, bint computes, ShareResult* result, floating like
 ) noexcept nogil:
-    """Check one share, or compute it, or both, in the thread that took it."""
+    """Check one share, or compute it, or both."""
     cdef Py_ssize_t first = share * SHARE
     cdef Py_ssize_t end = min(call.n_elements, first + SHARE)
     cdef Py_ssize_t n
     cdef double total = 0, lost = 0
-    cdef cyce_environment found
-    cyce_enter(&found)
     result.is_wrong = False
     while first < end and not result.is_wrong:
         n = min(<Py_ssize_t> ELEMENT_CHUNK, end - first)
@@ -371,6 +371,18 @@ cdef inline void run_share(
         result.is_wrong = checks and is_wrong_chunk(call, first, n, like)
         first += ELEMENT_CHUNK
     result.loss = settled(total, lost)
+
+
+cdef inline void run_turn(
+    const ElementCall* call, Py_ssize_t first, Py_ssize_t end, bint checks, bint computes,
+    ShareResult* results, floating like,
+) noexcept nogil:
+    """Run some shares in the thread that took them."""
+    cdef Py_ssize_t share
+    cdef cyce_environment found
+    cyce_enter(&found)
+    for share in range(first, end):
+        run_share[floating](call, share, checks, computes, results + share, 0)
     if call.streams:
         cyce_stream_end()
     cyce_leave(&found)
@@ -382,18 +394,22 @@ cdef inline bint run_shares(
 ) noexcept nogil:
     """Run all shares; returns whether one of them is wrong."""
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
+    # With each turn, a thread waits for what it streamed.
+    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, min(<Py_ssize_t> MOST_AT_ONCE, n_shares // (8 * n_workers)))
+    cdef Py_ssize_t n_turns = (n_shares + n_at_once - 1) // n_at_once
     cdef Progress progress
-    cdef Py_ssize_t share
+    cdef Py_ssize_t turn, share
     cdef bint is_wrong = False
     if n_workers > 1:
         begin_progress(&progress)
-        for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
-            run_share[floating](call, share, checks, computes, results + share, 0)
+        for turn in prange(n_turns, num_threads=n_workers, schedule="dynamic"):
+            run_turn[floating](
+                call, turn * n_at_once, min(n_shares, (turn + 1) * n_at_once), checks, computes, results, 0
+            )
             note_progress(&progress, threadid(), True)
-        report_progress(&progress, n_workers, n_shares)
+        report_progress(&progress, n_workers, n_turns)
     else:
-        for share in range(n_shares):
-            run_share[floating](call, share, checks, computes, results + share, 0)
+        run_turn[floating](call, 0, n_shares, checks, computes, results, 0)
     for share in range(n_shares):
         is_wrong = is_wrong or results[share].is_wrong
     return is_wrong
