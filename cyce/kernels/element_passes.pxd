@@ -395,7 +395,7 @@ cdef inline bint run_shares(
     """Run all shares; returns whether one of them is wrong."""
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
     # With each turn, a thread waits for what it streamed.
-    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, min(<Py_ssize_t> MOST_AT_ONCE, n_shares // (8 * n_workers)))
+    cdef Py_ssize_t n_at_once = min(<Py_ssize_t> MOST_AT_ONCE, 1 + n_shares // (8 * n_workers))
     cdef Py_ssize_t n_turns = (n_shares + n_at_once - 1) // n_at_once
     cdef Progress progress
     cdef Py_ssize_t turn, share
