@@ -257,19 +257,27 @@ class TestPrecision:
             losses, expected.astype(dtype), rtol=4 * info.eps, atol=info.smallest_subnormal
         )
 
-    @pytest.mark.parametrize("densely", [False, True])
-    def test_logarithms_of_floats_of_all_kinds(self, level, densely):
-        # Those from sqrt(1/2) to sqrt(2), where logarithms are small and tables change; else all exponents.
-        first, last, step = (0x3F3504F3, 0x3FB504F3, 29) if densely else (1, 0x7C000000, 4999)
+    @pytest.mark.parametrize(
+        ("first", "last", "step"),
+        [
+            pytest.param(1, 0x7C000000, 4999, id="of all exponents"),
+            # where tables change: from sqrt(1/2) to sqrt(2), and opposites of that
+            pytest.param(0x3F3504F3, 0x3FB504F3, 29, id="next to 1"),
+            pytest.param(0x3D000000, 0x3F000000, 59, id="less than 1/2"),
+        ],
+    )
+    def test_logarithms_of_floats(self, level, first, last, step):
         numbers = np.arange(first, last, step, dtype=np.uint32).view(np.float32)
+        # The promise is 1, which a forgotten term need not break. "baseline" has other logarithms.
+        bound = 0.9 if level == "baseline" else 0.7
         of_targets, _ = exact(F.kl_div, np.zeros_like(numbers), numbers)
-        assert ulps(F.kl_div(np.zeros_like(numbers), numbers, reduction="none"), of_targets) <= 1
+        assert ulps(F.kl_div(np.zeros_like(numbers), numbers, reduction="none"), of_targets) <= bound
         probabilities = numbers[numbers <= 1]
         for target in (0, 0.25, 1):
             targets = np.full_like(probabilities, target)
             losses = F.binary_cross_entropy(probabilities, targets, reduction="none")
             expected, _ = exact(F.binary_cross_entropy, probabilities, targets)
-            assert ulps(losses, expected) <= 1
+            assert ulps(losses, expected) <= bound
 
     def test_probabilities_beside_those_whose_cost_is_100(self, level):
         # e**-100 is 26.5 of the smallest subnormal floats.
