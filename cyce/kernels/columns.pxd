@@ -7,7 +7,7 @@ be 1 each.
 from libc.math cimport INFINITY, fabsf
 
 from cyce.kernels.call cimport Ahead, Tile
-from cyce.kernels.exponentials cimport begin_exp, end_exp, exp_of_floats_or_0
+from cyce.kernels.exponentials cimport INVERSE_OF_FACTOR, begin_exp, end_exp, exp_of_floats_or_0
 from cyce.kernels.machine cimport cyce_prefetch
 from cyce.kernels.math cimport exp_near_zero_for_float
 from cyce.kernels.merge cimport MAX, REST, REST_LOST, UNIT
@@ -54,10 +54,10 @@ cdef inline void refer_columns_to(
     if unit_out == NULL:
         return
     for k in range(n_columns):
-        # ln 2, and the inverse of the table's factor
+        # ln 2
         unit_out[k] = (
             exp_near_zero_for_float(power[k] * 0.6931471805599453 - <double> relative[k])
-            * 0.91935854891893275
+            * INVERSE_OF_FACTOR
         )
 
 

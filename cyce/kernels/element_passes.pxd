@@ -186,6 +186,7 @@ cdef inline void chunk_losses(
                     curvature[k] *= (1.0 - target[k]) + <double> factor[k] * target[k]
         if floating is float and HAS_VECTORS:
             if factor != NULL:
+                # Slopes that nobody wants take a quarter of this.
                 losses_and_slopes(input, target, factor, n, scale, loss, slope)
             elif has_gradient:
                 plain_losses_and_slopes(input, target, n, scale, loss, slope)

@@ -3,6 +3,7 @@
 Losses are computed in double; for floats, functions are only as precise as results in float need, and
 logarithms are those of logarithms.pxd. Binary cross-entropies are sums of mass * cost with cost >= 0, so that
 nothing cancels and tiny losses keep their precision. A mass or weight of 0 adds nothing, whatever the cost.
+Where there are vectors, those of floats are in binary_logits.pxd and float_losses.pxd.
 """
 from cython cimport floating
 from libc.float cimport DBL_MAX

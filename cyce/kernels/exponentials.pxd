@@ -46,6 +46,8 @@ cdef extern from * nogil:
     """
     const float TABLE_OF_FLOATS "((const float *) cyce_table_of_floats)"[16]
     const double TABLE_OF_DOUBLES "((const double *) cyce_table_of_doubles)"[8]
+    # The inverse of the factor of the table of floats.
+    const double INVERSE_OF_FACTOR "0.91935854891893275"
 
 
 cdef inline floating most_above(floating like) noexcept nogil:
@@ -103,12 +105,12 @@ cdef inline double unit_of_reference(floating reference, floating block_max, dou
     cdef double top = finite_or_zero(block_max)
     cdef double unit, unit_lost
     cdef double scaled = 0
-    # The inverses of the tables' factors.
+    # Times the inverses of the tables' factors.
     if floating is float:
         lost_out[0] = 0
         # ln 2
         unit = exp_for_float(power_at(relative) * 0.6931471805599453 + (<double> shift - top))
-        return unit * 0.91935854891893275
+        return unit * INVERSE_OF_FACTOR
     else:
         unit = power_times_exp(power_at(relative), shift, top, &unit_lost)
         lost_out[0] = 0
@@ -164,16 +166,21 @@ cdef inline floats begin_exp(floats t, floats exponent_shift, floats* rest_out) 
     return rounded
 
 
+cdef inline floats expm1_of_rest(floats r) noexcept nogil:
+    """e**r - 1 of a rest."""
+    # Minimises the largest relative error of e**r: 1.9e-10.
+    cdef floats p = multiply_add16(fill16(<float> 0.041660428), r, fill16(<float> 0.16668028))
+    p = multiply_add16(p, r, fill16(<float> 0.5))
+    return multiply_add16(p, multiply16(r, r), r)
+
+
 cdef inline floats end_exp(floats rounded, floats r) noexcept nogil:
     """The second half: 2**HEADROOM * 2**-n * e**t, times the table's factor; NaN stays NaN.
 
     The table's number is in the last three bits of `rounded`, the exponent in those before.
     """
     cdef floats power = table_power16(load16(TABLE_OF_FLOATS), rounded)
-    # Minimises the largest relative error of e**r: 1.9e-10.
-    cdef floats p = multiply_add16(fill16(<float> 0.041660428), r, fill16(<float> 0.16668028))
-    p = multiply_add16(p, r, fill16(<float> 0.5))
-    return multiply_add16(power, multiply_add16(p, multiply16(r, r), r), power)
+    return multiply_add16(power, expm1_of_rest(r), power)
 
 
 cdef inline floats exp_of_floats_or_0(floats t, floats exponent_shift, floats lowest) noexcept nogil:

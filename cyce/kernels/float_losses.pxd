@@ -1,5 +1,4 @@
 """Binary cross-entropy of probabilities, and Kullback-Leibler divergence, of chunks of floats."""
-from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.element_points cimport kl
@@ -85,6 +84,7 @@ cdef inline void bce_in_vectors(
         # 0 - x: not -0.
         minus_high = subtract16(fill16(0), logs.high)
         opposite_minus_high = subtract16(fill16(0), opposite_logs.high)
+        # -log(0): anything above 100.
         opposite_minus_high = where_equal16(probability, fill16(1), fill16(200), opposite_minus_high)
         store_bce(
             low8(minus_high), low8(logs.low), low8(opposite_minus_high), low8(opposite_logs.low), target + k,
@@ -138,8 +138,8 @@ cdef inline void bce_of_floats(
         bce_in_vectors(input, target, n, loss_out)
 
 
-cdef inline bint all_finite_masses(const float* values, Py_ssize_t n) noexcept nogil:
-    """Whether all values are 0 or positive, and finite."""
+cdef inline bint all_are_split(const float* values, Py_ssize_t n) noexcept nogil:
+    """Whether `parts_of` is defined for all values."""
     cdef uint32_t highest = 0
     cdef uint32_t bits
     cdef Py_ssize_t k
@@ -147,7 +147,8 @@ cdef inline bint all_finite_masses(const float* values, Py_ssize_t n) noexcept n
     for k in range(n):
         bits = cyce_float_bits(values[k])
         highest = bits if bits > highest else highest
-    return highest < <uint32_t> 0x7f800000
+    # 2**126
+    return highest < <uint32_t> 0x7e800000
 
 
 cdef inline void store_kl(
@@ -175,9 +176,9 @@ cdef inline void kl_in_vectors(
         logs = logs_of(&parts)
         store_kl(low8(logs.high), low8(logs.low), input + k, target + k, loss_out + k)
         store_kl(high8(logs.high), high8(logs.low), input + k + 8, target + k + 8, loss_out + k + 8)
-    if not all_finite_masses(target, n):
+    if not all_are_split(target, n):
         for k in range(n):
-            if not 0 <= target[k] < <float> INFINITY:
+            if not 0 <= target[k] < <float> 8.507059173023462e37:
                 loss_out[k] = kl(input[k], target[k])
 
 
@@ -195,6 +196,7 @@ cdef inline void kl_by_chunks(
         targets = widen8(target + k)
         differences = subtract8(logs_of_parts(power + k, fraction + k, rest + k), widen8(input + k))
         store8(loss_out + k, unless_equal8(multiply8(targets, differences), targets, fill8(0)))
+
 
 cdef inline void kl_of_floats(
     const float* input, const float* target, Py_ssize_t n, double* loss_out

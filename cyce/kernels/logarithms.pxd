@@ -4,10 +4,10 @@ In vectors, with x = 2**power * m, and a short number next to 1 / m from a table
 
     log(x) = power * ln(2) - log(inverse) + fraction - fraction**2 / 2 + ...
 
-where fraction = inverse * m - 1 is exact and at most 1/16. The sum of the first two terms is exact, too, as
-the table and ln(2) are cut off at 2**-17; the series, and what is cut off, are small enough for float. The
-result has two parts, which together have a relative error of at most 6e-9, measured at every 97th float and
-at each one near 1.
+where fraction = inverse * m - 1 is exact and at most 1/16. The sum of the first two terms is exact, too, up
+to 128, as the table and ln(2) are cut off at 2**-17; the series, and what is cut off, are small enough for
+float. The result has two parts, which together have a relative error of at most 6e-9, measured at every 97th
+float and at each one near 1.
 
 Where there are no vectors, look-ups take too long, and
 
@@ -22,8 +22,9 @@ from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.machine cimport cyce_float_bits, cyce_float_from_bits, multiply_add
 from cyce.kernels.vectors cimport (
-    doubles, fill8, fill16, floats, look_up16, multiply8, multiply16, multiply_add8, multiply_add16,
-    scale_tiny16, split16, subtract16, sum8, sum16, where_equal16, widen8, widen_integers8,
+    EXPONENT_BITS, SQRT_HALF_BITS, doubles, fill8, fill16, floats, look_up16, multiply8, multiply16,
+    multiply_add8, multiply_add16, scale_tiny16, split16, subtract16, sum8, sum16, where_equal16, widen8,
+    widen_integers8,
 )
 
 cdef extern from * nogil:
@@ -63,7 +64,7 @@ cdef struct Logs:
 
 
 cdef inline Parts parts_of(floats x) noexcept nogil:
-    """What 0 <= x < inf is split into, without `lost`, which is 0; log(0) will be less than -130."""
+    """What 0 <= x < 2**126 is split into, without `lost`, which is 0; log(0) will be less than -130."""
     cdef Parts parts
     cdef floats power, power_of_scale
     cdef floats scaled = scale_tiny16(x, &power_of_scale)
@@ -156,8 +157,8 @@ cdef inline float rest_of_log(float f) noexcept nogil:
 
 cdef inline int32_t power_next_to(float x) noexcept nogil:
     """2**23 times the integer k for which x / 2**k is between sqrt(1/2) and sqrt(2), for a normal number."""
-    # The bits of sqrt(1/2), and of the exponent, which wrap around to those of a negative number.
-    return <int32_t> ((cyce_float_bits(x) - <uint32_t> 0x3f3504f3) & <uint32_t> 0xff800000)
+    # The exponent wraps around to that of a negative number.
+    return <int32_t> ((cyce_float_bits(x) - SQRT_HALF_BITS) & EXPONENT_BITS)
 
 
 cdef inline void split(float x, int32_t* power_out, float* fraction_out) noexcept nogil:

@@ -5,7 +5,7 @@ level that has fused multiply-add. Intrinsics are used for AVX-512 and AVX2; els
 a loop over the lanes stands in for each function, which is slower than scalar code (`exp_scaled`).
 """
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint32_t
 
 
 cdef extern from * nogil:
@@ -659,6 +659,8 @@ cdef extern from * nogil:
     #endif
     """
     const bint HAS_VECTORS "CYCE_HAS_VECTORS"
+    const uint32_t SQRT_HALF_BITS "((uint32_t) CYCE_SQRT_HALF)"
+    const uint32_t EXPONENT_BITS "((uint32_t) CYCE_EXPONENT)"
     ctypedef struct floats "cyce_floats":
         pass
     floats load16 "cyce_f_load"(const float* start) noexcept
@@ -727,7 +729,7 @@ cdef extern from * nogil:
     doubles multiply8 "cyce_d_multiply"(doubles a, doubles b) noexcept
     doubles multiply_add8 "cyce_d_multiply_add"(doubles a, doubles b, doubles c) noexcept
     doubles larger8 "cyce_d_larger"(doubles a, doubles b) noexcept
-    # The other way round.
+    # a where a < b, else b; so b if one of them is NaN.
     doubles smaller8 "cyce_d_smaller"(doubles a, doubles b) noexcept
     # See `exp_of_doubles`.
     doubles table_power8 "cyce_d_table_power"(const double* table, doubles eighths) noexcept

@@ -180,6 +180,16 @@ class TestPrecision:
         scales = np.maximum(np.abs(slopes), against)
         assert ulps(gradient, slopes, scales=scales) <= (1 if single else 4)
 
+    def test_huge_weights_make_nothing_of_nothing(self, level, dtype):
+        huge = np.full(3, 1e38, dtype)
+        logits, target = np.array([np.inf, -np.inf, np.nan], dtype), np.array([1, 0, 1], dtype)
+        for pos_weight in (huge, np.array([1e38, 1, 0], dtype)):
+            losses, gradient = both(
+                BCE_WITH_LOGITS, logits, target, weight=huge, pos_weight=pos_weight, reduction="none"
+            )
+            np.testing.assert_array_equal(losses, [0, 0, np.nan if pos_weight[2] else 0])
+            np.testing.assert_array_equal(gradient[:2], 0)
+
     @pytest.mark.parametrize("pos_weight", [None, 2.0])
     def test_infinite_logits_and_targets_in_between(self, level, dtype, pos_weight):
         logits = np.array([np.inf, -np.inf, 0.0, -0.0], dtype)
@@ -231,6 +241,16 @@ class TestPrecision:
         given = np.array([np.nan, -np.inf, 1000, 300], dtype)
         losses = F.kl_div(given, log_target, reduction="none", log_target=True)
         np.testing.assert_array_equal(losses, [np.nan, np.inf, np.nan, 0])
+
+    def test_huge_targets_of_kl_div(self, level, dtype):
+        # up to the largest float32, with log-probabilities for which the products are finite
+        target = np.geomspace(1e36, 3.4e38, 200).astype(dtype)
+        given = (np.log(target) - 0.5).astype(dtype)
+        expected, _ = exact(F.kl_div, given, target)
+        np.testing.assert_allclose(F.kl_div(given, target, reduction="none"), expected, rtol=2e-7)
+        for infinite in (np.inf, -np.inf):
+            losses = F.kl_div(np.full_like(target, infinite), target, reduction="none")
+            np.testing.assert_array_equal(losses, -infinite)
 
     def test_infinite_targets_of_kl_div(self, level, dtype):
         losses = F.kl_div(np.array([-1, -np.inf], dtype), np.array([np.inf, np.inf], dtype), reduction="none")
