@@ -63,14 +63,23 @@ cdef struct Logs:
     floats low
 
 
-cdef inline Parts parts_of(floats x) noexcept nogil:
-    """What 0 <= x < 2**126 is split into, without `lost`, which is 0; log(0) will be less than -130."""
-    cdef Parts parts
+cdef inline floats split_scaled(floats x, Parts* parts_out) noexcept nogil:
+    """Split 0 <= x < 2**126, also where it is subnormal, but for `lost`; returns what gives the fraction.
+
+    log(0) will be less than -130.
+    """
     cdef floats power, power_of_scale
     cdef floats scaled = scale_tiny16(x, &power_of_scale)
-    cdef floats unit = split16(scaled, INVERSES, &power, &parts.eighths)
-    parts.power = sum16(power, power_of_scale)
-    parts.fraction = multiply_add16(scaled, unit, fill16(-1))
+    cdef floats unit = split16(scaled, INVERSES, &power, &parts_out.eighths)
+    parts_out.power = sum16(power, power_of_scale)
+    parts_out.fraction = multiply_add16(scaled, unit, fill16(-1))
+    return unit
+
+
+cdef inline Parts parts_of(floats x) noexcept nogil:
+    """What 0 <= x < 2**126 is split into; nothing is `lost`, and that is not set."""
+    cdef Parts parts
+    split_scaled(x, &parts)
     return parts
 
 
@@ -82,11 +91,18 @@ cdef inline void add_lost(floats lost, floats unit, Parts* parts) noexcept nogil
     parts.lost = sum16(subtract16(fraction, parts.fraction), fraction_lost)
 
 
-cdef inline Parts parts_of_opposite(floats probability) noexcept nogil:
-    """What 1 - x is split into, for 0 <= x < 1."""
-    cdef Parts parts
+cdef inline floats opposite_of(floats probability, floats* lost_out) noexcept nogil:
+    """1 - x, and what rounding it loses."""
     cdef floats opposite = subtract16(fill16(1), probability)
-    cdef floats lost = subtract16(subtract16(fill16(1), opposite), probability)
+    lost_out[0] = subtract16(subtract16(fill16(1), opposite), probability)
+    return opposite
+
+
+cdef inline Parts parts_of_opposite(floats probability) noexcept nogil:
+    """What 1 - x is split into, for 0 <= x < 1: never tiny."""
+    cdef Parts parts
+    cdef floats lost
+    cdef floats opposite = opposite_of(probability, &lost)
     cdef floats unit = split16(opposite, INVERSES, &parts.power, &parts.eighths)
     parts.fraction = multiply_add16(opposite, unit, fill16(-1))
     add_lost(lost, unit, &parts)
@@ -94,16 +110,11 @@ cdef inline Parts parts_of_opposite(floats probability) noexcept nogil:
 
 
 cdef inline Parts parts_where(floats probability, floats label) noexcept nogil:
-    """What x is split into where the label is 1, else what 1 - x is, for 0 <= x <= 1; 0 as for `parts_of`."""
+    """What x is split into where the label is 1, else what 1 - x is, for 0 <= x <= 1."""
     cdef Parts parts
-    cdef floats power, power_of_scale
-    cdef floats opposite = subtract16(fill16(1), probability)
-    cdef floats lost = subtract16(subtract16(fill16(1), opposite), probability)
-    cdef floats x = where_equal16(label, fill16(1), probability, opposite)
-    cdef floats scaled = scale_tiny16(x, &power_of_scale)
-    cdef floats unit = split16(scaled, INVERSES, &power, &parts.eighths)
-    parts.power = sum16(power, power_of_scale)
-    parts.fraction = multiply_add16(scaled, unit, fill16(-1))
+    cdef floats lost
+    cdef floats opposite = opposite_of(probability, &lost)
+    cdef floats unit = split_scaled(where_equal16(label, fill16(1), probability, opposite), &parts)
     add_lost(where_equal16(label, fill16(1), fill16(0), lost), unit, &parts)
     return parts
 
