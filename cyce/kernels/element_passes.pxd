@@ -17,7 +17,9 @@ from cyce.kernels.element_points cimport (
     sigmoid, slope_of_bce, slope_of_bce_with_logits, slope_of_focal, slope_of_plain_logits, spread_of,
     tail_of, weighed,
 )
-from cyce.kernels.float_losses cimport bce_of_floats, kl_of_floats
+from cyce.kernels.float_losses cimport (
+    bce_of_floats, is_scale_of_floats, kl_of_floats, slopes_of_bce, sum_of_bce,
+)
 from cyce.kernels.machine cimport (
     cyce_enter, cyce_environment, cyce_float_bits, cyce_leave, cyce_stream_end,
 )
@@ -51,6 +53,14 @@ cdef enum ElementLoss:
     LOGSIGMOID
 
 
+cdef enum LossesWanted:
+    EACH
+    # For binary cross-entropies of float probabilities, where there are vectors.
+    ONLY_THEIR_SUM
+    # For those of any probabilities, beside a gradient.
+    NONE
+
+
 cdef struct ShareResult:
     double loss
     bint is_wrong                   # something that must be a probability is none
@@ -59,6 +69,7 @@ cdef struct ShareResult:
 cdef struct ElementCall:
     # What one call computes. Operands that do not apply start at NULL.
     ElementLoss loss
+    LossesWanted wanted
     Py_ssize_t n_elements
     Operand input
     Operand target
@@ -67,6 +78,7 @@ cdef struct ElementCall:
     Operand grad_output
     Operand loss_out
     Operand grad_out
+    bint slopes_in_float            # `slopes_of_bce` are the gradient
     bint is_grad_new                # nothing is lost if it is written before an error is found
     bint streams                    # the gradient goes past the caches
     Operand hessian_out             # of BCE_WITH_LOGITS and FOCAL: the second derivatives
@@ -168,8 +180,8 @@ cdef inline void chunk_losses(
     const ElementCall* call, const floating* input, const floating* target, Py_ssize_t first, Py_ssize_t n,
     floating* gathered, double* loss, double* slope, double* curvature,
 ) noexcept nogil:
-    """Losses of n elements, and, if wanted, slopes times `grad_scale` and curvatures, before weights."""
-    cdef bint has_gradient = call.grad_out.start != NULL
+    """Losses of n elements, slopes times `grad_scale` and curvatures, as wanted, before weights."""
+    cdef bint has_gradient = call.grad_out.start != NULL and not call.slopes_in_float
     cdef bint has_hessian = call.hessian_out.start != NULL
     cdef double scale = call.grad_scale
     cdef const floating* factor
@@ -195,11 +207,12 @@ cdef inline void chunk_losses(
         else:
             bce_by_formula(input, target, factor, n, has_gradient, scale, loss, slope)
     elif call.loss == BCE:
-        if floating is float:
-            bce_of_floats(input, target, n, loss)
-        else:
-            for k in range(n):
-                loss[k] = bce(input[k], target[k])
+        if call.wanted == EACH:
+            if floating is float:
+                bce_of_floats(input, target, n, loss)
+            else:
+                for k in range(n):
+                    loss[k] = bce(input[k], target[k])
         if has_gradient:
             for k in range(n):
                 slope[k] = scale * slope_of_bce(input[k], target[k])
@@ -314,6 +327,16 @@ cdef inline void write_hessian(
     scatter(<const double*> curvature, first, n, &call.hessian_out)
 
 
+cdef inline void write_slopes(
+    const ElementCall* call, const floating* slope, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Write the gradient of elements first to first + n."""
+    if call.streams:
+        stream(slope, n, &call.grad_out, first)
+    else:
+        scatter(slope, first, n, &call.grad_out)
+
+
 cdef inline double run_chunk(
     const ElementCall* call, Py_ssize_t first, Py_ssize_t n, floating like
 ) noexcept nogil:
@@ -325,14 +348,19 @@ cdef inline double run_chunk(
     cdef const floating* factor
     cdef const floating* input = gather(&call.input, first, n, gathered[0])
     cdef const floating* target = NULL
+    cdef double total = 0
     cdef Py_ssize_t k
     if call.target.start != NULL:
         target = gather(&call.target, first, n, gathered[1])
     chunk_losses(call, input, target, first, n, gathered[2], loss, slope, curvature)
+    if floating is float and HAS_VECTORS:
+        if call.wanted == ONLY_THEIR_SUM:
+            total = sum_of_bce(input, target, n)
     if call.weight.start != NULL:
         factor = gather(&call.weight, first, n, gathered[2])
-        for k in range(n):
-            loss[k] = weighed(factor[k], loss[k])
+        if call.wanted == EACH:
+            for k in range(n):
+                loss[k] = weighed(factor[k], loss[k])
         if call.grad_out.start != NULL:
             for k in range(n):
                 slope[k] = weighed(factor[k], slope[k])
@@ -341,24 +369,24 @@ cdef inline double run_chunk(
                 curvature[k] = weighed(factor[k], curvature[k])
     if call.loss_out.start != NULL:
         scatter(<const double*> loss, first, n, &call.loss_out)
-    if call.grad_out.start != NULL:
+    if floating is float and HAS_VECTORS and call.slopes_in_float:
+        slopes_of_bce(input, target, n, call.grad_scale, gathered[2])
+        write_slopes(call, <const float*> gathered[2], first, n)
+    elif call.grad_out.start != NULL:
         if call.grad_output.start != NULL:
             factor = gather(&call.grad_output, first, n, gathered[2])
             for k in range(n):
                 slope[k] *= factor[k]
-        if call.streams:
-            stream(<const double*> slope, n, &call.grad_out, first)
-        else:
-            scatter(<const double*> slope, first, n, &call.grad_out)
+        write_slopes(call, <const double*> slope, first, n)
     if call.hessian_out.start != NULL:
         write_hessian(call, first, n, gathered[2], curvature)
-    return sum_of_chunk(loss, n, like)
+    return sum_of_chunk(loss, n, like) if call.wanted == EACH else total
 
 
 cdef inline void run_share(
-    const ElementCall* call, Py_ssize_t share, bint checks, bint computes, ShareResult* result, floating like
+    const ElementCall* call, Py_ssize_t share, bint checks, ShareResult* result, floating like
 ) noexcept nogil:
-    """Check one share, or compute it, or both."""
+    """Compute one share and, if wanted, check it."""
     cdef Py_ssize_t first = share * SHARE
     cdef Py_ssize_t end = min(call.n_elements, first + SHARE)
     cdef Py_ssize_t n
@@ -366,8 +394,7 @@ cdef inline void run_share(
     result.is_wrong = False
     while first < end and not result.is_wrong:
         n = min(<Py_ssize_t> ELEMENT_CHUNK, end - first)
-        if computes:
-            add[double](&total, &lost, run_chunk(call, first, n, like))
+        add[double](&total, &lost, run_chunk(call, first, n, like))
         # Now that they are in L1.
         result.is_wrong = checks and is_wrong_chunk(call, first, n, like)
         first += ELEMENT_CHUNK
@@ -375,23 +402,23 @@ cdef inline void run_share(
 
 
 cdef inline void run_turn(
-    const ElementCall* call, Py_ssize_t first, Py_ssize_t end, bint checks, bint computes,
-    ShareResult* results, floating like,
+    const ElementCall* call, Py_ssize_t first, Py_ssize_t end, bint checks, ShareResult* results,
+    floating like,
 ) noexcept nogil:
     """Run some shares in the thread that took them."""
     cdef Py_ssize_t share
     cdef cyce_environment found
     cyce_enter(&found)
     for share in range(first, end):
-        run_share[floating](call, share, checks, computes, results + share, 0)
+        run_share[floating](call, share, checks, results + share, 0)
     if call.streams:
         cyce_stream_end()
     cyce_leave(&found)
 
 
 cdef inline bint run_shares(
-    const ElementCall* call, int n_threads, bint checks, bint computes, ShareResult* results,
-    Py_ssize_t n_shares, floating like,
+    const ElementCall* call, int n_threads, bint checks, ShareResult* results, Py_ssize_t n_shares,
+    floating like,
 ) noexcept nogil:
     """Run all shares; returns whether one of them is wrong."""
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
@@ -405,12 +432,12 @@ cdef inline bint run_shares(
         begin_progress(&progress)
         for turn in prange(n_turns, num_threads=n_workers, schedule="dynamic"):
             run_turn[floating](
-                call, turn * n_at_once, min(n_shares, (turn + 1) * n_at_once), checks, computes, results, 0
+                call, turn * n_at_once, min(n_shares, (turn + 1) * n_at_once), checks, results, 0
             )
             note_progress(&progress, threadid(), True)
         report_progress(&progress, n_workers, n_turns)
     else:
-        run_turn[floating](call, 0, n_shares, checks, computes, results, 0)
+        run_turn[floating](call, 0, n_shares, checks, results, 0)
     for share in range(n_shares):
         is_wrong = is_wrong or results[share].is_wrong
     return is_wrong
@@ -426,21 +453,33 @@ cdef inline bint run_elements(
     """
     cdef Py_ssize_t n_shares = (call.n_elements + SHARE - 1) // SHARE
     cdef ShareResult* results = <ShareResult*> PyMem_RawMalloc(n_shares * sizeof(ShareResult))
+    cdef ElementCall first = call[0]
+    cdef ElementCall second = call[0]
+    # Everything is checked before a gradient is written that is not new.
+    cdef bint is_split = call.loss == BCE and call.grad_out.start != NULL and not call.is_grad_new
     cdef Py_ssize_t share
     cdef double lost = 0
     cdef bint is_wrong
     if results == NULL:
         with gil:
             raise MemoryError("no memory for the sums of the loss")
-    # Before a gradient is written that is not new, everything is checked.
-    if call.loss == BCE and call.grad_out.start != NULL and not call.is_grad_new:
-        is_wrong = run_shares(call, n_threads, True, False, results, n_shares, like)
-        is_wrong = is_wrong or run_shares(call, n_threads, False, True, results, n_shares, like)
-    else:
-        is_wrong = run_shares(call, n_threads, call.loss == BCE, True, results, n_shares, like)
+    if floating is float and HAS_VECTORS and call.loss == BCE and call.weight.start == NULL:
+        if call.loss_out.start == NULL:
+            first.wanted = ONLY_THEIR_SUM
+        if call.grad_out.start != NULL and call.grad_output.start == NULL:
+            first.slopes_in_float = second.slopes_in_float = is_scale_of_floats(call.grad_scale)
+    if is_split:
+        first.grad_out.start = NULL
+        first.slopes_in_float = False
+        first.streams = False
+        second.wanted = NONE
+        second.loss_out.start = NULL
+    is_wrong = run_shares(&first, n_threads, call.loss == BCE, results, n_shares, like)
     loss_out[0] = 0
     for share in range(n_shares):
         add[double](loss_out, &lost, results[share].loss)
     loss_out[0] = settled(loss_out[0], lost)
+    if is_split and not is_wrong:
+        run_shares(&second, n_threads, False, results, n_shares, like)
     PyMem_RawFree(results)
     return is_wrong

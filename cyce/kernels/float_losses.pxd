@@ -1,21 +1,27 @@
 """Binary cross-entropy of probabilities, and Kullback-Leibler divergence, of chunks of floats."""
+from libc.math cimport fabs
 from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.element_points cimport kl
 from cyce.kernels.logarithms cimport (
-    Logs, Parts, logs_of, logs_of_parts, logs_with_lost, parts_of, parts_of_opposite, parts_where,
-    split_numbers, split_opposites, split_probabilities, split_where,
+    Logs, Parts, logs_of, logs_of_parts, logs_with_lost, parts_of, parts_of_normal, parts_of_opposite,
+    parts_where, split_numbers, split_opposites, split_probabilities, split_where,
 )
 from cyce.kernels.machine cimport cyce_float_bits
-from cyce.kernels.sums cimport LANES
+from cyce.kernels.sums cimport LANES, sum_of_16, whole_lanes
 from cyce.kernels.vectors cimport (
-    HAS_VECTORS, doubles, fill8, fill16, floats, high8, larger8, load16, low8, multiply8, multiply_add8,
-    smaller8, store8, subtract8, subtract16, sum8, unless_equal8, where_equal16, widen8,
+    HAS_VECTORS, all_inside16, divide16, doubles, fill8, fill16, floats, high8, larger8, larger16, load16,
+    low8, multiply8, multiply16, multiply_add8, multiply_add16, multiply_subtract16, smaller16, store8,
+    store16, subtract8, subtract16, sum8, sum16, sum_rows16, unless_equal8, where_equal16, widen8,
 )
 
 cdef enum:
     # What the parts of a chunk's logarithms take: see ELEMENT_ROOM.
     CHUNK_ROOM = 576
+
+cdef extern from *:
+    # What targets are multiplied by, so that no product of theirs is subnormal.
+    const float TARGET_UNIT "0x1p64f"
 
 
 cdef inline bint all_labels(const float* values, Py_ssize_t n) noexcept nogil:
@@ -32,26 +38,22 @@ cdef inline bint all_labels(const float* values, Py_ssize_t n) noexcept nogil:
     return n_labels == n
 
 
-cdef inline void store_bce(
-    doubles minus_high, doubles low, doubles opposite_minus_high, doubles opposite_low, const float* target,
-    double* loss_out,
-) noexcept nogil:
-    """Write losses of eight probabilities; -log is 100 at most, as in torch."""
-    cdef doubles targets = widen8(target)
-    cdef doubles cost = smaller8(subtract8(minus_high, low), fill8(100))
-    cdef doubles cost_of_opposite = smaller8(subtract8(opposite_minus_high, opposite_low), fill8(100))
-    cdef doubles loss = multiply8(subtract8(fill8(1), targets), cost_of_opposite)
-    store8(loss_out, multiply_add8(targets, cost, loss))
+cdef inline void store_bce(floats log, floats log_low, float* loss_out, float* excess_out) noexcept nogil:
+    """Write losses of labels; log is -100 at least, as in torch."""
+    cdef floats least = fill16(-100)
+    cdef floats high = larger16(log, least)
+    # 0 - x: not -0.
+    store16(loss_out, subtract16(fill16(0), high))
+    store16(excess_out, where_equal16(high, least, fill16(0), log_low))
 
 
 cdef inline void bce_of_labels(
-    const float* input, const float* target, Py_ssize_t n, double* loss_out
+    const float* input, const float* target, Py_ssize_t n, float* loss_out, float* excess_out
 ) noexcept nogil:
-    """`bce_of_floats`, of labels: one logarithm each."""
+    """`bce_in_vectors`, of labels: one logarithm each."""
     cdef Parts following = parts_where(load16(input), load16(target))
     cdef Parts parts
     cdef Logs logs
-    cdef floats minus_high
     cdef Py_ssize_t last = (n - 1) // 16 * 16
     cdef Py_ssize_t k, ahead
     for k in range(0, last + 16, 16):
@@ -60,40 +62,84 @@ cdef inline void bce_of_labels(
         # The next one first: see `plain_losses`.
         following = parts_where(load16(input + ahead), load16(target + ahead))
         logs = logs_with_lost(&parts)
-        # 0 - x: not -0.
-        minus_high = subtract16(fill16(0), logs.high)
-        store8(loss_out + k, smaller8(subtract8(low8(minus_high), low8(logs.low)), fill8(100)))
-        store8(loss_out + k + 8, smaller8(subtract8(high8(minus_high), high8(logs.low)), fill8(100)))
+        store_bce(logs.high, logs.low, loss_out + k, excess_out + k)
 
 
-cdef inline void bce_in_vectors(
-    const float* input, const float* target, Py_ssize_t n, double* loss_out
+cdef inline void bce_of_sixteen(
+    const float* input, const float* target, bint are_inside, float* loss_out, float* excess_out
 ) noexcept nogil:
-    """`bce_of_floats`, of any targets."""
-    cdef Parts parts, opposites
-    cdef Logs logs, opposite_logs
-    cdef floats probability, minus_high, opposite_minus_high
+    """`bce_in_vectors`, of any targets. are_inside: see `all_inside16`."""
+    cdef floats probability = load16(input)
+    # Both before their logarithms: instructions that wait for one another fill a CPU's schedulers.
+    cdef Parts parts = parts_of_normal(probability) if are_inside else parts_of(probability)
+    cdef Parts opposites = parts_of_opposite(probability)
+    cdef Logs logs = logs_of(&parts)
+    cdef Logs opposite_logs = logs_with_lost(&opposites)
+    cdef floats yes = multiply16(load16(target), fill16(TARGET_UNIT))
+    cdef floats no = subtract16(fill16(TARGET_UNIT), yes)
+    cdef floats no_lost = subtract16(subtract16(fill16(TARGET_UNIT), no), yes)
+    cdef floats product, total, added, excess
+    if not are_inside:
+        logs.high = larger16(logs.high, fill16(-100))
+        logs.low = where_equal16(logs.high, fill16(-100), fill16(0), logs.low)
+        opposite_logs.high = where_equal16(probability, fill16(1), fill16(-100), opposite_logs.high)
+        opposite_logs.low = where_equal16(probability, fill16(1), fill16(0), opposite_logs.low)
+    # yes * log + no * opposite_log, and what this loses (Knuth's TwoSum).
+    product = multiply16(yes, logs.high)
+    total = multiply_add16(no, opposite_logs.high, product)
+    added = subtract16(total, product)
+    excess = multiply_subtract16(yes, logs.high, product)
+    excess = multiply_add16(yes, logs.low, excess)
+    excess = multiply_add16(no, opposite_logs.low, excess)
+    excess = multiply_add16(no_lost, opposite_logs.high, excess)
+    excess = sum16(excess, subtract16(product, subtract16(total, added)))
+    excess = sum16(excess, multiply_subtract16(no, opposite_logs.high, added))
+    # 0 - x: not -0.
+    store16(loss_out, subtract16(fill16(0), total))
+    store16(excess_out, excess)
+
+
+cdef inline double bce_in_vectors(
+    const float* input, const float* target, Py_ssize_t n, float* loss_out, float* excess_out
+) noexcept nogil:
+    """Binary cross-entropies of n > 0 probabilities; half the logarithms where the targets are labels.
+
+    Reads and writes a chunk, in sixteens. They are loss - excess, times what is returned.
+    """
+    cdef Py_ssize_t k = 0
+    if all_labels(target, n):
+        bce_of_labels(input, target, n, loss_out, excess_out)
+        return 1
+    # From the first one that is not on: a branch that changes takes longer than what it saves.
+    while k < n and all_inside16(load16(input + k)):
+        bce_of_sixteen(input + k, target + k, True, loss_out + k, excess_out + k)
+        k += 16
+    while k < n:
+        bce_of_sixteen(input + k, target + k, False, loss_out + k, excess_out + k)
+        k += 16
+    return 1 / <double> TARGET_UNIT
+
+
+cdef inline double sum_of_bce(const float* input, const float* target, Py_ssize_t n) noexcept nogil:
+    """Sum of the binary cross-entropies of n > 0 probabilities, where there are vectors."""
+    cdef float loss[CHUNK_ROOM]
+    cdef float excess[CHUNK_ROOM]
+    cdef double total[16]
+    cdef float total_excess[16]
+    cdef Py_ssize_t end = whole_lanes(n)
     cdef Py_ssize_t k
-    for k in range(0, n, 16):
-        probability = load16(input + k)
-        # Both before their logarithms: instructions that wait for one another fill a CPU's schedulers.
-        parts = parts_of(probability)
-        opposites = parts_of_opposite(probability)
-        logs = logs_of(&parts)
-        opposite_logs = logs_with_lost(&opposites)
-        # 0 - x: not -0.
-        minus_high = subtract16(fill16(0), logs.high)
-        opposite_minus_high = subtract16(fill16(0), opposite_logs.high)
-        # -log(0): anything above 100.
-        opposite_minus_high = where_equal16(probability, fill16(1), fill16(200), opposite_minus_high)
-        store_bce(
-            low8(minus_high), low8(logs.low), low8(opposite_minus_high), low8(opposite_logs.low), target + k,
-            loss_out + k,
-        )
-        store_bce(
-            high8(minus_high), high8(logs.low), high8(opposite_minus_high), high8(opposite_logs.low),
-            target + k + 8, loss_out + k + 8,
-        )
+    cdef double unit
+    cdef floats excesses = fill16(0)
+    unit = bce_in_vectors(input, target, n, loss, excess)
+    for k in range(n, end):
+        loss[k] = excess[k] = 0
+    sum_rows16(loss, end // 16, total)
+    for k in range(0, end, 16):
+        excesses = sum16(excesses, load16(excess + k))
+    store16(total_excess, excesses)
+    for k in range(16):
+        total[k] -= total_excess[k]
+    return sum_of_16(total) * unit
 
 
 cdef inline void bce_by_chunks(
@@ -126,16 +172,44 @@ cdef inline void bce_by_chunks(
 cdef inline void bce_of_floats(
     const float* input, const float* target, Py_ssize_t n, double* loss_out
 ) noexcept nogil:
-    """Binary cross-entropies of n > 0 probabilities; half the logarithms where the targets are labels.
+    """Binary cross-entropies of n > 0 probabilities.
 
     Reads and writes a chunk, in sixteens.
     """
-    if not HAS_VECTORS:
-        bce_by_chunks(input, target, n, loss_out)
-    elif all_labels(target, n):
-        bce_of_labels(input, target, n, loss_out)
+    cdef float losses[CHUNK_ROOM]
+    cdef float excess[CHUNK_ROOM]
+    cdef doubles unit
+    cdef Py_ssize_t k
+    if HAS_VECTORS:
+        unit = fill8(bce_in_vectors(input, target, n, losses, excess))
+        for k in range(0, n, 8):
+            store8(loss_out + k, multiply8(subtract8(widen8(losses + k), widen8(excess + k)), unit))
     else:
-        bce_in_vectors(input, target, n, loss_out)
+        bce_by_chunks(input, target, n, loss_out)
+
+
+cdef inline bint is_scale_of_floats(double scale) noexcept nogil:
+    """Whether two floats hold a scale to 2**-48."""
+    return 1e-30 < fabs(scale) < 1e30
+
+
+cdef inline void slopes_of_bce(
+    const float* input, const float* target, Py_ssize_t n, double scale, float* slope_out
+) noexcept nogil:
+    """`slope_of_bce` of n probabilities, times a scale of floats, where there are vectors.
+
+    Reads and writes a chunk, in sixteens.
+    """
+    cdef floats high = fill16(<float> scale)
+    cdef floats low = fill16(<float> (scale - <double> <float> scale))
+    cdef floats probability, smaller, minus_variance, slope
+    cdef Py_ssize_t k
+    for k in range(0, n, 16):
+        probability = load16(input + k)
+        smaller = smaller16(probability, subtract16(fill16(1), probability))
+        minus_variance = smaller16(multiply_subtract16(smaller, smaller, smaller), fill16(<float> -1e-12))
+        slope = divide16(subtract16(load16(target + k), probability), minus_variance)
+        store16(slope_out + k, multiply_add16(slope, high, multiply16(slope, low)))
 
 
 cdef inline bint all_are_split(const float* values, Py_ssize_t n) noexcept nogil:

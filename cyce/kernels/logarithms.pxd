@@ -83,12 +83,19 @@ cdef inline Parts parts_of(floats x) noexcept nogil:
     return parts
 
 
+cdef inline Parts parts_of_normal(floats x) noexcept nogil:
+    """The same, where no number is subnormal or 0."""
+    cdef Parts parts
+    cdef floats unit = split16(x, INVERSES, &parts.power, &parts.eighths)
+    parts.fraction = multiply_add16(x, unit, fill16(-1))
+    return parts
+
+
 cdef inline void add_lost(floats lost, floats unit, Parts* parts) noexcept nogil:
     """Add what x has lost: at most half of its last bit, and nothing if it is less than 1/2."""
     cdef floats fraction = parts.fraction
-    cdef floats fraction_lost = multiply16(lost, unit)
-    parts.fraction = sum16(fraction, fraction_lost)
-    parts.lost = sum16(subtract16(fraction, parts.fraction), fraction_lost)
+    parts.fraction = multiply_add16(lost, unit, fraction)
+    parts.lost = multiply_add16(lost, unit, subtract16(fraction, parts.fraction))
 
 
 cdef inline floats opposite_of(floats probability, floats* lost_out) noexcept nogil:

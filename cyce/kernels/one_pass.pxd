@@ -30,7 +30,7 @@ from cyce.kernels.plan cimport CHUNK, ROW_BLOCK
 from cyce.kernels.points cimport count_before
 from cyce.kernels.reference cimport without_headroom
 from cyce.kernels.storage cimport address_of, size_of
-from cyce.kernels.sums cimport LANES, add, add_product, finite_or_zero, whole_lanes
+from cyce.kernels.sums cimport LANES, add, add_product, finite_or_zero, sum_of_16, whole_lanes
 from cyce.kernels.two_passes cimport add_dense_of_row, add_stats_of_row
 from cyce.kernels.vectors cimport (
     doubles, fill8, fill16, floats, high8, larger16, load16, low8, multiply16, multiply_add8, multiply_add16,
@@ -170,16 +170,6 @@ cdef inline Py_ssize_t leave_out_maximum(
     sum_chunk(exps, size_of_chunk(chunks, chunk), chunk, sums)
     exps[number] = kept
     return (chunk * CHUNK if is_in_place(chunks, chunk) else chunks.n_in_place) + number
-
-
-cdef inline double sum_of_16(double* total) noexcept nogil:
-    """Sum of 16 numbers."""
-    cdef Py_ssize_t k
-    for k in range(8):
-        total[k] += total[k + 8]
-    for k in range(4):
-        total[k] += total[k + 4]
-    return (total[0] + total[2]) + (total[1] + total[3])
 
 
 cdef inline double total_of(

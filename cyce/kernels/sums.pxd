@@ -76,6 +76,16 @@ cdef inline double settled(double total, double lost) noexcept nogil:
     return total + finite_or_zero(lost)
 
 
+cdef inline double sum_of_16(double* lane) noexcept nogil:
+    """Sum of 16 totals of floats, as a tree."""
+    cdef Py_ssize_t k
+    for k in range(8):
+        lane[k] += lane[k + 8]
+    for k in range(4):
+        lane[k] += lane[k + 4]
+    return (lane[0] + lane[2]) + (lane[1] + lane[3])
+
+
 cdef inline void sum_of_lanes(double* lane, double* lost, floating like) noexcept nogil:
     """Add up LANES totals, and what they lost, as a tree. The sums go to lane[0] and lost[0].
 
@@ -85,13 +95,7 @@ cdef inline void sum_of_lanes(double* lane, double* lost, floating like) noexcep
     if floating is float:
         for k in range(16):
             lane[k] += lane[k + 16]
-        for k in range(8):
-            lane[k] += lane[k + 8]
-        for k in range(4):
-            lane[k] += lane[k + 4]
-        for k in range(2):
-            lane[k] += lane[k + 2]
-        lane[0] += lane[1]
+        lane[0] = sum_of_16(lane)
     else:
         for k in range(16):
             lost[k] += lost[k + 16]

@@ -14,8 +14,10 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <string.h>
 
-    /* Bits of sqrt(1/2), and of the exponent. */
+    /* Bits of sqrt(1/2), of 2**-126, of 1, and of the exponent. */
     #define CYCE_SQRT_HALF 0x3f3504f3
+    #define CYCE_LEAST_NORMAL 0x00800000
+    #define CYCE_ONE 0x3f800000
     #define CYCE_EXPONENT 0xff800000
 
     #if defined(__AVX512F__)
@@ -33,6 +35,10 @@ cdef extern from * nogil:
         static inline vector name##_multiply_add(vector a, vector b, vector c)                              \\
         {                                                                                                   \\
             return _mm512_fmadd_##p(a, b, c);                                                               \\
+        }                                                                                                   \\
+        static inline vector name##_multiply_subtract(vector a, vector b, vector c)                         \\
+        {                                                                                                   \\
+            return _mm512_fmsub_##p(a, b, c);                                                               \\
         }                                                                                                   \\
         /* a where it is the larger one, else b: also where one of them is NaN. */                          \\
         static inline vector name##_larger(vector a, vector b) { return _mm512_max_##p(a, b); }             \\
@@ -69,6 +75,11 @@ cdef extern from * nogil:
         const __mmask16 tiny = _mm512_cmp_ps_mask(a, _mm512_set1_ps(0x1p-64f), _CMP_LT_OQ);
         *power = _mm512_maskz_mov_ps(tiny, _mm512_set1_ps(-0x1p29f));
         return _mm512_mask_fmadd_ps(a, tiny, _mm512_set1_ps(0x1p64f), _mm512_setzero_ps());
+    }
+    static inline int cyce_f_all_inside(cyce_floats a)
+    {
+        const __m512i above = _mm512_sub_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(CYCE_LEAST_NORMAL));
+        return _mm512_cmpge_epu32_mask(above, _mm512_set1_epi32(CYCE_ONE - CYCE_LEAST_NORMAL)) == 0;
     }
     static inline cyce_floats cyce_f_divide(cyce_floats a, cyce_floats b) { return _mm512_div_ps(a, b); }
     static inline cyce_floats cyce_f_minus_magnitude(cyce_floats a)
@@ -268,6 +279,8 @@ cdef extern from * nogil:
                  _mm256_mul_##p(a.high, b.high))                                                            \\
         CYCE_TWO(vector, name##_multiply_add, (vector a, vector b, vector c),                               \\
                  _mm256_fmadd_##p(a.low, b.low, c.low), _mm256_fmadd_##p(a.high, b.high, c.high))           \\
+        CYCE_TWO(vector, name##_multiply_subtract, (vector a, vector b, vector c),                          \\
+                 _mm256_fmsub_##p(a.low, b.low, c.low), _mm256_fmsub_##p(a.high, b.high, c.high))           \\
         CYCE_TWO(vector, name##_larger, (vector a, vector b), _mm256_max_##p(a.low, b.low),                 \\
                  _mm256_max_##p(a.high, b.high))                                                            \\
         CYCE_TWO(vector, name##_smaller, (vector a, vector b), _mm256_min_##p(a.low, b.low),                \\
@@ -361,6 +374,15 @@ cdef extern from * nogil:
         result.low = cyce_f_scale_tiny_8(a.low, &power->low);
         result.high = cyce_f_scale_tiny_8(a.high, &power->high);
         return result;
+    }
+    static inline int cyce_f_all_inside(cyce_floats a)
+    {
+        const __m256i least = _mm256_set1_epi32(CYCE_LEAST_NORMAL);
+        const __m256i highest = _mm256_max_epu32(_mm256_sub_epi32(_mm256_castps_si256(a.low), least),
+                                                 _mm256_sub_epi32(_mm256_castps_si256(a.high), least));
+        const __m256i limit = _mm256_set1_epi32(CYCE_ONE - CYCE_LEAST_NORMAL);
+        const __m256i are_outside = _mm256_cmpeq_epi32(_mm256_max_epu32(highest, limit), highest);
+        return _mm256_testz_si256(are_outside, are_outside);
     }
     CYCE_TWO(cyce_floats, cyce_f_divide, (cyce_floats a, cyce_floats b), _mm256_div_ps(a.low, b.low),
              _mm256_div_ps(a.high, b.high))
@@ -479,6 +501,8 @@ cdef extern from * nogil:
         CYCE_LANES(vector, name##_multiply, n, (vector a, vector b), a.lane[k] * b.lane[k])                 \\
         CYCE_LANES(vector, name##_multiply_add, n, (vector a, vector b, vector c),                          \\
                    a.lane[k] * b.lane[k] + c.lane[k])                                                       \\
+        CYCE_LANES(vector, name##_multiply_subtract, n, (vector a, vector b, vector c),                     \\
+                   a.lane[k] * b.lane[k] - c.lane[k])                                                       \\
         CYCE_LANES(vector, name##_larger, n, (vector a, vector b),                                          \\
                    a.lane[k] > b.lane[k] ? a.lane[k] : b.lane[k])                                           \\
         CYCE_LANES(vector, name##_smaller, n, (vector a, vector b),                                         \\
@@ -565,6 +589,13 @@ cdef extern from * nogil:
             result.lane[k] = tiny ? a.lane[k] * 0x1p64f + 0 : a.lane[k];
         }
         return result;
+    }
+    static inline int cyce_f_all_inside(cyce_floats a)
+    {
+        int k, n = 0;
+        for (k = 0; k < 16; k++)
+            n += cyce_bits_of_lane(a, k) - CYCE_LEAST_NORMAL < CYCE_ONE - CYCE_LEAST_NORMAL;
+        return n == 16;
     }
     CYCE_LANES(cyce_floats, cyce_f_divide, 16, (cyce_floats a, cyce_floats b), a.lane[k] / b.lane[k])
     CYCE_LANES(cyce_floats, cyce_f_minus_magnitude, 16, (cyce_floats a), -fabsf(a.lane[k]))
@@ -670,6 +701,7 @@ cdef extern from * nogil:
     floats subtract16 "cyce_f_subtract"(floats a, floats b) noexcept
     floats multiply16 "cyce_f_multiply"(floats a, floats b) noexcept
     floats multiply_add16 "cyce_f_multiply_add"(floats a, floats b, floats c) noexcept
+    floats multiply_subtract16 "cyce_f_multiply_subtract"(floats a, floats b, floats c) noexcept
     # See logarithms.pxd: what brings numbers next to 1, their powers of 2 times 2**23, and where their
     # inverses are in a table.
     floats split16 "cyce_f_split"(
@@ -679,11 +711,14 @@ cdef extern from * nogil:
     floats look_up16 "cyce_f_look_up"(const float* table, floats eighths) noexcept
     # a * 2**64 where that is less than 1, and -64 times 2**23 there, else 0. -0 becomes 0.
     floats scale_tiny16 "cyce_f_scale_tiny"(floats a, floats* power_out) noexcept
+    # Whether all are normal numbers from 2**-126 to less than 1.
+    bint all_inside16 "cyce_f_all_inside"(floats a) noexcept
     floats divide16 "cyce_f_divide"(floats a, floats b) noexcept
     # -abs(a)
     floats minus_magnitude16 "cyce_f_minus_magnitude"(floats a) noexcept
     # a where a > b, else b; so b if one of them is NaN.
     floats larger16 "cyce_f_larger"(floats a, floats b) noexcept
+    floats smaller16 "cyce_f_smaller"(floats a, floats b) noexcept
     # See `end_exp`.
     floats table_power16 "cyce_f_table_power"(floats table, floats eighths) noexcept
     # Of numbers of which none is NaN.
@@ -729,8 +764,6 @@ cdef extern from * nogil:
     doubles multiply8 "cyce_d_multiply"(doubles a, doubles b) noexcept
     doubles multiply_add8 "cyce_d_multiply_add"(doubles a, doubles b, doubles c) noexcept
     doubles larger8 "cyce_d_larger"(doubles a, doubles b) noexcept
-    # a where a < b, else b; so b if one of them is NaN.
-    doubles smaller8 "cyce_d_smaller"(doubles a, doubles b) noexcept
     # See `exp_of_doubles`.
     doubles table_power8 "cyce_d_table_power"(const double* table, doubles eighths) noexcept
     # The first 8 of 16 floats, and the others.

@@ -221,11 +221,17 @@ class TestPrecision:
         losses = F.kl_div(np.array([np.nan, 0, 0], dtype), np.array([1, np.nan, -1], dtype), reduction="none")
         assert np.isnan(losses).all()
 
-    def test_probabilities_of_0_and_1(self, level, dtype):
-        probabilities, target = map(np.array, zip(*itertools.product([0, 1], [0, 0.3, 1]), strict=True))
-        losses, gradient = both(F.binary_cross_entropy, probabilities.astype(dtype), target, reduction="none")
-        np.testing.assert_allclose(losses, [0, 30, 100, 100, 70, 0], rtol=1e-6)
-        np.testing.assert_allclose(gradient, [0, -3e11, -1e12, 1e12, 7e11, 0], rtol=1e-6)
+    @pytest.mark.parametrize(
+        ("probability", "losses", "slopes"),
+        [(0, [0, 30, 100], [0, -3e11, -1e12]), (1, [100, 70, 0], [1e12, 7e11, 0])],
+    )
+    def test_probabilities_of_0_and_1(self, level, dtype, probability, losses, slopes):
+        # Others beside them could hide mistakes: there are whole vectors of them.
+        target = np.tile([0, 0.3, 1], 16)
+        given = np.full(48, probability, dtype)
+        found, gradient = both(F.binary_cross_entropy, given, target, reduction="none")
+        np.testing.assert_allclose(found, np.tile(losses, 16), rtol=1e-6)
+        np.testing.assert_allclose(gradient, np.tile(slopes, 16), rtol=1e-6)
 
     @pytest.mark.parametrize("loss", [BCE_WITH_LOGITS, F.binary_cross_entropy])
     def test_a_weight_of_0_adds_nothing(self, level, loss, dtype):
@@ -293,7 +299,8 @@ class TestPrecision:
         of_targets, _ = exact(F.kl_div, np.zeros_like(numbers), numbers)
         assert ulps(F.kl_div(np.zeros_like(numbers), numbers, reduction="none"), of_targets) <= bound
         probabilities = numbers[numbers <= 1]
-        for target in (0, 0.25, 1):
+        # Of the second one's opposite, float32 does not hold all.
+        for target in (0, 1.5 * 2**-24, 0.25, 1):
             targets = np.full_like(probabilities, target)
             losses = F.binary_cross_entropy(probabilities, targets, reduction="none")
             expected, _ = exact(F.binary_cross_entropy, probabilities, targets)
@@ -319,6 +326,48 @@ class TestPrecision:
         losses = F.binary_cross_entropy(given, labels, reduction="none")
         among_others = F.binary_cross_entropy(given, np.append(0.5, labels[1:]), reduction="none")
         np.testing.assert_array_equal(losses[1:], among_others[1:])
+
+    def test_elements_do_not_depend_on_the_probabilities_beside_them(self, level, dtype, rng):
+        # 0, 1 and subnormal numbers are computed in another way, with those beside them.
+        given, target = draw(F.binary_cross_entropy, rng, (600,), dtype)
+        beside = given.copy()
+        beside[::16] = rng.choice([0, 1, np.finfo(dtype).tiny / 3], size=38)
+        beside[320:] = given[320:]
+        expected = both(F.binary_cross_entropy, given, target, reduction="none")
+        found = both(F.binary_cross_entropy, beside, target, reduction="none")
+        same = beside == given
+        for array, expected_array in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(array[same], expected_array[same])
+
+    def test_small_targets_of_small_probabilities(self, level, rng):
+        # Their products are subnormal.
+        given, target = np.exp(rng.uniform(-100, -80, (2, 2000))).astype(np.float32)
+        losses = F.binary_cross_entropy(given, target, reduction="none")
+        expected, _ = exact(F.binary_cross_entropy, given, target)
+        errors = np.abs(losses - expected) / np.spacing(expected.astype(np.float32))
+        assert errors.max() <= 0.6
+
+    def test_sums_of_binary_cross_entropy_are_rounded_once(self, level, rng):
+        # With losses that are rounded before, they are off by 1 ulp.
+        for labels in (False, True):
+            for probability, target in rng.random((300, 2), dtype=np.float32):
+                given, targets = (
+                    np.repeat(probability, 3),
+                    np.repeat(np.round(target) if labels else target, 3),
+                )
+                expected, _ = exact(F.binary_cross_entropy, given, targets)
+                assert ulps(F.binary_cross_entropy(given, targets, reduction="sum"), expected.sum()) <= 0.6
+
+    @pytest.mark.parametrize("upstream", [1e-42, 1e-20, 1, 1e20, 1e37])
+    def test_slopes_of_binary_cross_entropy_of_any_scale(self, level, dtype, upstream, rng):
+        # Divided by the number of elements, the first one is no float.
+        given, target = draw(F.binary_cross_entropy, rng, (600,), dtype)
+        upstream = dtype.type(upstream)
+        _, gradient = both(F.binary_cross_entropy, given, target, grad_output=upstream)
+        _, slopes = exact(F.binary_cross_entropy, given, target)
+        info = np.finfo(dtype)
+        expected = (slopes * upstream / 600).astype(dtype)
+        np.testing.assert_allclose(gradient, expected, rtol=4 * info.eps, atol=info.smallest_subnormal)
 
     def test_masses_of_0_add_nothing(self, level, dtype):
         given = np.array([-np.inf, -np.inf, 0, -1e30], dtype)
