@@ -54,10 +54,11 @@ cdef enum ElementLoss:
 
 
 cdef enum LossesWanted:
+    # 0: what a call has at first.
     EACH
-    # For binary cross-entropies of float probabilities, where there are vectors.
+    # Of BCE of floats, where there are vectors.
     ONLY_THEIR_SUM
-    # For those of any probabilities, beside a gradient.
+    # Of BCE, when a second pass writes the gradient.
     NONE
 
 
@@ -78,7 +79,7 @@ cdef struct ElementCall:
     Operand grad_output
     Operand loss_out
     Operand grad_out
-    bint slopes_in_float            # `slopes_of_bce` are the gradient
+    bint slopes_in_float            # `slopes_of_bce` are the gradient: no weights, no `grad_output`
     bint is_grad_new                # nothing is lost if it is written before an error is found
     bint streams                    # the gradient goes past the caches
     Operand hessian_out             # of BCE_WITH_LOGITS and FOCAL: the second derivatives
@@ -453,8 +454,8 @@ cdef inline bint run_elements(
     """
     cdef Py_ssize_t n_shares = (call.n_elements + SHARE - 1) // SHARE
     cdef ShareResult* results = <ShareResult*> PyMem_RawMalloc(n_shares * sizeof(ShareResult))
-    cdef ElementCall first = call[0]
-    cdef ElementCall second = call[0]
+    cdef ElementCall first_call = call[0]
+    cdef ElementCall second_call = call[0]
     # Everything is checked before a gradient is written that is not new.
     cdef bint is_split = call.loss == BCE and call.grad_out.start != NULL and not call.is_grad_new
     cdef Py_ssize_t share
@@ -465,21 +466,21 @@ cdef inline bint run_elements(
             raise MemoryError("no memory for the sums of the loss")
     if floating is float and HAS_VECTORS and call.loss == BCE and call.weight.start == NULL:
         if call.loss_out.start == NULL:
-            first.wanted = ONLY_THEIR_SUM
+            first_call.wanted = ONLY_THEIR_SUM
         if call.grad_out.start != NULL and call.grad_output.start == NULL:
-            first.slopes_in_float = second.slopes_in_float = is_scale_of_floats(call.grad_scale)
+            first_call.slopes_in_float = second_call.slopes_in_float = is_scale_of_floats(call.grad_scale)
     if is_split:
-        first.grad_out.start = NULL
-        first.slopes_in_float = False
-        first.streams = False
-        second.wanted = NONE
-        second.loss_out.start = NULL
-    is_wrong = run_shares(&first, n_threads, call.loss == BCE, results, n_shares, like)
+        first_call.grad_out.start = NULL
+        first_call.slopes_in_float = False
+        first_call.streams = False
+        second_call.wanted = NONE
+        second_call.loss_out.start = NULL
+    is_wrong = run_shares(&first_call, n_threads, call.loss == BCE, results, n_shares, like)
     loss_out[0] = 0
     for share in range(n_shares):
         add[double](loss_out, &lost, results[share].loss)
     loss_out[0] = settled(loss_out[0], lost)
     if is_split and not is_wrong:
-        run_shares(&second, n_threads, False, results, n_shares, like)
+        run_shares(&second_call, n_threads, False, results, n_shares, like)
     PyMem_RawFree(results)
     return is_wrong

@@ -149,6 +149,11 @@ cdef inline double curvature_of_focal(
 # Binary cross-entropy of probabilities
 
 
+cdef extern from *:
+    # torch's bound, which keeps the slope finite at 0 and 1.
+    const double LEAST_VARIANCE "1e-12"
+
+
 cdef inline double at_least_minus_100(double log) noexcept nogil:
     """A logarithm, at least -100, as in torch."""
     return log if log > -100.0 else -100.0
@@ -176,8 +181,7 @@ cdef inline floating slope_of_bce(floating probability, floating target) noexcep
     cdef floating opposite = 1 - probability
     cdef floating smaller = probability if probability < opposite else opposite
     cdef floating variance = multiply_add(-smaller, smaller, smaller)
-    # torch's bound, 1e-12, keeps the slope finite at 0 and 1.
-    cdef floating least = 1e-12
+    cdef floating least = <floating> LEAST_VARIANCE
     return (probability - target) / (variance if variance > least else least)
 
 

@@ -2,7 +2,7 @@
 from libc.math cimport fabs
 from libc.stdint cimport int32_t, uint32_t
 
-from cyce.kernels.element_points cimport kl
+from cyce.kernels.element_points cimport LEAST_VARIANCE, kl
 from cyce.kernels.logarithms cimport (
     Logs, Parts, logs_of, logs_of_parts, logs_with_lost, parts_of, parts_of_normal, parts_of_opposite,
     parts_where, split_numbers, split_opposites, split_probabilities, split_where,
@@ -10,17 +10,17 @@ from cyce.kernels.logarithms cimport (
 from cyce.kernels.machine cimport cyce_float_bits
 from cyce.kernels.sums cimport LANES, sum_of_16, whole_lanes
 from cyce.kernels.vectors cimport (
-    HAS_VECTORS, all_inside16, divide16, doubles, fill8, fill16, floats, high8, larger8, larger16, load16,
-    low8, multiply8, multiply16, multiply_add8, multiply_add16, multiply_subtract16, smaller16, store8,
-    store16, subtract8, subtract16, sum8, sum16, sum_rows16, unless_equal8, where_equal16, widen8,
+    HAS_VECTORS, all_normal_below_one16, divide16, doubles, fill8, fill16, floats, high8, larger8, larger16,
+    load16, low8, multiply8, multiply16, multiply_add8, multiply_add16, multiply_subtract16, smaller16,
+    store8, store16, subtract8, subtract16, sum8, sum16, sum_rows16, unless_equal8, where_equal16, widen8,
 )
 
 cdef enum:
-    # What the parts of a chunk's logarithms take: see ELEMENT_ROOM.
+    # What numbers of a chunk take: see ELEMENT_ROOM.
     CHUNK_ROOM = 576
 
 cdef extern from *:
-    # What targets are multiplied by, so that no product of theirs is subnormal.
+    # What targets are multiplied by, so that no product of one and a logarithm is subnormal.
     const float TARGET_UNIT "0x1p64f"
 
 
@@ -38,8 +38,10 @@ cdef inline bint all_labels(const float* values, Py_ssize_t n) noexcept nogil:
     return n_labels == n
 
 
-cdef inline void store_bce(floats log, floats log_low, float* loss_out, float* excess_out) noexcept nogil:
-    """Write losses of labels; log is -100 at least, as in torch."""
+cdef inline void store_bce_of_labels(
+    floats log, floats log_low, float* loss_out, float* excess_out
+) noexcept nogil:
+    """Write losses; log is -100 at least, as in torch."""
     cdef floats least = fill16(-100)
     cdef floats high = larger16(log, least)
     # 0 - x: not -0.
@@ -62,16 +64,16 @@ cdef inline void bce_of_labels(
         # The next one first: see `plain_losses`.
         following = parts_where(load16(input + ahead), load16(target + ahead))
         logs = logs_with_lost(&parts)
-        store_bce(logs.high, logs.low, loss_out + k, excess_out + k)
+        store_bce_of_labels(logs.high, logs.low, loss_out + k, excess_out + k)
 
 
 cdef inline void bce_of_sixteen(
-    const float* input, const float* target, bint are_inside, float* loss_out, float* excess_out
+    const float* input, const float* target, bint are_plain, float* loss_out, float* excess_out
 ) noexcept nogil:
-    """`bce_in_vectors`, of any targets. are_inside: see `all_inside16`."""
+    """`bce_in_vectors`, of any targets. are_plain: whether `all_normal_below_one16`."""
     cdef floats probability = load16(input)
     # Both before their logarithms: instructions that wait for one another fill a CPU's schedulers.
-    cdef Parts parts = parts_of_normal(probability) if are_inside else parts_of(probability)
+    cdef Parts parts = parts_of_normal(probability) if are_plain else parts_of(probability)
     cdef Parts opposites = parts_of_opposite(probability)
     cdef Logs logs = logs_of(&parts)
     cdef Logs opposite_logs = logs_with_lost(&opposites)
@@ -79,12 +81,13 @@ cdef inline void bce_of_sixteen(
     cdef floats no = subtract16(fill16(TARGET_UNIT), yes)
     cdef floats no_lost = subtract16(subtract16(fill16(TARGET_UNIT), no), yes)
     cdef floats product, total, added, excess
-    if not are_inside:
+    if not are_plain:
         logs.high = larger16(logs.high, fill16(-100))
         logs.low = where_equal16(logs.high, fill16(-100), fill16(0), logs.low)
         opposite_logs.high = where_equal16(probability, fill16(1), fill16(-100), opposite_logs.high)
         opposite_logs.low = where_equal16(probability, fill16(1), fill16(0), opposite_logs.low)
-    # yes * log + no * opposite_log, and what this loses (Knuth's TwoSum).
+    # yes * log + no * opposite_log, and what this loses. With terms of one sign, Knuth's TwoSum holds for a
+    # product that is not rounded, too.
     product = multiply16(yes, logs.high)
     total = multiply_add16(no, opposite_logs.high, product)
     added = subtract16(total, product)
@@ -104,14 +107,14 @@ cdef inline double bce_in_vectors(
 ) noexcept nogil:
     """Binary cross-entropies of n > 0 probabilities; half the logarithms where the targets are labels.
 
-    Reads and writes a chunk, in sixteens. They are loss - excess, times what is returned.
+    A loss is loss_out - excess_out, times what is returned. Reads and writes a chunk, in sixteens.
     """
     cdef Py_ssize_t k = 0
     if all_labels(target, n):
         bce_of_labels(input, target, n, loss_out, excess_out)
         return 1
-    # From the first one that is not on: a branch that changes takes longer than what it saves.
-    while k < n and all_inside16(load16(input + k)):
+    # The second loop has the rest of a chunk: a branch that changes takes longer than what it saves.
+    while k < n and all_normal_below_one16(load16(input + k)):
         bce_of_sixteen(input + k, target + k, True, loss_out + k, excess_out + k)
         k += 16
     while k < n:
@@ -134,6 +137,7 @@ cdef inline double sum_of_bce(const float* input, const float* target, Py_ssize_
     for k in range(n, end):
         loss[k] = excess[k] = 0
     sum_rows16(loss, end // 16, total)
+    # In float: they are the last digits of at most 32 losses each.
     for k in range(0, end, 16):
         excesses = sum16(excesses, load16(excess + k))
     store16(total_excess, excesses)
@@ -196,19 +200,21 @@ cdef inline bint is_scale_of_floats(double scale) noexcept nogil:
 cdef inline void slopes_of_bce(
     const float* input, const float* target, Py_ssize_t n, double scale, float* slope_out
 ) noexcept nogil:
-    """`slope_of_bce` of n probabilities, times a scale of floats, where there are vectors.
+    """`slope_of_bce` of n probabilities, in its steps, times a scale of floats, where there are vectors.
 
     Reads and writes a chunk, in sixteens.
     """
-    cdef floats high = fill16(<float> scale)
-    cdef floats low = fill16(<float> (scale - <double> <float> scale))
+    # Two signs cancel: the variance is negative, as there is a * b - c only, and so is this.
+    cdef floats high = fill16(-<float> scale)
+    cdef floats low = fill16(<float> (<double> <float> scale - scale))
+    cdef floats highest = fill16(<float> -LEAST_VARIANCE)
     cdef floats probability, smaller, minus_variance, slope
     cdef Py_ssize_t k
     for k in range(0, n, 16):
         probability = load16(input + k)
         smaller = smaller16(probability, subtract16(fill16(1), probability))
-        minus_variance = smaller16(multiply_subtract16(smaller, smaller, smaller), fill16(<float> -1e-12))
-        slope = divide16(subtract16(load16(target + k), probability), minus_variance)
+        minus_variance = smaller16(multiply_subtract16(smaller, smaller, smaller), highest)
+        slope = divide16(subtract16(probability, load16(target + k)), minus_variance)
         store16(slope_out + k, multiply_add16(slope, high, multiply16(slope, low)))
 
 

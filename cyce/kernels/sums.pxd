@@ -77,7 +77,7 @@ cdef inline double settled(double total, double lost) noexcept nogil:
 
 
 cdef inline double sum_of_16(double* lane) noexcept nogil:
-    """Sum of 16 totals of floats, as a tree."""
+    """Sum of 16 totals, which are overwritten, as a tree."""
     cdef Py_ssize_t k
     for k in range(8):
         lane[k] += lane[k + 8]

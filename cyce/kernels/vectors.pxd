@@ -76,7 +76,7 @@ cdef extern from * nogil:
         *power = _mm512_maskz_mov_ps(tiny, _mm512_set1_ps(-0x1p29f));
         return _mm512_mask_fmadd_ps(a, tiny, _mm512_set1_ps(0x1p64f), _mm512_setzero_ps());
     }
-    static inline int cyce_f_all_inside(cyce_floats a)
+    static inline int cyce_f_all_normal_below_one(cyce_floats a)
     {
         const __m512i above = _mm512_sub_epi32(_mm512_castps_si512(a), _mm512_set1_epi32(CYCE_LEAST_NORMAL));
         return _mm512_cmpge_epu32_mask(above, _mm512_set1_epi32(CYCE_ONE - CYCE_LEAST_NORMAL)) == 0;
@@ -375,7 +375,7 @@ cdef extern from * nogil:
         result.high = cyce_f_scale_tiny_8(a.high, &power->high);
         return result;
     }
-    static inline int cyce_f_all_inside(cyce_floats a)
+    static inline int cyce_f_all_normal_below_one(cyce_floats a)
     {
         const __m256i least = _mm256_set1_epi32(CYCE_LEAST_NORMAL);
         const __m256i highest = _mm256_max_epu32(_mm256_sub_epi32(_mm256_castps_si256(a.low), least),
@@ -590,7 +590,7 @@ cdef extern from * nogil:
         }
         return result;
     }
-    static inline int cyce_f_all_inside(cyce_floats a)
+    static inline int cyce_f_all_normal_below_one(cyce_floats a)
     {
         int k, n = 0;
         for (k = 0; k < 16; k++)
@@ -711,13 +711,14 @@ cdef extern from * nogil:
     floats look_up16 "cyce_f_look_up"(const float* table, floats eighths) noexcept
     # a * 2**64 where that is less than 1, and -64 times 2**23 there, else 0. -0 becomes 0.
     floats scale_tiny16 "cyce_f_scale_tiny"(floats a, floats* power_out) noexcept
-    # Whether all are normal numbers from 2**-126 to less than 1.
-    bint all_inside16 "cyce_f_all_inside"(floats a) noexcept
+    # Whether all are normal numbers, positive and less than 1.
+    bint all_normal_below_one16 "cyce_f_all_normal_below_one"(floats a) noexcept
     floats divide16 "cyce_f_divide"(floats a, floats b) noexcept
     # -abs(a)
     floats minus_magnitude16 "cyce_f_minus_magnitude"(floats a) noexcept
     # a where a > b, else b; so b if one of them is NaN.
     floats larger16 "cyce_f_larger"(floats a, floats b) noexcept
+    # a where a < b, else b; so b if one of them is NaN.
     floats smaller16 "cyce_f_smaller"(floats a, floats b) noexcept
     # See `end_exp`.
     floats table_power16 "cyce_f_table_power"(floats table, floats eighths) noexcept

@@ -226,7 +226,7 @@ class TestPrecision:
         [(0, [0, 30, 100], [0, -3e11, -1e12]), (1, [100, 70, 0], [1e12, 7e11, 0])],
     )
     def test_probabilities_of_0_and_1(self, level, dtype, probability, losses, slopes):
-        # Others beside them could hide mistakes: there are whole vectors of them.
+        # Whole vectors: a 0 beside a 1 would have both computed by one loop.
         target = np.tile([0, 0.3, 1], 16)
         given = np.full(48, probability, dtype)
         found, gradient = both(F.binary_cross_entropy, given, target, reduction="none")
@@ -327,12 +327,20 @@ class TestPrecision:
         among_others = F.binary_cross_entropy(given, np.append(0.5, labels[1:]), reduction="none")
         np.testing.assert_array_equal(losses[1:], among_others[1:])
 
+    @pytest.mark.parametrize("weight", [None, 1])
+    def test_slopes_of_what_is_right_are_positive_zeros(self, level, dtype, weight):
+        given = np.tile(np.array([0, 0.3, 1], dtype), 7)
+        weight = weight and np.ones(21, dtype)
+        for reduction in ("sum", "mean"):
+            _, gradient = both(F.binary_cross_entropy, given, given, weight=weight, reduction=reduction)
+            np.testing.assert_array_equal(gradient, 0)
+            assert not np.signbit(gradient).any()
+
     def test_elements_do_not_depend_on_the_probabilities_beside_them(self, level, dtype, rng):
-        # 0, 1 and subnormal numbers are computed in another way, with those beside them.
+        # From the first 0, 1 or subnormal number of a chunk on, another loop computes the rest.
         given, target = draw(F.binary_cross_entropy, rng, (600,), dtype)
         beside = given.copy()
-        beside[::16] = rng.choice([0, 1, np.finfo(dtype).tiny / 3], size=38)
-        beside[320:] = given[320:]
+        beside[165:400:9] = rng.choice([0, -0.0, 1, np.finfo(dtype).tiny / 3], size=27)
         expected = both(F.binary_cross_entropy, given, target, reduction="none")
         found = both(F.binary_cross_entropy, beside, target, reduction="none")
         same = beside == given
@@ -360,7 +368,7 @@ class TestPrecision:
 
     @pytest.mark.parametrize("upstream", [1e-42, 1e-20, 1, 1e20, 1e37])
     def test_slopes_of_binary_cross_entropy_of_any_scale(self, level, dtype, upstream, rng):
-        # Divided by the number of elements, the first one is no float.
+        # Divided by the number of elements, the first one is a subnormal float of one digit.
         given, target = draw(F.binary_cross_entropy, rng, (600,), dtype)
         upstream = dtype.type(upstream)
         _, gradient = both(F.binary_cross_entropy, given, target, grad_output=upstream)
