@@ -4,8 +4,8 @@ from libc.stdint cimport int32_t, uint32_t
 
 from cyce.kernels.element_points cimport LEAST_VARIANCE, kl
 from cyce.kernels.logarithms cimport (
-    Logs, Parts, logs_of, logs_of_parts, logs_with_lost, parts_of, parts_of_normal, parts_of_opposite,
-    parts_where, split_numbers, split_opposites, split_probabilities, split_where,
+    Logs, Parts, logs_of, logs_of_parts, logs_with_lost, parts_of, parts_of_opposite, parts_where,
+    split_numbers, split_opposites, split_probabilities, split_where,
 )
 from cyce.kernels.machine cimport cyce_float_bits
 from cyce.kernels.sums cimport LANES, sum_of_16, whole_lanes
@@ -39,32 +39,41 @@ cdef inline bint all_labels(const float* values, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void store_bce_of_labels(
-    floats log, floats log_low, float* loss_out, float* excess_out
+    const Parts* parts, bint are_plain, float* loss_out, float* excess_out
 ) noexcept nogil:
-    """Write losses; log is -100 at least, as in torch."""
+    """Write losses. are_plain: whether the probabilities are `all_normal_below_one16`."""
     cdef floats least = fill16(-100)
-    cdef floats high = larger16(log, least)
+    cdef Logs logs = logs_with_lost(parts)
+    if not are_plain:
+        # As in torch.
+        logs.high = larger16(logs.high, least)
+        logs.low = where_equal16(logs.high, least, fill16(0), logs.low)
     # 0 - x: not -0.
-    store16(loss_out, subtract16(fill16(0), high))
-    store16(excess_out, where_equal16(high, least, fill16(0), log_low))
+    store16(loss_out, subtract16(fill16(0), logs.high))
+    store16(excess_out, logs.low)
 
 
 cdef inline void bce_of_labels(
     const float* input, const float* target, Py_ssize_t n, float* loss_out, float* excess_out
 ) noexcept nogil:
     """`bce_in_vectors`, of labels: one logarithm each."""
-    cdef Parts following = parts_where(load16(input), load16(target))
-    cdef Parts parts
-    cdef Logs logs
+    cdef Parts parts, following
     cdef Py_ssize_t last = (n - 1) // 16 * 16
+    cdef Py_ssize_t first = 0
     cdef Py_ssize_t k, ahead
-    for k in range(0, last + 16, 16):
+    while first < n and all_normal_below_one16(load16(input + first)):
+        parts = parts_where(load16(input + first), load16(target + first), True)
+        store_bce_of_labels(&parts, True, loss_out + first, excess_out + first)
+        first += 16
+    # The rest: see `bce_in_vectors`.
+    if first < n:
+        following = parts_where(load16(input + first), load16(target + first), False)
+    for k in range(first, last + 16, 16):
         parts = following
         ahead = min(k + 16, last)
         # The next one first: see `plain_losses`.
-        following = parts_where(load16(input + ahead), load16(target + ahead))
-        logs = logs_with_lost(&parts)
-        store_bce_of_labels(logs.high, logs.low, loss_out + k, excess_out + k)
+        following = parts_where(load16(input + ahead), load16(target + ahead), False)
+        store_bce_of_labels(&parts, False, loss_out + k, excess_out + k)
 
 
 cdef inline void bce_of_sixteen(
@@ -73,7 +82,7 @@ cdef inline void bce_of_sixteen(
     """`bce_in_vectors`, of any targets. are_plain: whether `all_normal_below_one16`."""
     cdef floats probability = load16(input)
     # Both before their logarithms: instructions that wait for one another fill a CPU's schedulers.
-    cdef Parts parts = parts_of_normal(probability) if are_plain else parts_of(probability)
+    cdef Parts parts = parts_of(probability, are_plain)
     cdef Parts opposites = parts_of_opposite(probability)
     cdef Logs logs = logs_of(&parts)
     cdef Logs opposite_logs = logs_with_lost(&opposites)
@@ -232,32 +241,46 @@ cdef inline bint all_are_split(const float* values, Py_ssize_t n) noexcept nogil
 
 
 cdef inline void store_kl(
-    doubles high, doubles low, const float* input, const float* target, double* loss_out
+    doubles high, doubles low, const float* input, const float* target, bint are_plain, double* loss_out
 ) noexcept nogil:
     """Write divergences of eight log-probabilities; 0 where the target is."""
     cdef doubles targets = widen8(target)
     cdef doubles products = multiply8(targets, subtract8(sum8(high, low), widen8(input)))
-    store8(loss_out, unless_equal8(products, targets, fill8(0)))
+    store8(loss_out, products if are_plain else unless_equal8(products, targets, fill8(0)))
+
+
+cdef inline void kl_of_sixteen(
+    const Parts* parts, const float* input, const float* target, bint are_plain, double* loss_out
+) noexcept nogil:
+    """Write divergences. are_plain: whether the targets are `all_normal_below_one16`."""
+    cdef Logs logs = logs_of(parts)
+    store_kl(low8(logs.high), low8(logs.low), input, target, are_plain, loss_out)
+    store_kl(high8(logs.high), high8(logs.low), input + 8, target + 8, are_plain, loss_out + 8)
 
 
 cdef inline void kl_in_vectors(
     const float* input, const float* target, Py_ssize_t n, double* loss_out
 ) noexcept nogil:
     """`kl_of_floats`, where there are vectors."""
-    cdef Parts following = parts_of(load16(target))
-    cdef Parts parts
-    cdef Logs logs
+    cdef Parts parts, following
     cdef Py_ssize_t last = (n - 1) // 16 * 16
+    cdef Py_ssize_t first = 0
     cdef Py_ssize_t k
-    for k in range(0, last + 16, 16):
+    while first < n and all_normal_below_one16(load16(target + first)):
+        parts = parts_of(load16(target + first), True)
+        kl_of_sixteen(&parts, input + first, target + first, True, loss_out + first)
+        first += 16
+    if first >= n:
+        return
+    # The rest of the chunk: see `bce_in_vectors`.
+    following = parts_of(load16(target + first), False)
+    for k in range(first, last + 16, 16):
         parts = following
         # The next one first: see `plain_losses`.
-        following = parts_of(load16(target + min(k + 16, last)))
-        logs = logs_of(&parts)
-        store_kl(low8(logs.high), low8(logs.low), input + k, target + k, loss_out + k)
-        store_kl(high8(logs.high), high8(logs.low), input + k + 8, target + k + 8, loss_out + k + 8)
-    if not all_are_split(target, n):
-        for k in range(n):
+        following = parts_of(load16(target + min(k + 16, last)), False)
+        kl_of_sixteen(&parts, input + k, target + k, False, loss_out + k)
+    if not all_are_split(target + first, n - first):
+        for k in range(first, n):
             if not 0 <= target[k] < <float> 8.507059173023462e37:
                 loss_out[k] = kl(input[k], target[k])
 

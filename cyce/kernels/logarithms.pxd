@@ -63,31 +63,31 @@ cdef struct Logs:
     floats low
 
 
-cdef inline floats split_scaled(floats x, Parts* parts_out) noexcept nogil:
-    """Split 0 <= x < 2**126, also where it is subnormal, but for `lost`; returns what gives the fraction.
-
-    log(0) will be less than -130.
-    """
-    cdef floats power, power_of_scale
-    cdef floats scaled = scale_tiny16(x, &power_of_scale)
-    cdef floats unit = split16(scaled, INVERSES, &power, &parts_out.eighths)
-    parts_out.power = sum16(power, power_of_scale)
-    parts_out.fraction = multiply_add16(scaled, unit, fill16(-1))
+cdef inline floats split_normal(floats x, Parts* parts_out) noexcept nogil:
+    """Split x > 0, where it is normal, but for `lost`; returns what gives the fraction."""
+    cdef floats unit = split16(x, INVERSES, &parts_out.power, &parts_out.eighths)
+    parts_out.fraction = multiply_add16(x, unit, fill16(-1))
     return unit
 
 
-cdef inline Parts parts_of(floats x) noexcept nogil:
-    """What 0 <= x < 2**126 is split into; nothing is `lost`, and that is not set."""
-    cdef Parts parts
-    split_scaled(x, &parts)
-    return parts
+cdef inline floats split_scaled(floats x, Parts* parts_out) noexcept nogil:
+    """The same for 0 <= x < 2**126, also where it is subnormal. log(0) will be less than -130."""
+    cdef floats power_of_scale
+    cdef floats unit = split_normal(scale_tiny16(x, &power_of_scale), parts_out)
+    parts_out.power = sum16(parts_out.power, power_of_scale)
+    return unit
 
 
-cdef inline Parts parts_of_normal(floats x) noexcept nogil:
-    """The same, where no number is subnormal or 0."""
+cdef inline Parts parts_of(floats x, bint are_normal) noexcept nogil:
+    """What 0 <= x < 2**126 is split into; nothing is `lost`, and that is not set.
+
+    are_normal: whether no number is subnormal or 0, which takes less time.
+    """
     cdef Parts parts
-    cdef floats unit = split16(x, INVERSES, &parts.power, &parts.eighths)
-    parts.fraction = multiply_add16(x, unit, fill16(-1))
+    if are_normal:
+        split_normal(x, &parts)
+    else:
+        split_scaled(x, &parts)
     return parts
 
 
@@ -110,18 +110,23 @@ cdef inline Parts parts_of_opposite(floats probability) noexcept nogil:
     cdef Parts parts
     cdef floats lost
     cdef floats opposite = opposite_of(probability, &lost)
-    cdef floats unit = split16(opposite, INVERSES, &parts.power, &parts.eighths)
-    parts.fraction = multiply_add16(opposite, unit, fill16(-1))
-    add_lost(lost, unit, &parts)
+    add_lost(lost, split_normal(opposite, &parts), &parts)
     return parts
 
 
-cdef inline Parts parts_where(floats probability, floats label) noexcept nogil:
-    """What x is split into where the label is 1, else what 1 - x is, for 0 <= x <= 1."""
+cdef inline Parts parts_where(floats probability, floats label, bint are_normal) noexcept nogil:
+    """What x is split into where the label is 1, else what 1 - x is, for 0 <= x <= 1.
+
+    are_normal: whether no x is subnormal, 0 or 1.
+    """
     cdef Parts parts
-    cdef floats lost
+    cdef floats lost, unit
     cdef floats opposite = opposite_of(probability, &lost)
-    cdef floats unit = split_scaled(where_equal16(label, fill16(1), probability, opposite), &parts)
+    cdef floats chosen = where_equal16(label, fill16(1), probability, opposite)
+    if are_normal:
+        unit = split_normal(chosen, &parts)
+    else:
+        unit = split_scaled(chosen, &parts)
     add_lost(where_equal16(label, fill16(1), fill16(0), lost), unit, &parts)
     return parts
 

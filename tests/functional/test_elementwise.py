@@ -336,13 +336,17 @@ class TestPrecision:
             np.testing.assert_array_equal(gradient, 0)
             assert not np.signbit(gradient).any()
 
-    def test_elements_do_not_depend_on_the_probabilities_beside_them(self, level, dtype, rng):
+    @pytest.mark.parametrize("kind", ["targets", "labels", "divergences"])
+    def test_elements_do_not_depend_on_the_probabilities_beside_them(self, level, dtype, kind, rng):
         # From the first 0, 1 or subnormal number of a chunk on, another loop computes the rest.
-        given, target = draw(F.binary_cross_entropy, rng, (600,), dtype)
+        loss = F.kl_div if kind == "divergences" else F.binary_cross_entropy
+        given = rng.random(600).astype(dtype)
+        other = (rng.integers(2, size=600) if kind == "labels" else rng.random(600)).astype(dtype)
         beside = given.copy()
         beside[165:400:9] = rng.choice([0, -0.0, 1, np.finfo(dtype).tiny / 3], size=27)
-        expected = both(F.binary_cross_entropy, given, target, reduction="none")
-        found = both(F.binary_cross_entropy, beside, target, reduction="none")
+        # What is a probability is the target of a divergence.
+        arguments = [(other, p) if loss is F.kl_div else (p, other) for p in (given, beside)]
+        expected, found = (both(loss, *pair, reduction="none") for pair in arguments)
         same = beside == given
         for array, expected_array in zip(found, expected, strict=True):
             np.testing.assert_array_equal(array[same], expected_array[same])
