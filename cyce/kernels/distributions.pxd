@@ -13,6 +13,7 @@ from cyce.kernels.machine cimport multiply_add
 from cyce.kernels.math cimport exp_nonpositive, log_for_float, log_nonnegative
 from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.storage cimport load
+from cyce.kernels.sums cimport sum_of_16
 
 cdef enum:
     # Independent sums along the classes, the same for all levels.
@@ -29,16 +30,6 @@ cdef struct Side:
 cdef inline Py_ssize_t whole_groups(Py_ssize_t n) noexcept nogil:
     """n, rounded up to a multiple of GROUP."""
     return (n + GROUP - 1) // GROUP * GROUP
-
-
-cdef inline double sum_of_group(double* lane) noexcept nogil:
-    """Sum of GROUP numbers."""
-    cdef Py_ssize_t k
-    for k in range(8):
-        lane[k] += lane[k + 8]
-    for k in range(4):
-        lane[k] += lane[k + 4]
-    return (lane[0] + lane[2]) + (lane[1] + lane[3])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -110,7 +101,7 @@ cdef inline void begin_side(
             side.logit[first + k] -= maximum
             side.softmax[first + k] = exp_nonpositive(side.logit[first + k])
             total[k] += side.softmax[first + k]
-    total[0] = sum_of_group(total)
+    total[0] = sum_of_16(total)
     side.log_normalizer = log_nonnegative(total[0])
     inverse = 1.0 / total[0]
     for k in range(whole_groups(n)):
@@ -212,7 +203,7 @@ cdef inline double compare_sides(
             for k in range(GROUP):
                 c = group * GROUP + k
                 total[k] += kl_term(other.softmax[c], weighing.softmax[c], distance_of(other, weighing, c))
-    divergence = sum_of_group(total)
+    divergence = sum_of_16(total)
     if gradient == NULL:
         return divergence
     if call.formula == FORWARD:
@@ -232,7 +223,7 @@ cdef inline double compare_sides(
         for k in range(GROUP):
             c = group * GROUP + k
             mean[k] += student.softmax[c] * gradient[c]
-    mean[0] = sum_of_group(mean)
+    mean[0] = sum_of_16(mean)
     for c in range(n_groups * GROUP):
         gradient[c] = student.softmax[c] * (gradient[c] - mean[0]) * scale
     return divergence
@@ -250,7 +241,7 @@ cdef inline double weigh_numbers(
         first = group * GROUP
         for k in range(GROUP):
             mean[k] += student.softmax[first + k] * numbers[first + k]
-    mean[0] = sum_of_group(mean)
+    mean[0] = sum_of_16(mean)
     for c in range(whole_groups(call.n_classes)):
         numbers[c] = scale * student.softmax[c] * (numbers[c] - mean[0])
     return mean[0]
