@@ -16,7 +16,7 @@ are computed in float, from differences of logits (logit_differences.pxd), in a 
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.math cimport NAN
 
 from cyce.kernels.arrays cimport offsets_of
@@ -28,7 +28,8 @@ from cyce.kernels.logit_differences cimport compare_floats
 from cyce.kernels.machine cimport CACHE_LINE, cyce_enter, cyce_environment, cyce_leave, whole_line
 from cyce.kernels.storage cimport is_native, store_one
 from cyce.kernels.sums cimport whole_lanes
-from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
+from cyce.threads.team cimport end_turns
+from cyce.threads.turns cimport Turns, begin_turns, next_turn
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -125,33 +126,36 @@ cdef inline void compare_position(
 
 
 cdef inline void compare_some(
-    const Comparison* call, Py_ssize_t first, Py_ssize_t end, double* scratch, floating like
+    const Comparison* call, Turns* turns, int worker, Py_ssize_t n_at_once, double* scratch, floating like
 ) noexcept nogil:
-    """Some positions, in the thread that took them."""
+    """The positions that one thread takes, some with each turn."""
     cdef Py_ssize_t student_at, teacher_at
     cdef Py_ssize_t grad_at = 0
     cdef Py_ssize_t position
     cdef cyce_environment found
+    cdef Py_ssize_t turn = next_turn(turns, worker)
     cyce_enter(&found)
-    for position in range(first, end):
-        offsets_of(&call.student.positions, position, 1, &student_at)
-        offsets_of(&call.teacher.positions, position, 1, &teacher_at)
-        if call.grad.start != NULL:
-            offsets_of(&call.grad.positions, position, 1, &grad_at)
-        compare_position(call, position, student_at, teacher_at, grad_at, scratch, like)
+    while turn >= 0:
+        for position in range(turn * n_at_once, min(call.n_positions, (turn + 1) * n_at_once)):
+            offsets_of(&call.student.positions, position, 1, &student_at)
+            offsets_of(&call.teacher.positions, position, 1, &teacher_at)
+            if call.grad.start != NULL:
+                offsets_of(&call.grad.positions, position, 1, &grad_at)
+            compare_position(call, position, student_at, teacher_at, grad_at, scratch, like)
+        turn = next_turn(turns, worker)
     cyce_leave(&found)
 
 
 cdef inline int compare_logits(const Comparison* call, int n_threads, floating like) except -1 nogil:
     """All positions."""
-    cdef Py_ssize_t at_once = max(<Py_ssize_t> 1, AT_ONCE // call.n_classes)
-    cdef Py_ssize_t n_shares = (call.n_positions + at_once - 1) // at_once
-    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
+    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // call.n_classes)
+    cdef Py_ssize_t n_turns = (call.n_positions + n_at_once - 1) // n_at_once
+    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_turns)
     cdef size_t size = <size_t> (4 * whole_lanes(call.n_classes)) * sizeof(double) + CACHE_LINE
     cdef char* memory = NULL
     cdef char* scratch
-    cdef Progress progress
-    cdef Py_ssize_t share
+    cdef Turns turns
+    cdef int worker
     # The bytes for 2**60 broadcast classes are more than can be counted.
     if call.n_classes < PY_SSIZE_T_MAX // 64 // n_workers:
         memory = <char*> PyMem_RawMalloc(CACHE_LINE + n_workers * size)
@@ -159,13 +163,14 @@ cdef inline int compare_logits(const Comparison* call, int n_threads, floating l
         with gil:
             raise MemoryError("no memory for the scratch space of the divergence")
     scratch = whole_line(memory)
-    begin_progress(&progress)
-    for share in prange(n_shares, num_threads=n_workers, schedule="dynamic"):
-        compare_some[floating](
-            call, share * at_once, min((share + 1) * at_once, call.n_positions),
-            <double*> (scratch + threadid() * size), 0
-        )
-        note_progress(&progress, threadid(), True)
-    report_progress(&progress, n_workers, n_shares)
+    begin_turns(&turns, n_workers, n_turns)
+    if n_workers > 1:
+        for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
+            compare_some[floating](
+                call, &turns, worker, n_at_once, <double*> (scratch + worker * size), 0
+            )
+        end_turns(&turns)
+    else:
+        compare_some[floating](call, &turns, 0, n_at_once, <double*> scratch, 0)
     PyMem_RawFree(memory)
     return 0

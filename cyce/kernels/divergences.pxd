@@ -15,7 +15,7 @@ cancels, however close the two are. All of it is in double.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.math cimport INFINITY, NAN, fabs
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
@@ -33,7 +33,8 @@ from cyce.kernels.scratch cimport Scratch, scratch_of, size_of_scratch
 from cyce.kernels.storage cimport TILE, load
 from cyce.kernels.sums cimport LANES, whole_lanes
 from cyce.kernels.two_passes cimport max_of
-from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
+from cyce.threads.team cimport end_turns
+from cyce.threads.turns cimport Turns, begin_turns, next_turn
 
 cdef enum:
     # The highest classes that are compared.
@@ -251,7 +252,7 @@ cdef inline bint compare_group(
     const Pair* pair, Py_ssize_t group, Py_ssize_t width, const Scratch* model_sizes,
     const Scratch* reference_sizes, char* scratch, floating like,
 ) noexcept nogil:
-    """Divergences of a group of positions, in the thread that took it; returns whether a target was bad."""
+    """Divergences of a group of positions; returns whether a target was bad."""
     cdef Py_ssize_t model_at[TILE]
     cdef Py_ssize_t reference_at[TILE]
     cdef Side model
@@ -259,10 +260,8 @@ cdef inline bint compare_group(
     cdef Py_ssize_t first = group * width
     cdef Py_ssize_t n = min(width, pair.model.n_positions - first)
     cdef Py_ssize_t k
-    cdef cyce_environment found
     cdef bint any_bad
     check(width <= TILE)
-    cyce_enter(&found)
     any_bad = reduce_group(pair.model, first, width, model_sizes, scratch, like)
     any_bad = reduce_group(pair.reference, first, width, reference_sizes, scratch, like) or any_bad
     offsets_of(&pair.model.logits.positions, first, n, model_at)
@@ -271,8 +270,21 @@ cdef inline bint compare_group(
         begin_side(pair.model, model_at[k], first + k, pair.model_top, &model)
         begin_side(pair.reference, reference_at[k], first + k, pair.reference_top, &reference)
         compare_position(pair, first + k, &model, &reference, like)
-    cyce_leave(&found)
     return any_bad
+
+
+cdef inline void compare_groups(
+    const Pair* pair, Turns* turns, int worker, Py_ssize_t width, const Scratch* model_sizes,
+    const Scratch* reference_sizes, char* scratch, char* bad, floating like,
+) noexcept nogil:
+    """The groups that one thread takes; bad: for each, whether a target was bad."""
+    cdef cyce_environment found
+    cdef Py_ssize_t group = next_turn(turns, worker)
+    cyce_enter(&found)
+    while group >= 0:
+        bad[group] = compare_group(pair, group, width, model_sizes, reference_sizes, scratch, like)
+        group = next_turn(turns, worker)
+    cyce_leave(&found)
 
 
 cdef inline int compare_all(const Pair* pair, int n_threads, floating like) except -1 nogil:
@@ -286,7 +298,8 @@ cdef inline int compare_all(const Pair* pair, int n_threads, floating like) exce
     cdef char* memory = <char*> PyMem_RawMalloc(CACHE_LINE + n_workers * size)
     cdef char* bad = <char*> PyMem_RawMalloc(n_groups)
     cdef char* scratch = whole_line(memory)
-    cdef Progress progress
+    cdef Turns turns
+    cdef int worker
     cdef Py_ssize_t group
     cdef bint any_bad = False
     if memory == NULL or bad == NULL:
@@ -294,13 +307,17 @@ cdef inline int compare_all(const Pair* pair, int n_threads, floating like) exce
         PyMem_RawFree(bad)
         with gil:
             raise MemoryError("no memory for the scratch space of the divergence")
-    begin_progress(&progress)
-    for group in prange(n_groups, num_threads=n_workers, schedule="dynamic"):
-        bad[group] = compare_group[floating](
-            pair, group, width, &model_sizes, &reference_sizes, scratch + threadid() * size, 0
+    begin_turns(&turns, n_workers, n_groups)
+    if n_workers > 1:
+        for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
+            compare_groups[floating](
+                pair, &turns, worker, width, &model_sizes, &reference_sizes, scratch + worker * size, bad, 0
+            )
+        end_turns(&turns)
+    else:
+        compare_groups[floating](
+            pair, &turns, 0, width, &model_sizes, &reference_sizes, scratch, bad, 0
         )
-        note_progress(&progress, threadid(), True)
-    report_progress(&progress, n_workers, n_groups)
     for group in range(n_groups):
         any_bad = any_bad or bad[group]
     PyMem_RawFree(memory)

@@ -7,7 +7,7 @@ change a bit.
 """
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.stdint cimport uint32_t
 
 from cyce.kernels.arrays cimport Operand, offsets_of
@@ -26,7 +26,8 @@ from cyce.kernels.machine cimport (
 from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, store_one, stream
 from cyce.kernels.sums cimport LANES, add, add_double, settled, sum_of_lanes
 from cyce.kernels.vectors cimport HAS_VECTORS
-from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
+from cyce.threads.team cimport end_turns
+from cyce.threads.turns cimport Turns, begin_turns, next_turn
 
 cdef enum:
     # Elements that are computed together: operands, losses and slopes fit into L1.
@@ -36,8 +37,6 @@ cdef enum:
     ELEMENT_ROOM = 576
     # Elements that are added up together, and the fewest that are worth a thread.
     SHARE = 8192
-    # The most such shares that a thread takes at a time.
-    MOST_AT_ONCE = 4
     # Gradients of calls whose arrays have at least as many bytes stream: their memory need not be read then.
     MIN_STREAM = 32 << 20
 
@@ -402,16 +401,16 @@ cdef inline void run_share(
     result.loss = settled(total, lost)
 
 
-cdef inline void run_turn(
-    const ElementCall* call, Py_ssize_t first, Py_ssize_t end, bint checks, ShareResult* results,
-    floating like,
+cdef inline void run_some_shares(
+    const ElementCall* call, Turns* turns, int worker, bint checks, ShareResult* results, floating like
 ) noexcept nogil:
-    """Run some shares in the thread that took them."""
-    cdef Py_ssize_t share
+    """The shares that one thread takes."""
     cdef cyce_environment found
+    cdef Py_ssize_t share = next_turn(turns, worker)
     cyce_enter(&found)
-    for share in range(first, end):
+    while share >= 0:
         run_share[floating](call, share, checks, results + share, 0)
+        share = next_turn(turns, worker)
     if call.streams:
         cyce_stream_end()
     cyce_leave(&found)
@@ -423,22 +422,17 @@ cdef inline bint run_shares(
 ) noexcept nogil:
     """Run all shares; returns whether one of them is wrong."""
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
-    # With each turn, a thread waits for what it streamed.
-    cdef Py_ssize_t n_at_once = min(<Py_ssize_t> MOST_AT_ONCE, 1 + n_shares // (8 * n_workers))
-    cdef Py_ssize_t n_turns = (n_shares + n_at_once - 1) // n_at_once
-    cdef Progress progress
-    cdef Py_ssize_t turn, share
+    cdef Turns turns
+    cdef int worker
+    cdef Py_ssize_t share
     cdef bint is_wrong = False
+    begin_turns(&turns, n_workers, n_shares)
     if n_workers > 1:
-        begin_progress(&progress)
-        for turn in prange(n_turns, num_threads=n_workers, schedule="dynamic"):
-            run_turn[floating](
-                call, turn * n_at_once, min(n_shares, (turn + 1) * n_at_once), checks, results, 0
-            )
-            note_progress(&progress, threadid(), True)
-        report_progress(&progress, n_workers, n_turns)
+        for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
+            run_some_shares[floating](call, &turns, worker, checks, results, 0)
+        end_turns(&turns)
     else:
-        run_turn[floating](call, 0, n_shares, checks, results, 0)
+        run_some_shares[floating](call, &turns, 0, checks, results, 0)
     for share in range(n_shares):
         is_wrong = is_wrong or results[share].is_wrong
     return is_wrong

@@ -1,17 +1,22 @@
 """The highest classes of each position, of equal ones the first; NaN is higher than all, as in torch."""
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cython cimport floating
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
 from cyce.kernels.arrays cimport offsets_of
 from cyce.kernels.call cimport Call
-from cyce.kernels.machine cimport cyce_enter, cyce_environment, cyce_leave
+from cyce.kernels.machine cimport CACHE_LINE, cyce_enter, cyce_environment, cyce_leave
 from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.storage cimport load
 from cyce.kernels.transforms cimport has_mask
-from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
+from cyce.threads.team cimport end_turns
+from cyce.threads.turns cimport Turns, begin_turns, next_turn
+
+cdef enum:
+    # Logits that are worth a turn.
+    AT_ONCE = 16384
 
 
 cdef struct Highest:
@@ -110,30 +115,42 @@ cdef inline void find_highest(
         sift_down(top, classes, n, 0)
 
 
-cdef inline void find_highest_apart(
-    const Highest* request, Py_ssize_t position, floating* top, floating like
+cdef inline void find_some_highest(
+    const Highest* request, Turns* turns, int worker, Py_ssize_t n_at_once, floating* top, floating like
 ) noexcept nogil:
-    """`find_highest` in another thread, which has its own floating point environment."""
+    """The positions that one thread takes, some with each turn."""
     cdef cyce_environment found
+    cdef Py_ssize_t position
+    cdef Py_ssize_t turn = next_turn(turns, worker)
     cyce_enter(&found)
-    find_highest(request, position, top, like)
+    while turn >= 0:
+        for position in range(turn * n_at_once, min(request.call.n_positions, (turn + 1) * n_at_once)):
+            find_highest(request, position, top, like)
+        turn = next_turn(turns, worker)
     cyce_leave(&found)
 
 
 cdef inline int find_all_highest(const Highest* request, int n_threads, floating like) except -1 nogil:
     """The highest classes of all positions."""
-    cdef Py_ssize_t n = request.call.n_positions
-    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n)
-    cdef floating* top = <floating*> PyMem_RawMalloc(n_workers * request.k * sizeof(floating))
-    cdef Progress progress
-    cdef Py_ssize_t position
-    if top == NULL:
+    cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // request.call.n_classes)
+    cdef Py_ssize_t n_turns = (request.call.n_positions + n_at_once - 1) // n_at_once
+    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_turns)
+    # A line between what threads write to.
+    cdef size_t size = request.k * sizeof(floating) + CACHE_LINE
+    cdef char* memory = <char*> PyMem_RawMalloc(n_workers * size)
+    cdef Turns turns
+    cdef int worker
+    if memory == NULL:
         with gil:
             raise MemoryError("no memory for the highest logits")
-    begin_progress(&progress)
-    for position in prange(n, num_threads=n_workers, schedule="static"):
-        find_highest_apart[floating](request, position, top + threadid() * request.k, 0)
-        note_progress(&progress, threadid(), True)
-    report_progress(&progress, n_workers, n)
-    PyMem_RawFree(top)
+    begin_turns(&turns, n_workers, n_turns)
+    if n_workers > 1:
+        for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
+            find_some_highest[floating](
+                request, &turns, worker, n_at_once, <floating*> (memory + worker * size), 0
+            )
+        end_turns(&turns)
+    else:
+        find_some_highest[floating](request, &turns, 0, n_at_once, <floating*> memory, 0)
+    PyMem_RawFree(memory)
     return 0

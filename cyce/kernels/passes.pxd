@@ -42,7 +42,8 @@ from cyce.kernels.sums cimport add, settled, whole_lanes
 from cyce.kernels.targets cimport look_up_targets, pick_from_logits
 from cyce.kernels.tiles cimport tile_finish_block, tile_log_softmax_block, tile_reduce_block
 from cyce.kernels.transforms cimport has_mask, has_slopes
-from cyce.threads.team cimport Progress, begin_progress, note_progress, report_progress
+from cyce.threads.team cimport end_turns
+from cyce.threads.turns cimport Turns, begin_turns, next_turn
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -364,18 +365,6 @@ cdef inline void run_tile(
         write_gradients_of_chosen(call, tile, like)
 
 
-cdef inline void run_tile_apart(
-    const Call* call, Py_ssize_t number, bint is_last_for_now, const Scratch* sizes, char* scratch,
-    TileResult* result, floating like,
-) noexcept nogil:
-    cdef cyce_environment found
-    cyce_enter(&found)
-    run_tile(call, number, sizes, scratch, 1, result, like)
-    if call.streams and is_last_for_now:
-        cyce_stream_end()
-    cyce_leave(&found)
-
-
 # ---------------------------------------------------------------------------------------------
 # Losses from states alone
 
@@ -419,9 +408,22 @@ cdef inline double finish_states(Call* call, bint has_target, Tile* tile, floati
 # All tiles
 
 
-cdef inline bint is_last_at_once(const Call* call, Py_ssize_t number, Py_ssize_t n_at_once) noexcept nogil:
-    """Whether a tile is the last of those that a thread is given at once."""
-    return (number + 1) % n_at_once == 0 or number + 1 == call.n_tiles
+cdef inline void run_tiles(
+    const Call* call, Turns* turns, int worker, Py_ssize_t n_at_once, const Scratch* sizes, char* scratch,
+    TileResult* results, floating like,
+) noexcept nogil:
+    """The tiles that one thread takes, some with each turn."""
+    cdef cyce_environment found
+    cdef Py_ssize_t number
+    cdef Py_ssize_t turn = next_turn(turns, worker)
+    cyce_enter(&found)
+    while turn >= 0:
+        for number in range(turn * n_at_once, min(call.n_tiles, (turn + 1) * n_at_once)):
+            run_tile(call, number, sizes, scratch, 1, results + number, like)
+        turn = next_turn(turns, worker)
+    if call.streams:
+        cyce_stream_end()
+    cyce_leave(&found)
 
 
 cdef inline int run(Call* call, int n_threads, PassResult* result, floating like) except -1 nogil:
@@ -442,7 +444,8 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
     cdef char* memory = NULL
     cdef char* scratch
     cdef TileResult* results = <TileResult*> PyMem_RawMalloc(call.n_tiles * sizeof(TileResult))
-    cdef Progress progress
+    cdef Turns turns
+    cdef int worker
     cdef Py_ssize_t number
     cdef double lost = 0
     choose_memory(call, split, like)
@@ -465,16 +468,12 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
         with gil:
             raise MemoryError("no memory for the scratch space of the loss")
     if n_workers > 1:
-        begin_progress(&progress)
-        for number in prange(
-            call.n_tiles, num_threads=n_workers, schedule="dynamic", chunksize=n_at_once
-        ):
-            run_tile_apart[floating](
-                call, number, is_last_at_once(call, number, n_at_once), &sizes,
-                scratch + threadid() * size, results + number, 0,
+        begin_turns(&turns, n_workers, (call.n_tiles + n_at_once - 1) // n_at_once)
+        for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
+            run_tiles[floating](
+                call, &turns, worker, n_at_once, &sizes, scratch + worker * size, results, 0
             )
-            note_progress(&progress, threadid(), is_last_at_once(call, number, n_at_once))
-        report_progress(&progress, n_workers, call.n_tiles)
+        end_turns(&turns)
     else:
         for number in range(call.n_tiles):
             run_tile[floating](

@@ -5,7 +5,7 @@ level that has fused multiply-add. Intrinsics are used for AVX-512 and AVX2; els
 a loop over the lanes stands in for each function, which is slower than scalar code (`exp_scaled`).
 """
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 
 cdef extern from * nogil:
@@ -246,6 +246,22 @@ cdef extern from * nogil:
         (void) rows, (void) n;
         cyce_f_store_sums(total_out, _mm512_add_pd(sums->even[0], sums->even[1]),
                           _mm512_add_pd(sums->odd[0], sums->odd[1]));
+    }
+
+    static inline cyce_floats cyce_f_pick(const float *from, ptrdiff_t step, const int64_t *class_of,
+                                          int64_t n_classes, int *n_picked)
+    {
+        const __m512i first = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
+                                                 _mm512_set1_epi64(step));
+        const __m512i low = _mm512_loadu_si512(class_of), high = _mm512_loadu_si512(class_of + 8);
+        const __mmask8 low_is_class = _mm512_cmplt_epu64_mask(low, _mm512_set1_epi64(n_classes));
+        const __mmask8 high_is_class = _mm512_cmplt_epu64_mask(high, _mm512_set1_epi64(n_classes));
+        const __m256 low_picked = _mm512_mask_i64gather_ps(
+            _mm256_setzero_ps(), low_is_class, _mm512_add_epi64(first, low), from, sizeof *from);
+        const __m256 high_picked = _mm512_mask_i64gather_ps(
+            _mm256_setzero_ps(), high_is_class, _mm512_add_epi64(first, high), from + 8 * step, sizeof *from);
+        *n_picked += _mm_popcnt_u32((unsigned) low_is_class | (unsigned) high_is_class << 8);
+        return _mm512_insertf32x8(_mm512_castps256_ps512(low_picked), high_picked, 1);
     }
 
     #elif defined(__AVX2__) && defined(__FMA__)
@@ -654,6 +670,19 @@ cdef extern from * nogil:
     #endif
 
     #if !defined(__AVX512F__)
+    /* Gathers of AVX2 are no faster than loads. */
+    static inline cyce_floats cyce_f_pick(const float *from, ptrdiff_t step, const int64_t *class_of,
+                                          int64_t n_classes, int *n_picked)
+    {
+        float picked[16];
+        int k;
+        for (k = 0; k < 16; k++) {
+            const int is_class = (uint64_t) class_of[k] < (uint64_t) n_classes;
+            picked[k] = is_class ? from[k * step + class_of[k]] : 0;
+            *n_picked += is_class;
+        }
+        return cyce_f_load(picked);
+    }
     typedef struct { cyce_doubles low, high; cyce_floats n; } cyce_f_column_sums;
     static inline void cyce_f_begin_columns(cyce_f_column_sums *sums)
     {
@@ -695,6 +724,10 @@ cdef extern from * nogil:
     ctypedef struct floats "cyce_floats":
         pass
     floats load16 "cyce_f_load"(const float* start) noexcept
+    # Of positions that are `step` numbers apart, the number of each one's class; 0 where that is no class.
+    floats pick16 "cyce_f_pick"(
+        const float* start, Py_ssize_t step, const int64_t* class_of, int64_t n_classes, int* n_picked
+    ) noexcept
     void store16 "cyce_f_store"(float* start_out, floats a) noexcept
     floats fill16 "cyce_f_fill"(float value) noexcept
     floats sum16 "cyce_f_sum"(floats a, floats b) noexcept

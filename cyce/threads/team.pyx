@@ -41,6 +41,7 @@ from cyce.threads.openmp cimport (
     cyce_threads_to_be_had, omp_get_level, omp_get_max_threads, omp_get_num_places, omp_get_num_procs,
     omp_get_place_num_procs, omp_get_place_proc_ids,
 )
+from cyce.threads.turns cimport N_NOTED, Turns, cyce_wall
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
@@ -245,26 +246,26 @@ cdef void prove(Team* team, int n_new) noexcept nogil:
 # Crowded CPUs
 
 
-cdef void report_progress(const Progress* progress, int n_threads, Py_ssize_t n_parts) noexcept nogil:
+cdef void end_turns(const Turns* turns) noexcept nogil:
     """Note how long a loop took, against what it would have taken with one thread less.
 
-    n_threads, n_parts: of the loop. What two threads did of it tells how long all parts take.
+    What two threads did of it tells how long all turns take.
     """
     global n_useful, n_less, recently_lost, crowded_until, crowded_last, patience
     cdef double now = cyce_wall()
-    cdef double took = now - progress.began
+    cdef double took = now - turns.began
     cdef double computed = 0
     cdef Py_ssize_t n_computed = 0
     cdef double lost
     cdef bint goes_on
     cdef int thread
-    for thread in range(min(n_threads, N_CLOCKS)):
-        computed += progress.clocks[thread].computed
-        n_computed += progress.clocks[thread].n_parts
-    # Of few parts, some threads have more than others.
-    if n_threads <= 1 or n_computed == 0 or n_parts < 4 * n_threads:
+    for thread in range(min(turns.n_threads, N_NOTED)):
+        computed += turns.parts[thread].computed
+        n_computed += turns.parts[thread].n_computed
+    # Of few turns, some threads have more than others.
+    if turns.n_threads <= 1 or n_computed == 0 or turns.n_turns < 4 * turns.n_threads:
         return
-    lost = max(0.0, took - START - computed * n_parts / n_computed / (n_threads - 1))
+    lost = max(0.0, took - START - computed * turns.n_turns / n_computed / (turns.n_threads - 1))
     PyThread_acquire_lock(lock, WAIT_LOCK)
     recently_lost = (recently_lost + lost) * RECENT / (RECENT + took)
     if recently_lost > MUCH_LOST:
@@ -273,7 +274,7 @@ cdef void report_progress(const Progress* progress, int n_threads, Py_ssize_t n_
         # Each time that more threads were tried (`within_crowd`) has halved it.
         patience = min(4 * patience, MAX_PATIENCE) if goes_on else MIN_PATIENCE
         n_less = 2 * n_less if goes_on and n_less > 0 else 1
-        n_useful = max(1, n_threads - n_less)
+        n_useful = max(1, turns.n_threads - n_less)
         crowded_last = now
         crowded_until = now + patience
     PyThread_release_lock(lock)

@@ -1,5 +1,7 @@
 """nll_loss, NLLLoss and one_hot."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,38 @@ def test_many_positions_in_any_layout(dtype, rng, layout, out_layout):
     np.testing.assert_allclose(out, gradient, rtol=eps)
     LOSS_AND_GRADIENT(given, target, weight, out=given)
     np.testing.assert_array_equal(given, out)
+
+
+@pytest.mark.parametrize("ignored", ["none", "some", "a class"])
+@pytest.mark.parametrize("target_dtype", [np.int64, np.uint64, np.int8])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_alone_are_those_of_a_weight_of_one(dtype, rng, layout, target_dtype, ignored):
+    # Without a weight, positions that all count are added up in a loop of their own: the same numbers in the
+    # same order.
+    n, n_classes = 4096 + 3 * 128 + 5, 7
+    log_probabilities = rng.standard_normal((n, n_classes)).astype(dtype)
+    target = rng.integers(n_classes, size=n).astype(target_dtype)
+    ignore_index = {"none": -100, "some": 100, "a class": 6}[ignored]
+    if ignored == "some":
+        target[[0, 255, 4096]] = ignore_index
+    counts = target != ignore_index
+    losses = -log_probabilities[np.arange(n), np.where(counts, target, 0).astype(int)]
+    log_probabilities[~counts] = np.nan
+    given = LAYOUTS[layout](log_probabilities)
+    total = F.nll_loss(given, target, ignore_index=ignore_index, reduction="sum")
+    np.testing.assert_allclose(total, math.fsum(losses[counts]), rtol=np.finfo(dtype).eps)
+    ones = np.ones(n_classes, dtype)
+    assert total == F.nll_loss(given, target, ones, ignore_index=ignore_index, reduction="sum")
+    mean = F.nll_loss(given, target, ignore_index=ignore_index)
+    assert mean == F.nll_loss(given, target, ones, ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("bad", [-1, 7, 2**40])
+def test_a_bad_target_among_those_that_count(dtype, rng, bad):
+    target = rng.integers(7, size=1000)
+    target[300] = bad
+    with pytest.raises(IndexError, match=rf"Target {bad} is out of bounds\. target\[300\]"):
+        F.nll_loss(np.zeros((1000, 7), dtype), target)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

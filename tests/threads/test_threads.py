@@ -9,8 +9,10 @@ import pytest
 import threadpoolctl
 
 import cyce
+from cyce.kernels import dispatch
 from cyce.threads import budget, team
 from platforms import HAS_THREAD_LIST, with_openmp, with_thread_list
+from records import of_classes
 
 OPENMP = team.HAS_OPENMP
 
@@ -41,6 +43,21 @@ def test_absurdly_many(threads, rng):
     threads(10**30)
     assert cyce.cross_entropy(logits, np.zeros(400, int)) == expected
     assert cyce.get_num_threads() <= max(64, 8 * os.cpu_count())
+
+
+@with_openmp
+@pytest.mark.parametrize("n_threads", [3, 64, 100])
+def test_any_number_of_threads_takes_each_turn_once(rng, n_threads):
+    # With 100 threads, some have one part of the turns together.
+    logits = np.broadcast_to(rng.standard_normal(8192), (400, 8192))
+    target = np.arange(400)
+    losses = []
+    for n in (1, n_threads):
+        losses.append(np.full(400, np.nan))
+        dispatch.kernels.cross_entropy(
+            of_classes(logits=logits, axis=1, target=target, loss_out=losses[-1], num_threads=n)
+        )
+    np.testing.assert_array_equal(*losses)
 
 
 COUNT = "import cyce; print(cyce.get_num_threads())"
