@@ -141,7 +141,7 @@ cdef inline void run_picks(
 cdef inline bint is_plain(const Call* call, floating like) noexcept nogil:
     """Whether `add_plain_picks` may be asked."""
     return (
-        floating is float and HAS_VECTORS and call.logits.format == c"f" and call.logits.class_stride == 1
+        floating is float and HAS_VECTORS and call.logits.format == c"f"
         and call.logits.positions.n_dims == 1 and not lies_within(call.ignore_index, call.n_classes)
         and call.weight == NULL and call.loss_out == NULL and call.grad.start == NULL
     )
@@ -155,6 +155,7 @@ cdef inline bint add_plain_picks(const Call* call, Py_ssize_t first, PicksResult
     """
     cdef const float* row = <const float*> call.logits.start + first * call.logits.positions.stride[0]
     cdef Py_ssize_t step = call.logits.positions.stride[0]
+    cdef Py_ssize_t class_step = call.logits.class_stride
     cdef int64_t target[TILE]
     cdef doubles total[4]
     cdef floats picked
@@ -166,7 +167,9 @@ cdef inline bint add_plain_picks(const Call* call, Py_ssize_t first, PicksResult
         total[k] = load8(result.total + 8 * k)
     for at in range(0, TILE, 32):
         for k in range(0, 4, 2):
-            picked = pick16(row + (at + 8 * k) * step, step, &target[at + 8 * k], call.n_classes, &n_picked)
+            picked = pick16(
+                row + (at + 8 * k) * step, step, class_step, &target[at + 8 * k], call.n_classes, &n_picked
+            )
             total[k] = subtract8(total[k], low8(picked))
             total[k + 1] = subtract8(total[k + 1], high8(picked))
     if n_picked < TILE:

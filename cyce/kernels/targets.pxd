@@ -10,12 +10,14 @@ from libc.stdint cimport (
 from libc.string cimport memcpy
 
 from cyce.kernels.call cimport GRADIENT, Call, Tile
-from cyce.kernels.machine cimport CACHE_LINE, cyce_prefetch, prefetch
+from cyce.kernels.machine cimport CACHE_LINE, prefetch
 from cyce.kernels.plan cimport lies_within
 from cyce.kernels.storage cimport TILE, load_one
 from cyce.kernels.sums cimport LANES
 from cyce.kernels.transforms cimport changes_logits, slope_at, transform
-from cyce.kernels.vectors cimport HAS_VECTORS, fill16, floats, load16, store16, sum16, where_equal16
+from cyce.kernels.vectors cimport (
+    HAS_GATHERS, HAS_VECTORS, fill16, floats, load16, pick16, store16, sum16, where_equal16,
+)
 
 
 cdef enum:
@@ -115,6 +117,14 @@ cdef inline void number_pivots(Tile* tile, Py_ssize_t n) noexcept nogil:
         tile.pivot_number[k] = <float> (<int32_t> tile.pivot[k] if lies_within(tile.pivot[k], n) else -1)
 
 
+cdef inline void prefetch_targets(
+    const char* targets, Py_ssize_t first, Py_ssize_t itemsize
+) noexcept nogil:
+    """Prefetch LANES targets from number `first` on."""
+    if first * itemsize % CACHE_LINE == 0:
+        prefetch(targets + first * itemsize, max(<Py_ssize_t> CACHE_LINE, LANES * itemsize))
+
+
 cdef inline void pick_from_few(
     Tile* tile, const float* packed, Py_ssize_t n, const char* next_targets, Py_ssize_t itemsize
 ) noexcept nogil:
@@ -130,8 +140,7 @@ cdef inline void pick_from_few(
     number_pivots(tile, n)
     for group in range(tile.lanes // LANES):
         first = group * LANES
-        if first * itemsize % CACHE_LINE == 0:
-            prefetch(next_targets + first * itemsize, max(<Py_ssize_t> CACHE_LINE, LANES * itemsize))
+        prefetch_targets(next_targets, first, itemsize)
         number_a = load16(tile.pivot_number + first)
         number_b = load16(tile.pivot_number + first + 16)
         a = b = class_number = fill16(0)
@@ -146,6 +155,25 @@ cdef inline void pick_from_few(
         tile.pivot_logit[k] = picked[k] if tile.pivot_number[k] >= 0 else tile.pivot_logit[k]
 
 
+cdef inline void pick_from_block_of_floats(
+    Tile* tile, const float* packed, Py_ssize_t first, Py_ssize_t n, const char* next_targets,
+    Py_ssize_t itemsize,
+) noexcept nogil:
+    """`pick_from_block` in vectors."""
+    cdef int64_t pivot[TILE]
+    cdef float picked[TILE]
+    cdef int unused = 0
+    cdef Py_ssize_t at, k
+    for k in range(tile.lanes):
+        pivot[k] = tile.pivot[k] - first
+    for at in range(0, tile.lanes, 32):
+        prefetch_targets(next_targets, at, itemsize)
+        for k in range(at, at + 32, 16):
+            store16(picked + k, pick16(packed + k, 1, tile.pitch, pivot + k, n, &unused))
+    for k in range(tile.lanes):
+        tile.pivot_logit[k] = picked[k] if lies_within(pivot[k], n) else tile.pivot_logit[k]
+
+
 cdef inline void pick_from_block(
     const Call* call, Tile* tile, const floating* packed, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
@@ -158,10 +186,12 @@ cdef inline void pick_from_block(
     cdef Py_ssize_t k
     if compares_targets(call, <floating> 0):
         pick_from_few(tile, <const float*> packed, n, next_targets, itemsize)
+    elif floating is float and HAS_GATHERS:
+        pick_from_block_of_floats(tile, <const float*> packed, first, n, next_targets, itemsize)
     else:
         for k in range(tile.width):
-            if k * itemsize % CACHE_LINE == 0:
-                cyce_prefetch(next_targets + k * itemsize)
+            if k % LANES == 0:
+                prefetch_targets(next_targets, k, itemsize)
             if lies_within(tile.pivot[k] - first, n):
                 tile.pivot_logit[k] = packed[(tile.pivot[k] - first) * tile.pitch + k]
     if changes_logits(call):

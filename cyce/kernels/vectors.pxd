@@ -248,18 +248,22 @@ cdef extern from * nogil:
                           _mm512_add_pd(sums->odd[0], sums->odd[1]));
     }
 
-    static inline cyce_floats cyce_f_pick(const float *from, ptrdiff_t step, const int64_t *class_of,
-                                          int64_t n_classes, int *n_picked)
+    #define CYCE_GATHERS 1
+    static inline cyce_floats cyce_f_pick(const float *from, ptrdiff_t step, ptrdiff_t class_step,
+                                          const int64_t *class_of, int64_t n_classes, int *n_picked)
     {
         const __m512i first = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
                                                  _mm512_set1_epi64(step));
+        const __m512i classes = _mm512_set1_epi64(class_step);
         const __m512i low = _mm512_loadu_si512(class_of), high = _mm512_loadu_si512(class_of + 8);
         const __mmask8 low_is_class = _mm512_cmplt_epu64_mask(low, _mm512_set1_epi64(n_classes));
         const __mmask8 high_is_class = _mm512_cmplt_epu64_mask(high, _mm512_set1_epi64(n_classes));
         const __m256 low_picked = _mm512_mask_i64gather_ps(
-            _mm256_setzero_ps(), low_is_class, _mm512_add_epi64(first, low), from, sizeof *from);
+            _mm256_setzero_ps(), low_is_class,
+            _mm512_add_epi64(first, _mm512_mullo_epi64(classes, low)), from, sizeof *from);
         const __m256 high_picked = _mm512_mask_i64gather_ps(
-            _mm256_setzero_ps(), high_is_class, _mm512_add_epi64(first, high), from + 8 * step, sizeof *from);
+            _mm256_setzero_ps(), high_is_class,
+            _mm512_add_epi64(first, _mm512_mullo_epi64(classes, high)), from + 8 * step, sizeof *from);
         *n_picked += _mm_popcnt_u32((unsigned) low_is_class | (unsigned) high_is_class << 8);
         return _mm512_insertf32x8(_mm512_castps256_ps512(low_picked), high_picked, 1);
     }
@@ -671,14 +675,15 @@ cdef extern from * nogil:
 
     #if !defined(__AVX512F__)
     /* Gathers of AVX2 are no faster than loads. */
-    static inline cyce_floats cyce_f_pick(const float *from, ptrdiff_t step, const int64_t *class_of,
-                                          int64_t n_classes, int *n_picked)
+    #define CYCE_GATHERS 0
+    static inline cyce_floats cyce_f_pick(const float *from, ptrdiff_t step, ptrdiff_t class_step,
+                                          const int64_t *class_of, int64_t n_classes, int *n_picked)
     {
         float picked[16];
         int k;
         for (k = 0; k < 16; k++) {
             const int is_class = (uint64_t) class_of[k] < (uint64_t) n_classes;
-            picked[k] = is_class ? from[k * step + class_of[k]] : 0;
+            picked[k] = is_class ? from[k * step + class_of[k] * class_step] : 0;
             *n_picked += is_class;
         }
         return cyce_f_load(picked);
@@ -719,14 +724,18 @@ cdef extern from * nogil:
     #endif
     """
     const bint HAS_VECTORS "CYCE_HAS_VECTORS"
+    # Whether `pick16` takes less time than looking up one number after the other.
+    const bint HAS_GATHERS "CYCE_GATHERS"
     const uint32_t SQRT_HALF_BITS "((uint32_t) CYCE_SQRT_HALF)"
     const uint32_t EXPONENT_BITS "((uint32_t) CYCE_EXPONENT)"
     ctypedef struct floats "cyce_floats":
         pass
     floats load16 "cyce_f_load"(const float* start) noexcept
     # Of positions that are `step` numbers apart, the number of each one's class; 0 where that is no class.
+    # n_picked: counts those that are one.
     floats pick16 "cyce_f_pick"(
-        const float* start, Py_ssize_t step, const int64_t* class_of, int64_t n_classes, int* n_picked
+        const float* start, Py_ssize_t step, Py_ssize_t class_step, const int64_t* class_of,
+        int64_t n_classes, int* n_picked
     ) noexcept
     void store16 "cyce_f_store"(float* start_out, floats a) noexcept
     floats fill16 "cyce_f_fill"(float value) noexcept
