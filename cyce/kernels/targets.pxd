@@ -170,8 +170,10 @@ cdef inline void pick_from_block_of_floats(
         prefetch_targets(next_targets, at, itemsize)
         for k in range(at, at + 32, 16):
             store16(picked + k, pick16(packed + k, 1, tile.pitch, pivot + k, n, &unused))
-    for k in range(tile.lanes):
-        tile.pivot_logit[k] = picked[k] if lies_within(pivot[k], n) else tile.pivot_logit[k]
+    # Nothing is written where it is not known: other threads may have other blocks of these positions.
+    for k in range(tile.width):
+        if lies_within(pivot[k], n):
+            tile.pivot_logit[k] = picked[k]
 
 
 cdef inline void pick_from_block(
