@@ -377,7 +377,7 @@ assert bits(function(arguments)) == expected
 
 
 @with_fork
-@pytest.mark.parametrize("name", one_in(4, list(FUNCTIONS)))
+@pytest.mark.parametrize("name", one_in(12, list(FUNCTIONS)))
 def test_a_forked_child_computes_the_same(run_python, name):
     result = run_python("-c", FORK, name, timeout=60)
     assert result.returncode == 0, result.stderr

@@ -590,7 +590,7 @@ class TestTensors:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 50.0])
-@pytest.mark.parametrize("n_classes", [2, 10, 1000, 50_257])
+@pytest.mark.parametrize("n_classes", [2, 10, 1000, pytest.param(50_257, marks=pytest.mark.integration)])
 def test_no_further_from_the_truth_than_torch(rng, n_classes, scale, dtype):
     logits = torch.from_numpy(rng.standard_normal((1_000_000 // (n_classes + 1000), n_classes)) * scale).to(
         dtype

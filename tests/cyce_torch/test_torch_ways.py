@@ -188,6 +188,7 @@ def test_threads_are_torch_s(run_python):
     assert run_python("-c", program).stdout == "0\n"
 
 
+@pytest.mark.integration
 def test_the_core_imports_no_torch(run_python):
     program = (
         "import sys, cyce\n"

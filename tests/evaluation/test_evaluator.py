@@ -341,6 +341,7 @@ class TestMerging:
         for name in ("loss", "loss_standard_error", "accuracy", "calibration_error"):
             assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-9), name
 
+    @pytest.mark.integration
     @pytest.mark.thread_unsafe
     def test_a_large_confusion_matrix_is_not_copied(self):
         evaluator = cyce.Evaluator(confusion_matrix=True).update(np.zeros((1, 5000), np.float32), [3])

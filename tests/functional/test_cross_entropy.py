@@ -159,7 +159,7 @@ class TestSpecialValues:
         assert F.cross_entropy(logits, target, label_smoothing=0.1) == INF
         assert F.cross_entropy(logits, np.full(logits.shape, 1 / width)) == INF
 
-    @pytest.mark.parametrize("width", [2, 40, 130, 8192])
+    @pytest.mark.parametrize("width", [2, 40, 130, pytest.param(8192, marks=pytest.mark.integration)])
     @pytest.mark.parametrize("image", [False, True])
     def test_differences_beyond_the_largest_number(self, level, dtype, loss_and_gradient, image, width):
         huge = 0.95 * np.finfo(dtype).max

@@ -23,7 +23,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", one_in(2, OPTIONS))
+@pytest.mark.parametrize("options", one_in(4, OPTIONS))
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])
 @pytest.mark.parametrize("outputs", OUTPUTS, ids=str)
 def test_the_composition(level, dtype, rng, outputs, kind, options):

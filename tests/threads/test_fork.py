@@ -5,6 +5,7 @@ import multiprocessing
 import pytest
 
 from platforms import with_fork
+from stages import one_in
 
 # These programs hang if pools are not ended before a fork, or if children use threads.
 COMMON = """
@@ -162,7 +163,7 @@ def test_a_forked_child_computes_the_same(run_python, program):
 
 @with_fork
 @pytest.mark.torch
-@pytest.mark.parametrize("first", ["torch", "cyce"])
+@pytest.mark.parametrize("first", one_in(2, ["torch", "cyce"]))
 def test_with_torch(run_python, first):
     # Both link to libgomp and may share one: then torch's pool is in the way, too.
     program = """

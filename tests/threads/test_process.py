@@ -10,6 +10,7 @@ import cyce
 import cyce.functional as F
 from cyce.threads import team
 from platforms import with_thread_list
+from stages import one_in
 
 # Imports cyce, and calls everything, with numbers of every kind.
 USE = """
@@ -199,7 +200,7 @@ assert after == before != 0
         assert result.returncode == 0, result.stderr
 
     @pytest.mark.torch
-    @pytest.mark.parametrize("n", [1, 2])
+    @pytest.mark.parametrize("n", one_in(2, [2, 1]))
     def test_who_flushes_subnormal_numbers_gets_the_same(self, run_python, n):
         # torch does so for the calling thread, and threads started from there inherit it.
         program = (
