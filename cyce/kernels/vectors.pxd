@@ -20,6 +20,19 @@ cdef extern from * nogil:
     #define CYCE_ONE 0x3f800000
     #define CYCE_EXPONENT 0xff800000
 
+    /* See pick16, below. */
+    static inline void cyce_pick_each(const float *from, ptrdiff_t step, ptrdiff_t class_step,
+                                      const int64_t *class_of, int64_t n_classes, int *n_picked,
+                                      float *picked)
+    {
+        int k;
+        for (k = 0; k < 16; k++) {
+            const int is_class = (uint64_t) class_of[k] < (uint64_t) n_classes;
+            picked[k] = is_class ? from[k * step + class_of[k] * class_step] : 0;
+            *n_picked += is_class;
+        }
+    }
+
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #define CYCE_HAS_VECTORS 1
@@ -252,20 +265,27 @@ cdef extern from * nogil:
     static inline cyce_floats cyce_f_pick(const float *from, ptrdiff_t step, ptrdiff_t class_step,
                                           const int64_t *class_of, int64_t n_classes, int *n_picked)
     {
-        const __m512i first = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
-                                                 _mm512_set1_epi64(step));
-        const __m512i classes = _mm512_set1_epi64(class_step);
-        const __m512i low = _mm512_loadu_si512(class_of), high = _mm512_loadu_si512(class_of + 8);
-        const __mmask8 low_is_class = _mm512_cmplt_epu64_mask(low, _mm512_set1_epi64(n_classes));
-        const __mmask8 high_is_class = _mm512_cmplt_epu64_mask(high, _mm512_set1_epi64(n_classes));
-        const __m256 low_picked = _mm512_mask_i64gather_ps(
-            _mm256_setzero_ps(), low_is_class,
-            _mm512_add_epi64(first, _mm512_mullo_epi64(classes, low)), from, sizeof *from);
-        const __m256 high_picked = _mm512_mask_i64gather_ps(
-            _mm256_setzero_ps(), high_is_class,
-            _mm512_add_epi64(first, _mm512_mullo_epi64(classes, high)), from + 8 * step, sizeof *from);
-        *n_picked += _mm_popcnt_u32((unsigned) low_is_class | (unsigned) high_is_class << 8);
-        return _mm512_insertf32x8(_mm512_castps256_ps512(low_picked), high_picked, 1);
+        float picked[16];
+        /* Where each number may be on another page, gathers take longer than loads. */
+        if (step >= 256 || step <= -256) {
+            cyce_pick_each(from, step, class_step, class_of, n_classes, n_picked, picked);
+            return _mm512_loadu_ps(picked);
+        } else {
+            const __m512i first = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
+                                                     _mm512_set1_epi64(step));
+            const __m512i classes = _mm512_set1_epi64(class_step);
+            const __m512i low = _mm512_loadu_si512(class_of), high = _mm512_loadu_si512(class_of + 8);
+            const __mmask8 low_is_class = _mm512_cmplt_epu64_mask(low, _mm512_set1_epi64(n_classes));
+            const __mmask8 high_is_class = _mm512_cmplt_epu64_mask(high, _mm512_set1_epi64(n_classes));
+            const __m256 low_picked = _mm512_mask_i64gather_ps(
+                _mm256_setzero_ps(), low_is_class,
+                _mm512_add_epi64(first, _mm512_mullo_epi64(classes, low)), from, sizeof *from);
+            const __m256 high_picked = _mm512_mask_i64gather_ps(
+                _mm256_setzero_ps(), high_is_class,
+                _mm512_add_epi64(first, _mm512_mullo_epi64(classes, high)), from + 8 * step, sizeof *from);
+            *n_picked += _mm_popcnt_u32((unsigned) low_is_class | (unsigned) high_is_class << 8);
+            return _mm512_insertf32x8(_mm512_castps256_ps512(low_picked), high_picked, 1);
+        }
     }
 
     #elif defined(__AVX2__) && defined(__FMA__)
@@ -680,12 +700,7 @@ cdef extern from * nogil:
                                           const int64_t *class_of, int64_t n_classes, int *n_picked)
     {
         float picked[16];
-        int k;
-        for (k = 0; k < 16; k++) {
-            const int is_class = (uint64_t) class_of[k] < (uint64_t) n_classes;
-            picked[k] = is_class ? from[k * step + class_of[k] * class_step] : 0;
-            *n_picked += is_class;
-        }
+        cyce_pick_each(from, step, class_step, class_of, n_classes, n_picked, picked);
         return cyce_f_load(picked);
     }
     typedef struct { cyce_doubles low, high; cyce_floats n; } cyce_f_column_sums;
