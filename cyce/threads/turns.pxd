@@ -77,13 +77,13 @@ cdef struct Turns:
 
 
 cdef inline void begin_turns(Turns* turns, int n_threads, Py_ssize_t n_turns) noexcept nogil:
-    """Call before the loop, and `end_turns` after it."""
+    """Call before the loop, and `end_turns` after it; n_threads: 0 where there are no turns."""
     cdef Py_ssize_t share, more
     cdef Py_ssize_t first = 0
     cdef int part
     turns.n_threads = n_threads
     turns.n_turns = n_turns
-    turns.n_parts = min(n_threads, MAX_PARTS)
+    turns.n_parts = max(1, min(n_threads, MAX_PARTS))
     share = n_turns // turns.n_parts
     more = n_turns % turns.n_parts
     for part in range(turns.n_parts):
