@@ -164,13 +164,9 @@ cdef inline int compare_logits(const Comparison* call, int n_threads, floating l
             raise MemoryError("no memory for the scratch space of the divergence")
     scratch = whole_line(memory)
     begin_turns(&turns, n_workers, n_turns)
-    if n_workers > 1:
-        for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
-            compare_some[floating](
-                call, &turns, worker, n_at_once, <double*> (scratch + worker * size), 0
-            )
-        end_turns(&turns)
-    else:
-        compare_some[floating](call, &turns, 0, n_at_once, <double*> scratch, 0)
+    # Also for one thread: its code would be there twice.
+    for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
+        compare_some[floating](call, &turns, worker, n_at_once, <double*> (scratch + worker * size), 0)
+    end_turns(&turns)
     PyMem_RawFree(memory)
     return 0

@@ -308,16 +308,12 @@ cdef inline int compare_all(const Pair* pair, int n_threads, floating like) exce
         with gil:
             raise MemoryError("no memory for the scratch space of the divergence")
     begin_turns(&turns, n_workers, n_groups)
-    if n_workers > 1:
-        for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
-            compare_groups[floating](
-                pair, &turns, worker, width, &model_sizes, &reference_sizes, scratch + worker * size, bad, 0
-            )
-        end_turns(&turns)
-    else:
+    # Also for one thread: its code would be there twice.
+    for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
         compare_groups[floating](
-            pair, &turns, 0, width, &model_sizes, &reference_sizes, scratch, bad, 0
+            pair, &turns, worker, width, &model_sizes, &reference_sizes, scratch + worker * size, bad, 0
         )
+    end_turns(&turns)
     for group in range(n_groups):
         any_bad = any_bad or bad[group]
     PyMem_RawFree(memory)
