@@ -181,7 +181,7 @@ cdef inline void pick_from_block(
 ) noexcept nogil:
     """Take the targets' logits out of n packed classes from number `first` on.
 
-    Meanwhile, prefetch the targets of the next tile, one by one, as its logits are (`reduce_columns`).
+    Meanwhile, prefetch the targets of the next tile, some at a time, as its logits are (`reduce_columns`).
     """
     cdef Py_ssize_t itemsize = size_of_target(call.target_format)
     cdef const char* next_targets = call.target + (tile.first + tile.width) * itemsize
