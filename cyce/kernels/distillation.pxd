@@ -29,7 +29,7 @@ from cyce.kernels.machine cimport CACHE_LINE, cyce_enter, cyce_environment, cyce
 from cyce.kernels.storage cimport is_native, store_one
 from cyce.kernels.sums cimport whole_lanes
 from cyce.threads.team cimport end_turns
-from cyce.threads.turns cimport Turns, begin_turns, next_turn
+from cyce.threads.turns cimport Turns, begin_turns, count_turns, next_turn
 
 cdef extern from *:
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -126,31 +126,28 @@ cdef inline void compare_position(
 
 
 cdef inline void compare_some(
-    const Comparison* call, Turns* turns, int worker, Py_ssize_t n_at_once, double* scratch, floating like
+    const Comparison* call, Turns* turns, int worker, double* scratch, floating like
 ) noexcept nogil:
-    """The positions that one thread takes, some with each turn."""
+    """The positions that one thread takes."""
     cdef Py_ssize_t student_at, teacher_at
     cdef Py_ssize_t grad_at = 0
-    cdef Py_ssize_t position
+    cdef Py_ssize_t position, first, end
     cdef cyce_environment found
-    cdef Py_ssize_t turn = next_turn(turns, worker)
     cyce_enter(&found)
-    while turn >= 0:
-        for position in range(turn * n_at_once, min(call.n_positions, (turn + 1) * n_at_once)):
+    while next_turn(turns, worker, &first, &end):
+        for position in range(first, end):
             offsets_of(&call.student.positions, position, 1, &student_at)
             offsets_of(&call.teacher.positions, position, 1, &teacher_at)
             if call.grad.start != NULL:
                 offsets_of(&call.grad.positions, position, 1, &grad_at)
             compare_position(call, position, student_at, teacher_at, grad_at, scratch, like)
-        turn = next_turn(turns, worker)
     cyce_leave(&found)
 
 
 cdef inline int compare_logits(const Comparison* call, int n_threads, floating like) except -1 nogil:
     """All positions."""
     cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // call.n_classes)
-    cdef Py_ssize_t n_turns = (call.n_positions + n_at_once - 1) // n_at_once
-    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_turns)
+    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, count_turns(call.n_positions, n_at_once))
     cdef size_t size = <size_t> (4 * whole_lanes(call.n_classes)) * sizeof(double) + CACHE_LINE
     cdef char* memory = NULL
     cdef char* scratch
@@ -163,10 +160,10 @@ cdef inline int compare_logits(const Comparison* call, int n_threads, floating l
         with gil:
             raise MemoryError("no memory for the scratch space of the divergence")
     scratch = whole_line(memory)
-    begin_turns(&turns, n_workers, n_turns)
+    begin_turns(&turns, n_workers, call.n_positions, n_at_once)
     # Also for one thread: its code would be there twice.
     for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
-        compare_some[floating](call, &turns, worker, n_at_once, <double*> (scratch + worker * size), 0)
+        compare_some[floating](call, &turns, worker, <double*> (scratch + worker * size), 0)
     end_turns(&turns)
     PyMem_RawFree(memory)
     return 0

@@ -34,7 +34,7 @@ from cyce.kernels.storage cimport TILE, load
 from cyce.kernels.sums cimport LANES, whole_lanes
 from cyce.kernels.two_passes cimport max_of
 from cyce.threads.team cimport end_turns
-from cyce.threads.turns cimport Turns, begin_turns, next_turn
+from cyce.threads.turns cimport Turns, begin_turns, count_turns, next_turn
 
 cdef enum:
     # The highest classes that are compared.
@@ -235,13 +235,13 @@ cdef inline void align_tiles(Call* call) noexcept:
 
 
 cdef inline bint reduce_group(
-    const Call* call, Py_ssize_t first, Py_ssize_t width, const Scratch* sizes, char* scratch, floating like
+    const Call* call, Py_ssize_t first, Py_ssize_t end, const Scratch* sizes, char* scratch, floating like
 ) noexcept nogil:
     """Reduce the positions of a group to their states; returns whether a target was bad."""
     cdef TileResult result
     cdef Py_ssize_t number = first // call.tile_width
     cdef bint any_bad = False
-    while number * call.tile_width < min(first + width, call.n_positions):
+    while number * call.tile_width < end:
         run_tile(call, number, sizes, scratch, 1, &result, like)
         any_bad = any_bad or result.has_bad_target
         number += 1
@@ -249,7 +249,7 @@ cdef inline bint reduce_group(
 
 
 cdef inline bint compare_group(
-    const Pair* pair, Py_ssize_t group, Py_ssize_t width, const Scratch* model_sizes,
+    const Pair* pair, Py_ssize_t first, Py_ssize_t end, const Scratch* model_sizes,
     const Scratch* reference_sizes, char* scratch, floating like,
 ) noexcept nogil:
     """Divergences of a group of positions; returns whether a target was bad."""
@@ -257,13 +257,12 @@ cdef inline bint compare_group(
     cdef Py_ssize_t reference_at[TILE]
     cdef Side model
     cdef Side reference
-    cdef Py_ssize_t first = group * width
-    cdef Py_ssize_t n = min(width, pair.model.n_positions - first)
+    cdef Py_ssize_t n = end - first
     cdef Py_ssize_t k
     cdef bint any_bad
-    check(width <= TILE)
-    any_bad = reduce_group(pair.model, first, width, model_sizes, scratch, like)
-    any_bad = reduce_group(pair.reference, first, width, reference_sizes, scratch, like) or any_bad
+    check(n <= TILE)
+    any_bad = reduce_group(pair.model, first, end, model_sizes, scratch, like)
+    any_bad = reduce_group(pair.reference, first, end, reference_sizes, scratch, like) or any_bad
     offsets_of(&pair.model.logits.positions, first, n, model_at)
     offsets_of(&pair.reference.logits.positions, first, n, reference_at)
     for k in range(n):
@@ -274,16 +273,17 @@ cdef inline bint compare_group(
 
 
 cdef inline void compare_groups(
-    const Pair* pair, Turns* turns, int worker, Py_ssize_t width, const Scratch* model_sizes,
-    const Scratch* reference_sizes, char* scratch, char* bad, floating like,
+    const Pair* pair, Turns* turns, int worker, const Scratch* model_sizes, const Scratch* reference_sizes,
+    char* scratch, char* bad, floating like,
 ) noexcept nogil:
     """The groups that one thread takes; bad: for each, whether a target was bad."""
     cdef cyce_environment found
-    cdef Py_ssize_t group = next_turn(turns, worker)
+    cdef Py_ssize_t first, end
     cyce_enter(&found)
-    while group >= 0:
-        bad[group] = compare_group(pair, group, width, model_sizes, reference_sizes, scratch, like)
-        group = next_turn(turns, worker)
+    while next_turn(turns, worker, &first, &end):
+        bad[first // turns.n_at_once] = compare_group(
+            pair, first, end, model_sizes, reference_sizes, scratch, like
+        )
     cyce_leave(&found)
 
 
@@ -292,7 +292,7 @@ cdef inline int compare_all(const Pair* pair, int n_threads, floating like) exce
     cdef Scratch model_sizes = scratch_of(pair.model, like)
     cdef Scratch reference_sizes = scratch_of(pair.reference, like)
     cdef Py_ssize_t width = max(pair.model.tile_width, pair.reference.tile_width)
-    cdef Py_ssize_t n_groups = (pair.model.n_positions + width - 1) // width
+    cdef Py_ssize_t n_groups = count_turns(pair.model.n_positions, width)
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_groups)
     cdef size_t size = max(size_of_scratch(&model_sizes), size_of_scratch(&reference_sizes))
     cdef char* memory = <char*> PyMem_RawMalloc(CACHE_LINE + n_workers * size)
@@ -307,11 +307,11 @@ cdef inline int compare_all(const Pair* pair, int n_threads, floating like) exce
         PyMem_RawFree(bad)
         with gil:
             raise MemoryError("no memory for the scratch space of the divergence")
-    begin_turns(&turns, n_workers, n_groups)
+    begin_turns(&turns, n_workers, pair.model.n_positions, width)
     # Also for one thread: its code would be there twice.
     for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
         compare_groups[floating](
-            pair, &turns, worker, width, &model_sizes, &reference_sizes, scratch + worker * size, bad, 0
+            pair, &turns, worker, &model_sizes, &reference_sizes, scratch + worker * size, bad, 0
         )
     end_turns(&turns)
     for group in range(n_groups):

@@ -27,7 +27,7 @@ from cyce.kernels.storage cimport convert_back, load, load_positions, size_of, s
 from cyce.kernels.sums cimport LANES, add, add_double, settled, sum_of_lanes
 from cyce.kernels.vectors cimport HAS_VECTORS
 from cyce.threads.team cimport end_turns
-from cyce.threads.turns cimport Turns, begin_turns, next_turn
+from cyce.threads.turns cimport Turns, begin_turns, count_turns, next_turn
 
 cdef enum:
     # Elements that are computed together: operands, losses and slopes fit into L1.
@@ -384,11 +384,9 @@ cdef inline double run_chunk(
 
 
 cdef inline void run_share(
-    const ElementCall* call, Py_ssize_t share, bint checks, ShareResult* result, floating like
+    const ElementCall* call, Py_ssize_t first, Py_ssize_t end, bint checks, ShareResult* result, floating like
 ) noexcept nogil:
-    """Compute one share and, if wanted, check it."""
-    cdef Py_ssize_t first = share * SHARE
-    cdef Py_ssize_t end = min(call.n_elements, first + SHARE)
+    """Compute the elements from `first` to `end` and, if wanted, check them."""
     cdef Py_ssize_t n
     cdef double total = 0, lost = 0
     result.is_wrong = False
@@ -406,11 +404,10 @@ cdef inline void run_some_shares(
 ) noexcept nogil:
     """The shares that one thread takes."""
     cdef cyce_environment found
-    cdef Py_ssize_t share = next_turn(turns, worker)
+    cdef Py_ssize_t first, end
     cyce_enter(&found)
-    while share >= 0:
-        run_share[floating](call, share, checks, results + share, 0)
-        share = next_turn(turns, worker)
+    while next_turn(turns, worker, &first, &end):
+        run_share[floating](call, first, end, checks, results + first // SHARE, 0)
     if call.streams:
         cyce_stream_end()
     cyce_leave(&found)
@@ -426,7 +423,7 @@ cdef inline bint run_shares(
     cdef int worker
     cdef Py_ssize_t share
     cdef bint is_wrong = False
-    begin_turns(&turns, n_workers, n_shares)
+    begin_turns(&turns, n_workers, call.n_elements, SHARE)
     if n_workers > 1:
         for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
             run_some_shares[floating](call, &turns, worker, checks, results, 0)
@@ -446,7 +443,7 @@ cdef inline bint run_elements(
     Returns whether something that must be a probability is none; then the gradient has not been written,
     unless it is new.
     """
-    cdef Py_ssize_t n_shares = (call.n_elements + SHARE - 1) // SHARE
+    cdef Py_ssize_t n_shares = count_turns(call.n_elements, SHARE)
     cdef ShareResult* results = <ShareResult*> PyMem_RawMalloc(n_shares * sizeof(ShareResult))
     cdef ElementCall first_call = call[0]
     cdef ElementCall second_call = call[0]

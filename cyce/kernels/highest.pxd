@@ -12,7 +12,7 @@ from cyce.kernels.plan cimport CHUNK
 from cyce.kernels.storage cimport load
 from cyce.kernels.transforms cimport has_mask
 from cyce.threads.team cimport end_turns
-from cyce.threads.turns cimport Turns, begin_turns, next_turn
+from cyce.threads.turns cimport Turns, begin_turns, count_turns, next_turn
 
 cdef enum:
     # Logits that are worth a turn.
@@ -116,25 +116,23 @@ cdef inline void find_highest(
 
 
 cdef inline void find_some_highest(
-    const Highest* request, Turns* turns, int worker, Py_ssize_t n_at_once, floating* top, floating like
+    const Highest* request, Turns* turns, int worker, floating* top, floating like
 ) noexcept nogil:
-    """The positions that one thread takes, some with each turn."""
+    """The positions that one thread takes."""
     cdef cyce_environment found
-    cdef Py_ssize_t position
-    cdef Py_ssize_t turn = next_turn(turns, worker)
+    cdef Py_ssize_t position, first, end
     cyce_enter(&found)
-    while turn >= 0:
-        for position in range(turn * n_at_once, min(request.call.n_positions, (turn + 1) * n_at_once)):
+    while next_turn(turns, worker, &first, &end):
+        for position in range(first, end):
             find_highest(request, position, top, like)
-        turn = next_turn(turns, worker)
     cyce_leave(&found)
 
 
 cdef inline int find_all_highest(const Highest* request, int n_threads, floating like) except -1 nogil:
     """The highest classes of all positions."""
+    cdef Py_ssize_t n_positions = request.call.n_positions
     cdef Py_ssize_t n_at_once = max(<Py_ssize_t> 1, AT_ONCE // request.call.n_classes)
-    cdef Py_ssize_t n_turns = (request.call.n_positions + n_at_once - 1) // n_at_once
-    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_turns)
+    cdef int n_workers = <int> min(<Py_ssize_t> n_threads, count_turns(n_positions, n_at_once))
     # A line between what threads write to.
     cdef size_t size = request.k * sizeof(floating) + CACHE_LINE
     cdef char* memory = <char*> PyMem_RawMalloc(n_workers * size)
@@ -143,14 +141,12 @@ cdef inline int find_all_highest(const Highest* request, int n_threads, floating
     if memory == NULL:
         with gil:
             raise MemoryError("no memory for the highest logits")
-    begin_turns(&turns, n_workers, n_turns)
+    begin_turns(&turns, n_workers, n_positions, n_at_once)
     if n_workers > 1:
         for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
-            find_some_highest[floating](
-                request, &turns, worker, n_at_once, <floating*> (memory + worker * size), 0
-            )
+            find_some_highest[floating](request, &turns, worker, <floating*> (memory + worker * size), 0)
         end_turns(&turns)
     else:
-        find_some_highest[floating](request, &turns, 0, n_at_once, <floating*> memory, 0)
+        find_some_highest[floating](request, &turns, 0, <floating*> memory, 0)
     PyMem_RawFree(memory)
     return 0

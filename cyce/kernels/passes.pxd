@@ -409,18 +409,16 @@ cdef inline double finish_states(Call* call, bint has_target, Tile* tile, floati
 
 
 cdef inline void run_tiles(
-    const Call* call, Turns* turns, int worker, Py_ssize_t n_at_once, int n_threads, const Scratch* sizes,
-    char* scratch, TileResult* results, floating like,
+    const Call* call, Turns* turns, int worker, int n_threads, const Scratch* sizes, char* scratch,
+    TileResult* results, floating like,
 ) noexcept nogil:
-    """The tiles that one thread takes, some with each turn; n_threads: for the blocks of each."""
+    """The tiles that one thread takes; n_threads: for the blocks of each."""
     cdef cyce_environment found
-    cdef Py_ssize_t number
-    cdef Py_ssize_t turn = next_turn(turns, worker)
+    cdef Py_ssize_t number, first, end
     cyce_enter(&found)
-    while turn >= 0:
-        for number in range(turn * n_at_once, min(call.n_tiles, (turn + 1) * n_at_once)):
+    while next_turn(turns, worker, &first, &end):
+        for number in range(first, end):
             run_tile(call, number, sizes, scratch, n_threads, results + number, like)
-        turn = next_turn(turns, worker)
     if call.streams:
         cyce_stream_end()
     cyce_leave(&found)
@@ -468,15 +466,13 @@ cdef inline int run(Call* call, int n_threads, PassResult* result, floating like
         with gil:
             raise MemoryError("no memory for the scratch space of the loss")
     n_inner = n_used if split else 1
-    begin_turns(&turns, n_workers, (call.n_tiles + n_at_once - 1) // n_at_once)
+    begin_turns(&turns, n_workers, call.n_tiles, n_at_once)
     if n_workers > 1:
         for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
-            run_tiles[floating](
-                call, &turns, worker, n_at_once, n_inner, &sizes, scratch + worker * size, results, 0
-            )
+            run_tiles[floating](call, &turns, worker, n_inner, &sizes, scratch + worker * size, results, 0)
         end_turns(&turns)
     else:
-        run_tiles[floating](call, &turns, 0, n_at_once, n_inner, &sizes, scratch, results, 0)
+        run_tiles[floating](call, &turns, 0, n_inner, &sizes, scratch, results, 0)
     result.loss = 0
     result.n_counted = 0
     result.has_bad_target = False

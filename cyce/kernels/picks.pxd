@@ -22,7 +22,7 @@ from cyce.kernels.vectors cimport (
     HAS_VECTORS, doubles, floats, high8, load8, low8, pick16, store8, subtract8,
 )
 from cyce.threads.team cimport end_turns
-from cyce.threads.turns cimport Turns, begin_turns, next_turn
+from cyce.threads.turns cimport Turns, begin_turns, count_turns, next_turn
 
 cdef enum:
     # Positions whose losses are added up together, at most, which is worth a thread; and how many numbers of
@@ -181,11 +181,9 @@ cdef inline bint add_plain_picks(const Call* call, Py_ssize_t first, PicksResult
 
 
 cdef inline void run_picks_share(
-    const Call* call, Py_ssize_t share, Py_ssize_t size, PicksResult* result, floating like
+    const Call* call, Py_ssize_t first, Py_ssize_t end, PicksResult* result, floating like
 ) noexcept nogil:
-    """One share of `size` positions."""
-    cdef Py_ssize_t first = share * size
-    cdef Py_ssize_t end = min(call.n_positions, first + size)
+    """The positions from `first` to `end`."""
     cdef bint plain = is_plain(call, like)
     memset(result, 0, sizeof(PicksResult))
     while first < end:
@@ -196,15 +194,14 @@ cdef inline void run_picks_share(
 
 
 cdef inline void run_picks_shares(
-    const Call* call, Turns* turns, int worker, Py_ssize_t size, PicksResult* results, floating like
+    const Call* call, Turns* turns, int worker, PicksResult* results, floating like
 ) noexcept nogil:
     """The shares that one thread takes."""
     cdef cyce_environment found
-    cdef Py_ssize_t share = next_turn(turns, worker)
+    cdef Py_ssize_t first, end
     cyce_enter(&found)
-    while share >= 0:
-        run_picks_share(call, share, size, results + share, like)
-        share = next_turn(turns, worker)
+    while next_turn(turns, worker, &first, &end):
+        run_picks_share(call, first, end, results + first // turns.n_at_once, like)
     cyce_leave(&found)
 
 
@@ -215,7 +212,7 @@ cdef inline int run_all_picks(
     cdef Py_ssize_t size = PICKS_SHARE
     if call.grad.start != NULL:
         size = max(<Py_ssize_t> 1, min(size, PICKS_SHARE_NUMBERS // call.n_classes))
-    cdef Py_ssize_t n_shares = (call.n_positions + size - 1) // size
+    cdef Py_ssize_t n_shares = count_turns(call.n_positions, size)
     cdef int n_workers = <int> min(<Py_ssize_t> n_threads, n_shares)
     cdef PicksResult* results = <PicksResult*> PyMem_RawMalloc(n_shares * sizeof(PicksResult))
     cdef Turns turns
@@ -225,13 +222,13 @@ cdef inline int run_all_picks(
     if results == NULL:
         with gil:
             raise MemoryError("no memory for the sums of the loss")
-    begin_turns(&turns, n_workers, n_shares)
+    begin_turns(&turns, n_workers, call.n_positions, size)
     if n_workers > 1:
         for worker in prange(n_workers, num_threads=n_workers, schedule="static", chunksize=1):
-            run_picks_shares[floating](call, &turns, worker, size, results, 0)
+            run_picks_shares[floating](call, &turns, worker, results, 0)
         end_turns(&turns)
     else:
-        run_picks_shares[floating](call, &turns, 0, size, results, 0)
+        run_picks_shares[floating](call, &turns, 0, results, 0)
     result.loss = 0
     result.n_counted = 0
     result.has_bad_target = False

@@ -263,9 +263,9 @@ cdef void end_turns(const Turns* turns) noexcept nogil:
         computed += turns.parts[thread].computed
         n_computed += turns.parts[thread].n_computed
     # Of few turns, some threads have more than others.
-    if turns.n_threads <= 1 or n_computed == 0 or turns.n_turns < 4 * turns.n_threads:
+    if turns.n_threads <= 1 or n_computed == 0 or turns.n_items < 4 * turns.n_threads * turns.n_at_once:
         return
-    lost = max(0.0, took - START - computed * turns.n_turns / n_computed / (turns.n_threads - 1))
+    lost = max(0.0, took - START - computed * turns.n_items / n_computed / (turns.n_threads - 1))
     PyThread_acquire_lock(lock, WAIT_LOCK)
     recently_lost = (recently_lost + lost) * RECENT / (RECENT + took)
     if recently_lost > MUCH_LOST:
