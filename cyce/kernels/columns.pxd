@@ -16,13 +16,15 @@ from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport finite_or_zero
 from cyce.kernels.vectors cimport (
     ColumnSums, add_columns16, begin_columns16, cut_off16, end_columns16, fill16, floats, larger16, load16,
-    store16, subtract16,
+    multiply16, n_above16, store16, subtract16,
 )
 
 cdef enum:
     # Positions of a vector, and of as many as there are registers for.
     COLUMNS = 16
     WIDE = 64
+    # Maxima up to this large are left where they are: nothing is subtracted from their logits.
+    NO_SHIFT = 256
 
 
 cdef struct References:
@@ -45,7 +47,7 @@ cdef inline void refer_columns_to(
     cdef Py_ssize_t k
     for k in range(n_columns):
         finite = finite_or_zero(row_max[k])
-        out.shift[k] = finite if fabsf(finite) > 256 else <float> 0
+        out.shift[k] = finite if fabsf(finite) > NO_SHIFT else <float> 0
         relative[k] = finite - out.shift[k]
         power[k] = power_at(relative[k])
         # 1.5 * 2**20: its last bit is an eighth.
@@ -59,6 +61,12 @@ cdef inline void refer_columns_to(
             exp_near_zero_for_float(power[k] * 0.6931471805599453 - <double> relative[k])
             * INVERSE_OF_FACTOR
         )
+
+
+cdef inline bint has_shifts(const References* to, Py_ssize_t first) noexcept nogil:
+    """Whether anything is subtracted from the logits of 16 positions."""
+    cdef floats shift = load16(to.shift + first)
+    return n_above16(multiply16(shift, shift), fill16(0)) != 0
 
 
 cdef inline void find_maxima(
@@ -108,6 +116,53 @@ cdef inline void pack_planes_with_maxima(
         store16(row_max_out + group * WIDE + 48, largest_d)
 
 
+cdef inline floats relative_logits(
+    const float* column, bint shifts, bint keeps, floats shift, floats lowest
+) noexcept nogil:
+    """The logits of one class, less the shifts if there are any, whose exponentials `reduce_group` computes."""
+    cdef floats t = load16(column)
+    if shifts:
+        t = subtract16(t, shift)
+    return t if keeps else larger16(lowest, t)
+
+
+cdef inline void reduce_group(
+    const References* to, const float* row_max, Py_ssize_t first, float* column, Py_ssize_t pitch,
+    Py_ssize_t n, bint shifts, bint keeps, const Ahead* next_logits, const Ahead* grad, ColumnSums* sums,
+) noexcept nogil:
+    """Exponentials of n classes of 16 positions, from number `first` on, and their sums.
+
+    shifts: whether any is not 0. keeps: see `reduce_columns`. The exponentials of the lowest logits are 0
+    where they are kept; else they are 2**-188, which is less work, and nothing beside the maximum's.
+    """
+    cdef floats largest = load16(row_max + first)
+    cdef floats shift = load16(to.shift + first)
+    cdef floats exponent_shift = load16(to.exponent_shift + first)
+    cdef floats lowest = load16(to.lowest + first)
+    cdef const char* ahead = next_logits.start + first * next_logits.step
+    cdef const char* grad_ahead = grad.start + first * grad.step
+    cdef floats logits, t, rounded, r, exponentials
+    cdef Py_ssize_t c
+    begin_columns16(sums)
+    t = relative_logits(column, shifts, keeps, shift, lowest)
+    rounded = begin_exp(t, exponent_shift, &r)
+    for c in range(n):
+        cyce_prefetch(ahead)
+        ahead += next_logits.class_step
+        logits = load16(column)
+        exponentials = end_exp(rounded, r)
+        if keeps:
+            exponentials = cut_off16(exponentials, t, lowest)
+            cyce_prefetch(grad_ahead)
+            grad_ahead += grad.class_step
+            store16(column, exponentials)
+        if c + 1 < n:
+            column += pitch
+            t = relative_logits(column, shifts, keeps, shift, lowest)
+            rounded = begin_exp(t, exponent_shift, &r)
+        add_columns16(sums, exponentials, logits, largest)
+
+
 cdef inline void reduce_columns(
     const Tile* tile, float* packed, Py_ssize_t n, const float* row_max, bint keeps, const Ahead* next_logits,
     const Ahead* grad, double* stats,
@@ -122,31 +177,23 @@ cdef inline void reduce_columns(
     cdef float others[TILE]
     cdef double* unit = stats + UNIT * tile.pitch
     cdef double* rest = stats + REST * tile.pitch
-    cdef float* column
-    cdef floats largest, logits, shift, exponent_shift, lowest, t, rounded, r, exponentials
     cdef ColumnSums sums
-    cdef Py_ssize_t group, first, c, k
+    cdef Py_ssize_t group, first, k
     refer_columns_to(row_max, tile.lanes, &to, unit)
     for group in range(tile.lanes // COLUMNS):
         first = group * COLUMNS
-        column = packed + first
-        largest = load16(row_max + first)
-        shift = load16(to.shift + first)
-        exponent_shift = load16(to.exponent_shift + first)
-        lowest = load16(to.lowest + first)
-        begin_columns16(&sums)
-        t = subtract16(load16(column), shift)
-        rounded = begin_exp(t, exponent_shift, &r)
-        for c in range(n):
-            cyce_prefetch(next_logits.start + c * next_logits.class_step + first * next_logits.step)
-            exponentials = cut_off16(end_exp(rounded, r), t, lowest)
-            logits = load16(column + c * tile.pitch)
-            t = subtract16(load16(column + min(c + 1, n - 1) * tile.pitch), shift)
-            rounded = begin_exp(t, exponent_shift, &r)
-            if keeps:
-                cyce_prefetch(grad.start + c * grad.class_step + first * grad.step)
-                store16(column + c * tile.pitch, exponentials)
-            add_columns16(&sums, exponentials, logits, largest)
+        if has_shifts(&to, first):
+            reduce_group(
+                &to, row_max, first, packed + first, tile.pitch, n, True, keeps, next_logits, grad, &sums
+            )
+        elif keeps:
+            reduce_group(
+                &to, row_max, first, packed + first, tile.pitch, n, False, True, next_logits, grad, &sums
+            )
+        else:
+            reduce_group(
+                &to, row_max, first, packed + first, tile.pitch, n, False, False, next_logits, grad, &sums
+            )
         end_columns16(&sums, rest + first, others + first)
     for k in range(tile.lanes):
         stats[MAX * tile.pitch + k] = row_max[k]

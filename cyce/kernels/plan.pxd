@@ -10,12 +10,20 @@ from libc.stdint cimport int64_t, uint64_t
 
 from cyce.kernels.call cimport Call, Tile
 from cyce.kernels.machine cimport check
-from cyce.kernels.storage cimport TILE
+from cyce.kernels.storage cimport TILE, arithmetic_of, size_of
 from cyce.kernels.sums cimport whole_lanes
 
 cdef enum:
-    # With more contiguous classes, tiles are a quarter as wide: logits and packed logits then fit into L1.
-    MAX_WIDE_CLASSES = 32
+    # A tile's logits have at most so many bytes while it has more than the fewest positions: these, packed
+    # logits, the gradient, and what is prefetched meanwhile then fit into L1. Twice as wide tiles take 1.1
+    # times as long.
+    TILE_BYTES = 8192
+    # The fewest positions, so that what is done once for a tile is little. Where classes are apart, a tile has
+    # a piece of memory for each of them: these are longer, and of many classes, each of which is on another
+    # page, as long as they can be. Half of that would take 1.1 to 1.4 times as long.
+    NARROW = 32
+    NARROW_PIECES = 128
+    MANY_PIECES = 64
     # Classes of a row that are looked up, weighted and stored together.
     CHUNK = 256
     # Classes of a row that are reduced together, at most: beside so many, what is computed once is little.
@@ -34,14 +42,18 @@ cdef enum:
 
 cdef inline void plan(Call* call) noexcept:
     """Choose how the work is cut up, from the layout of the arrays alone."""
+    cdef Py_ssize_t itemsize = size_of(arithmetic_of(call.logits.format))
+    cdef Py_ssize_t least_width = NARROW
     call.by_rows = (
         call.logits.class_stride == 1 and call.grad.class_stride == 1
         and (call.hessian == NULL or call.hessian.class_stride == 1)
         and call.n_classes >= ROW_MIN_CLASSES
     )
+    if call.logits.class_stride != 1:
+        least_width = NARROW_PIECES if call.n_classes <= MANY_PIECES else TILE
     call.tile_width = TILE
-    if call.logits.class_stride == 1 and call.n_classes > MAX_WIDE_CLASSES:
-        call.tile_width = TILE // 4
+    while call.tile_width > least_width and call.n_classes > TILE_BYTES // itemsize // call.tile_width:
+        call.tile_width //= 2
     if call.by_rows:
         call.block_classes = min(<Py_ssize_t> ROW_BLOCK, whole_lanes(call.n_classes))
         # One row where rows have several blocks: these may be shared among threads.
