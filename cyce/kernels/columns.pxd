@@ -15,8 +15,8 @@ from cyce.kernels.reference cimport cut_off, headroom, power_at, without_headroo
 from cyce.kernels.storage cimport TILE
 from cyce.kernels.sums cimport finite_or_zero
 from cyce.kernels.vectors cimport (
-    ColumnSums, add_columns16, begin_columns16, cut_off16, end_columns16, fill16, floats, larger16, load16,
-    multiply16, n_above16, store16, subtract16,
+    ColumnSums, add_columns16, add_columns_above16, begin_columns16, cut_off16, end_columns16, fill16, floats,
+    larger16, load16, multiply16, n_above16, store16, subtract16,
 )
 
 cdef enum:
@@ -116,14 +116,10 @@ cdef inline void pack_planes_with_maxima(
         store16(row_max_out + group * WIDE + 48, largest_d)
 
 
-cdef inline floats relative_logits(
-    const float* column, bint shifts, bint keeps, floats shift, floats lowest
-) noexcept nogil:
-    """The logits of one class, less the shifts if there are any, whose exponentials `reduce_group` computes."""
-    cdef floats t = load16(column)
-    if shifts:
-        t = subtract16(t, shift)
-    return t if keeps else larger16(lowest, t)
+cdef inline floats shifted_logits(const float* column, bint shifts, floats shift) noexcept nogil:
+    """The logits of one class, less the shifts if there are any."""
+    cdef floats logits = load16(column)
+    return subtract16(logits, shift) if shifts else logits
 
 
 cdef inline void reduce_group(
@@ -132,8 +128,7 @@ cdef inline void reduce_group(
 ) noexcept nogil:
     """Exponentials of n classes of 16 positions, from number `first` on, and their sums.
 
-    shifts: whether any is not 0. keeps: see `reduce_columns`. The exponentials of the lowest logits are 0
-    where they are kept; else they are 2**-188, which is less work, and nothing beside the maximum's.
+    shifts: whether any is not 0. keeps: see `reduce_columns`.
     """
     cdef floats largest = load16(row_max + first)
     cdef floats shift = load16(to.shift + first)
@@ -141,10 +136,10 @@ cdef inline void reduce_group(
     cdef floats lowest = load16(to.lowest + first)
     cdef const char* ahead = next_logits.start + first * next_logits.step
     cdef const char* grad_ahead = grad.start + first * grad.step
-    cdef floats logits, t, rounded, r, exponentials
+    cdef floats logits, t, before, rounded, r, exponentials
     cdef Py_ssize_t c
     begin_columns16(sums)
-    t = relative_logits(column, shifts, keeps, shift, lowest)
+    t = shifted_logits(column, shifts, shift)
     rounded = begin_exp(t, exponent_shift, &r)
     for c in range(n):
         cyce_prefetch(ahead)
@@ -156,11 +151,15 @@ cdef inline void reduce_group(
             cyce_prefetch(grad_ahead)
             grad_ahead += grad.class_step
             store16(column, exponentials)
+        before = t
         if c + 1 < n:
             column += pitch
-            t = relative_logits(column, shifts, keeps, shift, lowest)
+            t = shifted_logits(column, shifts, shift)
             rounded = begin_exp(t, exponent_shift, &r)
-        add_columns16(sums, exponentials, logits, largest)
+        if keeps:
+            add_columns16(sums, exponentials, logits, largest)
+        else:
+            add_columns_above16(sums, exponentials, logits, largest, before, lowest)
 
 
 cdef inline void reduce_columns(

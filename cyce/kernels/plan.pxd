@@ -14,16 +14,16 @@ from cyce.kernels.storage cimport TILE, arithmetic_of, size_of
 from cyce.kernels.sums cimport whole_lanes
 
 cdef enum:
-    # A tile's logits have at most so many bytes while it has more than the fewest positions: these, packed
-    # logits, the gradient, and what is prefetched meanwhile then fit into L1. Twice as wide tiles take 1.1
-    # times as long.
+    # A tile's logits have at most so many bytes, unless it has the fewest positions. Logits, packed logits,
+    # the gradient and what is prefetched then fit into L1; twice as wide tiles take 1.1 times as long.
     TILE_BYTES = 8192
-    # The fewest positions, so that what is done once for a tile is little. Where classes are apart, a tile has
-    # a piece of memory for each of them: these are longer, and of many classes, each of which is on another
-    # page, as long as they can be. Half of that would take 1.1 to 1.4 times as long.
-    NARROW = 32
+    # The fewest positions, so that what is done once for a tile is little; of more than MANY_CLASSES, half.
+    NARROW = 64
+    # The same where classes are apart, and a tile has a piece of memory for each of them. Of more than
+    # MANY_CLASSES, each of which is on another page, pieces are as long as they can be: halves would take
+    # 1.1 to 1.4 times as long.
     NARROW_PIECES = 128
-    MANY_PIECES = 64
+    MANY_CLASSES = 64
     # Classes of a row that are looked up, weighted and stored together.
     CHUNK = 256
     # Classes of a row that are reduced together, at most: beside so many, what is computed once is little.
@@ -43,14 +43,16 @@ cdef enum:
 cdef inline void plan(Call* call) noexcept:
     """Choose how the work is cut up, from the layout of the arrays alone."""
     cdef Py_ssize_t itemsize = size_of(arithmetic_of(call.logits.format))
-    cdef Py_ssize_t least_width = NARROW
+    cdef Py_ssize_t least_width
     call.by_rows = (
         call.logits.class_stride == 1 and call.grad.class_stride == 1
         and (call.hessian == NULL or call.hessian.class_stride == 1)
         and call.n_classes >= ROW_MIN_CLASSES
     )
-    if call.logits.class_stride != 1:
-        least_width = NARROW_PIECES if call.n_classes <= MANY_PIECES else TILE
+    if call.logits.class_stride == 1:
+        least_width = NARROW if call.n_classes <= MANY_CLASSES else NARROW // 2
+    else:
+        least_width = NARROW_PIECES if call.n_classes <= MANY_CLASSES else TILE
     call.tile_width = TILE
     while call.tile_width > least_width and call.n_classes > TILE_BYTES // itemsize // call.tile_width:
         call.tile_width //= 2

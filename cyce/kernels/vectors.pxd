@@ -228,13 +228,23 @@ cdef extern from * nogil:
         sums->even = sums->odd = _mm512_setzero_pd();
         sums->n = _mm512_setzero_ps();
     }
-    static inline void cyce_f_add_columns(cyce_f_column_sums *sums, __m512 a, __m512 b, __m512 c)
+    static inline void cyce_f_add_some(cyce_f_column_sums *sums, __m512 counted, __mmask16 counts)
     {
-        const __mmask16 counts = _mm512_cmp_ps_mask(b, c, _CMP_NEQ_UQ);
-        const __m512 counted = _mm512_maskz_mov_ps(counts, a);
         sums->even = _mm512_add_pd(sums->even, cyce_f_even(counted));
         sums->odd = _mm512_add_pd(sums->odd, cyce_f_odd(counted));
         sums->n = _mm512_mask_add_ps(sums->n, counts, sums->n, _mm512_set1_ps(1));
+    }
+    static inline void cyce_f_add_columns(cyce_f_column_sums *sums, __m512 a, __m512 b, __m512 c)
+    {
+        const __mmask16 counts = _mm512_cmp_ps_mask(b, c, _CMP_NEQ_UQ);
+        cyce_f_add_some(sums, _mm512_maskz_mov_ps(counts, a), counts);
+    }
+    static inline void cyce_f_add_columns_above(cyce_f_column_sums *sums, __m512 a, __m512 b, __m512 c,
+                                                __m512 t, __m512 lowest)
+    {
+        const __mmask16 counts = _mm512_cmp_ps_mask(b, c, _CMP_NEQ_UQ);
+        const __mmask16 are_above = _mm512_mask_cmp_ps_mask(counts, t, lowest, _CMP_NLT_UQ);
+        cyce_f_add_some(sums, _mm512_maskz_mov_ps(are_above, a), counts);
     }
     static inline void cyce_f_end_columns(const cyce_f_column_sums *sums, double *total_out, float *n_out)
     {
@@ -717,6 +727,11 @@ cdef extern from * nogil:
         sums->high = cyce_d_sum(sums->high, cyce_f_high(counted));
         sums->n = cyce_f_sum(sums->n, cyce_f_unless_equal(cyce_f_fill(1), b, c));
     }
+    static inline void cyce_f_add_columns_above(cyce_f_column_sums *sums, cyce_floats a, cyce_floats b,
+                                                cyce_floats c, cyce_floats t, cyce_floats lowest)
+    {
+        cyce_f_add_columns(sums, cyce_f_cut_off(a, t, lowest), b, c);
+    }
     static inline void cyce_f_end_columns(const cyce_f_column_sums *sums, double *total_out, float *n_out)
     {
         cyce_d_store(total_out, sums->low);
@@ -805,6 +820,10 @@ cdef extern from * nogil:
         pass
     void begin_columns16 "cyce_f_begin_columns"(ColumnSums* sums) noexcept
     void add_columns16 "cyce_f_add_columns"(ColumnSums* sums, floats a, floats b, floats c) noexcept
+    # Of `cut_off16(a, t, lowest)`.
+    void add_columns_above16 "cyce_f_add_columns_above"(
+        ColumnSums* sums, floats a, floats b, floats c, floats t, floats lowest
+    ) noexcept
     void end_columns16 "cyce_f_end_columns"(
         const ColumnSums* sums, double* total_out, float* n_out
     ) noexcept
