@@ -39,7 +39,8 @@ cdef struct Sums:
 
 cdef struct Chunks:
     # A block of logits, cut into chunks, and where their exponentials go, of the arithmetic's type. What is
-    # left of it, less than a step, is the last chunk: it lies apart, filled up with -inf.
+    # left of it, less than a step, is the last chunk: it lies apart, among a step's numbers of which all
+    # others are -inf.
     const void* logits
     const void* left
     void* exps
@@ -49,6 +50,7 @@ cdef struct Chunks:
     const char* stored
     Py_ssize_t itemsize
     Py_ssize_t n_in_place           # logits, a multiple of STEP
+    Py_ssize_t left_from            # which logit of the block the first one of `left` would be
     Py_ssize_t n                    # chunks
 
 

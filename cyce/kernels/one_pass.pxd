@@ -48,10 +48,9 @@ cdef enum:
 cdef inline floating sampled_reference(const Chunks* chunks, floating like) noexcept nogil:
     """The largest of a sample of the logits; -inf if there is none."""
     cdef Py_ssize_t n = (chunks.n_in_place + SAMPLE_STEP - 1) // SAMPLE_STEP
-    cdef floating largest = largest_of(<const floating*> chunks.logits, n, SAMPLE_STEP)
-    if not is_in_place(chunks, chunks.n - 1):
-        largest = max(largest, largest_of(<const floating*> chunks.left, 1, 0))
-    return largest
+    if n == 0:
+        return largest_of(<const floating*> chunks.left, 1, 0)
+    return largest_of(<const floating*> chunks.logits, n, SAMPLE_STEP)
 
 
 cdef inline const char* stored_at(const Chunks* chunks, Py_ssize_t chunk) noexcept nogil:
@@ -169,7 +168,7 @@ cdef inline Py_ssize_t leave_out_maximum(
     exps[number] = 0
     sum_chunk(exps, size_of_chunk(chunks, chunk), chunk, sums)
     exps[number] = kept
-    return (chunk * CHUNK if is_in_place(chunks, chunk) else chunks.n_in_place) + number
+    return (chunk * CHUNK if is_in_place(chunks, chunk) else chunks.left_from) + number
 
 
 cdef inline double total_of(
@@ -219,6 +218,19 @@ cdef inline void fill_up(const floating* logits, Py_ssize_t n, floating* out) no
         out[k] = logits[k]
     for k in range(n, whole_lanes(n)):
         out[k] = -INFINITY
+
+
+cdef inline void copy_left(const floating* end, Py_ssize_t n, floating* out) noexcept nogil:
+    """Copy the last n logits before `end`, behind ones that add nothing: STEP in all.
+
+    As many are loaded, in vectors: what is stored one by one must reach the cache before it can be loaded as
+    a vector.
+    """
+    cdef floating logit
+    cdef Py_ssize_t k
+    for k in range(STEP):
+        logit = end[k - STEP]
+        out[k] = logit if k >= STEP - n else <floating> -INFINITY
 
 
 cdef inline void add_dense_of_floats(
@@ -454,7 +466,11 @@ cdef inline floating sum_in_one_pass(
     chunks.left_exps = left_exps
     chunks.n_in_place = n // STEP * STEP
     chunks.n = (chunks.n_in_place + CHUNK - 1) // CHUNK + (n > chunks.n_in_place)
-    fill_up(block_logits + chunks.n_in_place, n - chunks.n_in_place, left)
+    chunks.left_from = max(<Py_ssize_t> 0, n - STEP)
+    if chunks.n_in_place == 0:
+        fill_up(block_logits, n, left)
+    elif n > chunks.n_in_place:
+        copy_left(block_logits + n, n - chunks.n_in_place, left)
     reference = sampled_reference(&chunks, <floating> 0)
     block_max = reduce_chunks(&chunks, reference, &sums)
     stats[MAX * stride] = block_max
@@ -468,7 +484,7 @@ cdef inline floating sum_in_one_pass(
     if block_max > -INFINITY:
         max_at_out[0] = leave_out_maximum(&chunks, block_max, &sums)
     for k in range(n - chunks.n_in_place):
-        exps_out[chunks.n_in_place + k] = left_exps[k]
+        exps_out[chunks.n_in_place + k] = left_exps[chunks.n_in_place - chunks.left_from + k]
     stats[REST * stride] = total_of(&sums, chunks.n, &stats[REST_LOST * stride], block_max)
     return block_max
 
